@@ -1,0 +1,6 @@
+//! The server as its clients and upstream servers meet it: over real sockets.
+
+mod harness;
+mod hostile;
+mod upstream;
+mod zone;

@@ -1,0 +1,188 @@
+//! What one cluster has: its services, their endpoints, and which of them it exports.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::Command;
+use crate::name::{Label, ServiceName};
+use crate::spiffe::WorkloadName;
+
+/// Ports per service. Kubernetes itself has no limit; nobody is known to use more than a few dozen.
+pub const PORTS_PER_SERVICE_MAX: usize = 64;
+/// Distinct workload identities behind one exported service.
+pub const IDENTITIES_PER_EXPORT_MAX: usize = 64;
+/// Endpoints of one service in one cluster (ten full EndpointSlices).
+pub const ENDPOINTS_PER_SERVICE_MAX: usize = 10_000;
+
+/// How bytes on a port are to be read (`appProtocol`, KEP-3726, or the port name's prefix).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AppProtocol {
+    /// HTTP/1.1 to the application.
+    Http,
+    /// HTTP/2 with prior knowledge (`kubernetes.io/h2c`, `grpc`).
+    Http2,
+    /// Opaque bytes.
+    #[default]
+    Tcp,
+}
+
+impl AppProtocol {
+    /// Whether requests on the port are routed one by one.
+    #[must_use]
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Http2)
+    }
+}
+
+/// A port that a service offers to its callers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// The port's name; SRV records need it.
+    pub name: Option<Label>,
+    /// The number that callers use.
+    pub port: u16,
+    /// How its bytes are read.
+    pub protocol: AppProtocol,
+}
+
+/// One instance of a service in its own cluster.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The address of the workload.
+    pub address: IpAddr,
+    /// Service port → port on `address`.
+    pub ports: BTreeMap<u16, u16>,
+    /// The port of the sidecar's inbound listener on `address`; `None` when the workload has none.
+    pub sidecar_port: Option<u16>,
+    /// The identity that the workload runs as.
+    pub workload: WorkloadName,
+    /// `conditions.ready`: whether it takes new work.
+    pub ready: bool,
+}
+
+/// A service as its own cluster knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalService {
+    /// What it offers, sorted by port.
+    pub ports: Vec<ServicePort>,
+    /// Its instances, sorted by address.
+    pub endpoints: Arc<[Endpoint]>,
+    /// Whether a `ServiceExport` of the same name exists.
+    pub exported: bool,
+}
+
+impl LocalService {
+    /// Instances that take new work.
+    pub fn ready(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.iter().filter(|endpoint| endpoint.ready)
+    }
+
+    /// What the federation is told about this service.
+    #[must_use]
+    pub fn export(&self) -> Export {
+        let identities = self.endpoints.iter().filter(|e| e.sidecar_port.is_some()).map(|e| e.workload.clone());
+        Export {
+            ports: self.ports.clone(),
+            identities: identities.take(IDENTITIES_PER_EXPORT_MAX).collect(),
+            terminated: self.endpoints.iter().any(|e| e.sidecar_port.is_none()),
+        }
+    }
+}
+
+/// Everything a cluster has, as its source (manifests or the API server) tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalCatalog {
+    /// Services by name.
+    pub services: BTreeMap<ServiceName, LocalService>,
+}
+
+/// What a cluster offers to the federation under a service's name. Endpoints stay at home: callers reach
+/// the cluster's gateway, which knows them. Liveness does not go through the registry either.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Export {
+    /// The ports on offer.
+    pub ports: Vec<ServicePort>,
+    /// The workloads that may answer for the service (secure naming).
+    pub identities: BTreeSet<WorkloadName>,
+    /// Whether the cluster's gateway may itself answer, for instances without a sidecar.
+    pub terminated: bool,
+}
+
+impl LocalCatalog {
+    /// The commands that turn `agreed`, the registry's record of this cluster's exports, into what the
+    /// catalog says now. Empty when they agree. Order: withdrawals, then sets, each by name.
+    #[must_use]
+    pub fn diff(&self, agreed: &BTreeMap<ServiceName, Export>) -> Vec<Command> {
+        let exported = |name: &ServiceName| self.services.get(name).filter(|service| service.exported);
+        let withdrawn = agreed.keys().filter(|name| exported(name).is_none());
+        let mut commands: Vec<Command> =
+            withdrawn.map(|service| Command::WithdrawExport { service: service.clone() }).collect();
+        for (service, local) in self.services.iter().filter(|(_, local)| local.exported) {
+            let mut export = local.export();
+            match agreed.get(service) {
+                // With no instance left, what is known about who may answer stays true.
+                Some(known) if local.endpoints.is_empty() => {
+                    export.identities.clone_from(&known.identities);
+                    export.terminated = known.terminated;
+                }
+                _ => {}
+            }
+            if agreed.get(service) != Some(&export) {
+                commands.push(Command::SetExport { service: service.clone(), export });
+            }
+        }
+        commands
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn catalog(exported: bool) -> LocalCatalog {
+        let endpoint = Endpoint {
+            address: [127, 0, 0, 1].into(),
+            ports: BTreeMap::from([(80, 8080)]),
+            sidecar_port: Some(15006),
+            workload: "shop/reviews".parse().expect("valid"),
+            ready: true,
+        };
+        let service = LocalService {
+            ports: vec![ServicePort { name: None, port: 80, protocol: AppProtocol::Http }],
+            endpoints: Arc::from([endpoint]),
+            exported,
+        };
+        LocalCatalog { services: BTreeMap::from([("shop/reviews".parse().expect("valid"), service)]) }
+    }
+
+    fn agreed(commands: &[Command]) -> BTreeMap<ServiceName, Export> {
+        let sets = commands.iter().filter_map(|command| match command {
+            Command::SetExport { service, export } => Some((service.clone(), export.clone())),
+            _ => None,
+        });
+        sets.collect()
+    }
+
+    #[test]
+    fn a_diff_reaches_agreement_and_then_is_empty() {
+        let commands = catalog(true).diff(&BTreeMap::new());
+        assert_eq!(commands.len(), 1);
+        let agreed = agreed(&commands);
+        assert!(catalog(true).diff(&agreed).is_empty());
+        assert!(matches!(catalog(false).diff(&agreed)[..], [Command::WithdrawExport { .. }]));
+    }
+
+    #[test]
+    fn losing_the_last_endpoint_keeps_the_known_identities() {
+        let agreed = agreed(&catalog(true).diff(&BTreeMap::new()));
+        let mut empty = catalog(true);
+        for service in empty.services.values_mut() {
+            service.endpoints = Arc::from([]);
+        }
+        assert!(empty.diff(&agreed).is_empty());
+    }
+}

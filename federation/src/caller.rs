@@ -1,0 +1,97 @@
+//! Who is calling: the authenticated peer behind a gRPC request.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use isthmus_identity::{LiveIdentity, Verified};
+use isthmus_model::name::ClusterName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
+use tonic::{Request, Status};
+
+/// A TLS connection with what is known of its peer, as the gRPC server takes it.
+pub struct PeerStream<S = TcpStream> {
+    tls: TlsStream<S>,
+    caller: Caller,
+}
+
+/// The peer of a connection. `None` when it showed no certificate, as a newcomer does.
+#[derive(Clone)]
+pub struct Caller {
+    verified: Option<Verified>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> PeerStream<S> {
+    /// Wraps a connection whose handshake is done.
+    pub fn new(tls: TlsStream<S>, identity: &LiveIdentity) -> Self {
+        let verified = identity.peer(tls.get_ref().1);
+        Self { tls, caller: Caller { verified } }
+    }
+}
+
+/// A member gateway that made a request. Only [`gateway`] makes one.
+pub struct GatewayCaller(Verified);
+
+impl GatewayCaller {
+    /// The cluster that it speaks for.
+    #[must_use]
+    pub fn cluster(&self) -> &ClusterName {
+        &self.0.id().trust_domain.cluster
+    }
+}
+
+/// The gateway behind a request.
+///
+/// # Errors
+/// `UNAUTHENTICATED` without a certificate, `PERMISSION_DENIED` for a workload's certificate.
+pub fn gateway<T>(request: &Request<T>) -> Result<GatewayCaller, Status> {
+    let verified = verified(request)?;
+    if verified.id().is_gateway() {
+        Ok(GatewayCaller(verified))
+    } else {
+        Err(Status::permission_denied(format!("{} is not a gateway", verified.id())))
+    }
+}
+
+/// The authenticated peer behind a request, of whatever class.
+///
+/// # Errors
+/// `UNAUTHENTICATED` when the connection showed no certificate.
+pub fn verified<T>(request: &Request<T>) -> Result<Verified, Status> {
+    let caller = request.extensions().get::<Caller>().and_then(|caller| caller.verified.clone());
+    caller.ok_or_else(|| Status::unauthenticated("show a certificate of this federation"))
+}
+
+impl<S> Connected for PeerStream<S> {
+    type ConnectInfo = Caller;
+
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for PeerStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.tls).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for PeerStream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.tls).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.tls).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,230 @@
+//! What a gateway keeps on disk, and how it is told apart from an empty start.
+//!
+//! `node.json` is written last when a gateway founds or joins: with it the directory is a member's, without
+//! it the founding or the join goes on where it stopped, under the same key.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use data_encoding::BASE64;
+use isthmus_model::name::{ClusterName, FederationDomain, Label};
+use isthmus_model::registry::node::NodeId;
+use serde::{Deserialize, Serialize};
+
+/// A gateway's data directory.
+#[derive(Clone, Debug)]
+pub struct DataDir {
+    path: PathBuf,
+}
+
+/// Who the owner of a data directory is: `node.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFile {
+    /// The layout of the directory.
+    pub format: u32,
+    /// The federation.
+    pub federation: FederationDomain,
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// The gateway's name.
+    pub gateway: Label,
+    /// Its id among the replicas.
+    pub node: NodeId,
+    /// The federated roots as of the founding or join, DER in base64. Later ones are in the registry.
+    roots: Vec<String>,
+}
+
+/// The layout that this version writes.
+const FORMAT: u32 = 1;
+
+/// Why the directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// The file system said no.
+    #[error("{path}: {source}; check that the data directory exists and is writable")]
+    Io {
+        /// Which file.
+        path: String,
+        /// What it said.
+        source: std::io::Error,
+    },
+    /// `node.json` is damaged.
+    #[error("{path} is damaged: {reason}; restore it, or empty the directory and join again with a new token")]
+    Damaged {
+        /// Which file.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The directory belongs to another gateway.
+    #[error("{path} belongs to gateway {found}, the configuration is for {expected}: use the matching data directory")]
+    Foreign {
+        /// Which file.
+        path: String,
+        /// Whose directory it is.
+        found: String,
+        /// Whose it should be.
+        expected: String,
+    },
+}
+
+impl DataDir {
+    /// Uses `path`, made if need be, readable by its owner alone.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`].
+    pub fn open(path: &Path) -> Result<Self, DataDirError> {
+        let io = |source| DataDirError::Io { path: path.display().to_string(), source };
+        std::fs::create_dir_all(path).map_err(io)?;
+        restrict(path).map_err(io)?;
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The registry's file.
+    #[must_use]
+    pub fn registry(&self) -> PathBuf {
+        self.path.join("registry.redb")
+    }
+
+    /// The key of an intermediate that is being asked for. Kept so that a repeated join is the same join.
+    #[must_use]
+    pub fn joining_key(&self) -> PathBuf {
+        self.path.join("joining.key")
+    }
+
+    fn node_file(&self) -> PathBuf {
+        self.path.join("node.json")
+    }
+
+    /// Whose directory it is; `None` while it is nobody's.
+    ///
+    /// # Errors
+    /// [`DataDirError`] when that cannot be told.
+    pub fn read_node(&self) -> Result<Option<NodeFile>, DataDirError> {
+        let path = self.node_file();
+        let shown = path.display().to_string();
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(DataDirError::Io { path: shown, source }),
+        };
+        let damaged = |reason: String| DataDirError::Damaged { path: shown.clone(), reason };
+        let node: NodeFile = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+        if node.format != FORMAT {
+            return Err(damaged(format!("format {} is not format {FORMAT}", node.format)));
+        }
+        node.roots().map_err(damaged)?;
+        Ok(Some(node))
+    }
+
+    /// Makes the directory `node`'s.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`].
+    pub fn write_node(&self, node: &NodeFile) -> Result<(), DataDirError> {
+        let path = self.node_file();
+        let io = |source| DataDirError::Io { path: path.display().to_string(), source };
+        let text = serde_json::to_vec_pretty(node).map_err(|error| io(error.into()))?;
+        let draft = self.path.join("node.json.new");
+        let mut file = std::fs::File::create(&draft).map_err(io)?;
+        file.write_all(&text).and_then(|()| file.sync_all()).map_err(io)?;
+        std::fs::rename(&draft, &path).map_err(io)?;
+        std::fs::File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(io)
+    }
+
+    /// Checks that the directory is the one that the configuration means.
+    ///
+    /// # Errors
+    /// [`DataDirError::Foreign`].
+    pub fn check_owner(
+        &self,
+        node: &NodeFile,
+        federation: &FederationDomain,
+        cluster: &ClusterName,
+        gateway: &Label,
+    ) -> Result<(), DataDirError> {
+        let name = |federation: &FederationDomain, cluster: &ClusterName, gateway: &Label| {
+            format!("{gateway} of {cluster} in {federation}")
+        };
+        let (found, expected) =
+            (name(&node.federation, &node.cluster, &node.gateway), name(federation, cluster, gateway));
+        if found == expected {
+            return Ok(());
+        }
+        Err(DataDirError::Foreign { path: self.path.display().to_string(), found, expected })
+    }
+}
+
+impl NodeFile {
+    /// The record of a gateway that founded or joined.
+    #[must_use]
+    pub fn new(
+        federation: FederationDomain,
+        cluster: ClusterName,
+        gateway: Label,
+        node: NodeId,
+        roots: &[Vec<u8>],
+    ) -> Self {
+        let roots = roots.iter().map(|root| BASE64.encode(root)).collect();
+        Self { format: FORMAT, federation, cluster, gateway, node, roots }
+    }
+
+    /// The roots, DER.
+    ///
+    /// # Errors
+    /// What is wrong with their encoding.
+    pub fn roots(&self) -> Result<Vec<Vec<u8>>, String> {
+        let decode = |root: &String| BASE64.decode(root.as_bytes()).map_err(|error| format!("a root: {error}"));
+        self.roots.iter().map(decode).collect()
+    }
+}
+
+#[cfg(unix)]
+fn restrict(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node() -> NodeFile {
+        let valid = "valid";
+        NodeFile::new(
+            "acme.mesh".parse().expect(valid),
+            "us-east".parse().expect(valid),
+            "gw-1".parse().expect(valid),
+            7,
+            &[vec![1, 2, 3]],
+        )
+    }
+
+    #[test]
+    fn a_directory_is_nobodys_until_its_node_is_written() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let data = DataDir::open(&dir.path().join("data")).expect("opens");
+        assert_eq!(data.read_node().expect("reads"), None);
+        data.write_node(&node()).expect("writes");
+        let read = data.read_node().expect("reads").expect("is there");
+        assert_eq!(read, node());
+        assert_eq!(read.roots().expect("decodes"), [vec![1, 2, 3]]);
+    }
+
+    #[test]
+    fn a_damaged_or_foreign_directory_is_refused() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let data = DataDir::open(dir.path()).expect("opens");
+        std::fs::write(data.node_file(), b"{\"format\":1").expect("writes");
+        assert!(matches!(data.read_node(), Err(DataDirError::Damaged { .. })));
+        let other: ClusterName = "us-west".parse().expect("valid");
+        let refusal = data.check_owner(&node(), &node().federation, &other, &node().gateway);
+        assert!(matches!(refusal, Err(DataDirError::Foreign { .. })));
+    }
+}

@@ -1,0 +1,69 @@
+//! Keeps the registry's record of the own cluster's exports equal to the own catalog.
+//!
+//! There is no queue: what is left to write is the difference between the two, taken anew each time. So
+//! changes made without a quorum are written when there is one again, and only their sum.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use isthmus_model::catalog::LocalCatalog;
+use isthmus_model::command::Command;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::node::Handle;
+use crate::propose::ProposeError;
+
+/// Writes under way at once: enough to fill a WAN's round trip, few enough not to crowd out other clusters.
+const WRITES_AT_ONCE: usize = 16;
+/// Pause after a write that was not confirmed or was refused.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Keeps the exports agreed until told to stop.
+pub async fn keep(handle: Handle, mut catalog: watch::Receiver<Arc<LocalCatalog>>, shutdown: CancellationToken) {
+    let cluster = handle.cluster().clone();
+    let mut registry = handle.registry();
+    loop {
+        let commands = {
+            let registry = registry.borrow_and_update();
+            let catalog = catalog.borrow_and_update();
+            // Before the founding or the first replicated entry, the registry knows no exports of anyone.
+            let member = registry.clusters().contains(&cluster);
+            if member { catalog.diff(&registry.exports_of(&cluster)) } else { Vec::new() }
+        };
+        let settled = tokio::select! {
+            () = shutdown.cancelled() => return,
+            settled = write(&handle, commands) => settled,
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(RETRY_PAUSE), if !settled => {}
+            changed = catalog.changed() => if changed.is_err() { return },
+            changed = registry.changed(), if settled => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Writes all commands. Returns whether each was taken.
+async fn write(handle: &Handle, commands: Vec<Command>) -> bool {
+    let writes = commands.into_iter().map(|command| async move {
+        let what = match &command {
+            Command::SetExport { service, .. } | Command::WithdrawExport { service } => service.clone(),
+            _ => return true,
+        };
+        match handle.propose(command).await {
+            Ok(_) => true,
+            Err(ProposeError::Refused(refusal)) => {
+                tracing::error!(service = %what, %refusal, "the federation refused an export");
+                false
+            }
+            Err(error) => {
+                tracing::warn!(service = %what, %error, "an export is not agreed yet");
+                false
+            }
+        }
+    });
+    let results = futures_util::stream::iter(writes).buffer_unordered(WRITES_AT_ONCE);
+    results.fold(true, |all, taken| std::future::ready(all && taken)).await
+}

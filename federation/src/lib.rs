@@ -1,0 +1,29 @@
+//! The federation's shared state: a registry replicated by Raft between gateways.
+//!
+//! Along the path of a join: [`enroll`] (the newcomer's side) → [`join`] (the federation's side) →
+//! [`propose`] → `Registry::apply` → [`membership`] (learner, then voter). Along the path of a catalog
+//! change: [`exports`] → [`propose`] → [`network`] → [`store`] → `Registry::apply` → [`publish`]. [`node`] puts the
+//! parts together.
+//!
+//! Liveness and capacity are deliberately absent: gateways tell each other directly, so that failover does
+//! not wait for a quorum.
+
+pub mod caller;
+pub mod data_dir;
+pub mod dial;
+pub mod enroll;
+pub mod exports;
+pub mod join;
+mod membership;
+pub mod network;
+pub mod node;
+pub mod propose;
+pub mod publish;
+pub mod raft_types;
+pub mod serve;
+pub mod status;
+pub mod store;
+
+pub use node::{Handle, Replica, Timing};
+pub use propose::ProposeError;
+pub use status::RegistryStatus;

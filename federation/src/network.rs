@@ -1,0 +1,218 @@
+//! The Raft library's messages over gRPC, both ways.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use isthmus_model::registry::node::NodeId;
+use isthmus_model::time::UnixMillis;
+use isthmus_wire::peer::RaftMessage;
+use isthmus_wire::peer::raft_client::RaftClient;
+use isthmus_wire::peer::raft_server;
+use openraft::error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable};
+use openraft::network::RPCOption;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
+    VoteResponse,
+};
+use openraft::{RaftNetwork, RaftNetworkFactory};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
+
+use crate::caller;
+use crate::dial::Dialer;
+use crate::raft_types::{Peer, PeerAddress, Raft, RegistryRaft};
+
+/// The encoding of [`RaftMessage::body`]: JSON of openraft 0.9's messages.
+const FORMAT: u32 = 1;
+/// The largest Raft message either way: a snapshot chunk of [`SNAPSHOT_CHUNK_LEN`] as JSON, four characters
+/// per byte at worst, or a batch of entries.
+pub const MESSAGE_LEN_MAX: usize = 8 << 20;
+/// Bytes of snapshot per message.
+pub const SNAPSHOT_CHUNK_LEN: u64 = 1 << 20;
+
+/// Makes clients to other replicas.
+#[derive(Clone)]
+pub struct Network {
+    dialer: Dialer,
+}
+
+impl Network {
+    /// A network over the dialer's channels.
+    #[must_use]
+    pub fn new(dialer: Dialer) -> Self {
+        Self { dialer }
+    }
+}
+
+/// One other replica.
+pub struct Replica {
+    id: NodeId,
+    address: Option<PeerAddress>,
+    channel: Option<Channel>,
+}
+
+impl RaftNetworkFactory<RegistryRaft> for Network {
+    type Network = Replica;
+
+    async fn new_client(&mut self, target: NodeId, node: &Peer) -> Replica {
+        let channel = node.0.as_ref().map(|address| self.dialer.channel(address));
+        Replica { id: target, address: node.0.clone(), channel }
+    }
+}
+
+type CallError<E> = RPCError<NodeId, Peer, RaftError<NodeId, E>>;
+
+/// Which of the three calls.
+#[derive(Clone, Copy)]
+enum Call {
+    Append,
+    Vote,
+    InstallSnapshot,
+}
+
+impl Replica {
+    async fn call<Q, A, E>(&self, call: Call, message: &Q, option: &RPCOption) -> Result<A, CallError<E>>
+    where
+        Q: Serialize,
+        A: DeserializeOwned,
+        E: std::error::Error + DeserializeOwned,
+    {
+        let Some(channel) = self.channel.clone() else {
+            let missing = std::io::Error::other("the replica has no address");
+            return Err(Unreachable::new(&missing).into());
+        };
+        let body = serde_json::to_vec(message).map_err(|error| NetworkError::new(&error))?;
+        let mut request = Request::new(RaftMessage { format: FORMAT, body });
+        request.set_timeout(option.hard_ttl());
+        let mut client = RaftClient::new(channel)
+            .max_decoding_message_size(MESSAGE_LEN_MAX)
+            .max_encoding_message_size(MESSAGE_LEN_MAX);
+        let reply = match call {
+            Call::Append => client.append(request).await,
+            Call::Vote => client.vote(request).await,
+            Call::InstallSnapshot => client.install_snapshot(request).await,
+        };
+        let reply = reply.map_err(|status| self.transport_error(&status))?.into_inner();
+        let answer: Result<A, RaftError<NodeId, E>> =
+            serde_json::from_slice(&reply.body).map_err(|error| NetworkError::new(&error))?;
+        answer.map_err(|error| RemoteError::new(self.id, error).into())
+    }
+
+    /// Unreachable peers are left alone for a while; other failures are tried again at once.
+    fn transport_error<E: std::error::Error>(&self, status: &Status) -> CallError<E> {
+        tracing::debug!(replica = self.id, address = ?self.address, %status, "a raft call failed");
+        match status.code() {
+            Code::Unavailable => Unreachable::new(status).into(),
+            _ => NetworkError::new(status).into(),
+        }
+    }
+}
+
+impl RaftNetwork<RegistryRaft> for Replica {
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<RegistryRaft>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<NodeId>, CallError<openraft::error::Infallible>> {
+        self.call(Call::Append, &rpc, &option).await
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        rpc: InstallSnapshotRequest<RegistryRaft>,
+        option: RPCOption,
+    ) -> Result<InstallSnapshotResponse<NodeId>, CallError<InstallSnapshotError>> {
+        self.call(Call::InstallSnapshot, &rpc, &option).await
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<NodeId>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<NodeId>, CallError<openraft::error::Infallible>> {
+        self.call(Call::Vote, &rpc, &option).await
+    }
+
+    fn backoff(&self) -> openraft::network::Backoff {
+        openraft::network::Backoff::new(std::iter::repeat(UNREACHABLE_PAUSE))
+    }
+}
+
+/// How long an unreachable replica is left alone. Short, so that one that is back is soon in step.
+const UNREACHABLE_PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// When a leader was last heard. Followers and learners tell their staleness by it.
+#[derive(Clone, Debug, Default)]
+pub struct LeaderHeard(Arc<AtomicU64>);
+
+impl LeaderHeard {
+    fn note(&self) {
+        let now = UnixMillis::from(std::time::SystemTime::now());
+        self.0.store(now.0, Ordering::Relaxed);
+    }
+
+    /// The time of the last accepted message of a leader; `None` before the first.
+    #[must_use]
+    pub fn at(&self) -> Option<UnixMillis> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => None,
+            millis => Some(UnixMillis(millis)),
+        }
+    }
+}
+
+/// The server side: hands messages of other gateways to the local replica.
+pub struct RaftService {
+    raft: Raft,
+    heard: LeaderHeard,
+}
+
+impl RaftService {
+    /// Serves `raft`, noting in `heard` when its leader speaks.
+    #[must_use]
+    pub fn new(raft: Raft, heard: LeaderHeard) -> Self {
+        Self { raft, heard }
+    }
+}
+
+fn decode<T: DeserializeOwned>(request: Request<RaftMessage>) -> Result<T, Status> {
+    caller::gateway(&request)?;
+    let message = request.into_inner();
+    if message.format != FORMAT {
+        let format = message.format;
+        return Err(Status::failed_precondition(format!(
+            "raft message format {format}, this gateway speaks {FORMAT}: run the same version on all gateways"
+        )));
+    }
+    serde_json::from_slice(&message.body).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+fn encode<T: Serialize>(answer: &T) -> Result<Response<RaftMessage>, Status> {
+    let body = serde_json::to_vec(answer).map_err(|error| Status::internal(error.to_string()))?;
+    Ok(Response::new(RaftMessage { format: FORMAT, body }))
+}
+
+#[tonic::async_trait]
+impl raft_server::Raft for RaftService {
+    async fn append(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        let answer = self.raft.append_entries(decode(request)?).await;
+        if matches!(answer, Ok(AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_))) {
+            self.heard.note();
+        }
+        encode(&answer)
+    }
+
+    async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        encode(&self.raft.vote(decode(request)?).await)
+    }
+
+    async fn install_snapshot(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        let answer = self.raft.install_snapshot(decode(request)?).await;
+        if answer.is_ok() {
+            self.heard.note();
+        }
+        encode(&answer)
+    }
+}

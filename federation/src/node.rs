@@ -1,0 +1,303 @@
+//! A gateway's replica of the registry, running.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_identity::{LiveIdentity, RootAuthority};
+use isthmus_model::command::{Command, Outcome};
+use isthmus_model::name::ClusterName;
+use isthmus_model::registry::Registry;
+use isthmus_wire::peer::join_server::JoinServer;
+use isthmus_wire::peer::raft_server::RaftServer;
+use isthmus_wire::peer::registry_server::RegistryServer;
+use openraft::{Config, SnapshotPolicy};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+
+use crate::dial::Dialer;
+use crate::enroll::Member;
+use crate::join::JoinService;
+use crate::network::{LeaderHeard, MESSAGE_LEN_MAX, Network, RaftService, SNAPSHOT_CHUNK_LEN};
+use crate::propose::{ProposeError, Proposer, RegistryService};
+use crate::raft_types::{Peer, PeerAddress, Raft};
+use crate::status::{self, RegistryStatus};
+use crate::store::{LogStore, StateMachine};
+use crate::{membership, store};
+
+/// Entries after which the log is compacted into a snapshot.
+const ENTRIES_PER_SNAPSHOT: u64 = 5_000;
+/// Entries kept behind a snapshot, so that a replica that was away briefly needs no snapshot.
+const ENTRIES_KEPT: u64 = 1_000;
+/// One chunk of a snapshot's time on the way.
+const SNAPSHOT_CHUNK_TIMEOUT_MS: u64 = 10_000;
+/// A JSON command of the widest export: 64 ports and 64 identities, and room.
+const COMMAND_LEN_MAX: usize = 64 << 10;
+
+/// How long a gateway that is being replaced may hold on to the data directory.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(5);
+const REOPEN_PAUSE: Duration = Duration::from_millis(20);
+
+/// How patient the replicas are with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// How often a leader tells that it is there.
+    pub heartbeat: Duration,
+    /// The shortest silence after which a voter stands for election.
+    pub election_min: Duration,
+    /// The longest.
+    pub election_max: Duration,
+}
+
+impl Default for Timing {
+    /// Fits a WAN of up to 100 ms one way.
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(200),
+            election_min: Duration::from_millis(1_000),
+            election_max: Duration::from_millis(2_000),
+        }
+    }
+}
+
+/// Why a replica did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its file did not open.
+    #[error(transparent)]
+    Store(#[from] store::OpenError),
+    /// The timing makes no sense.
+    #[error("raft timing: {0}: `heartbeat` must be below `election_min`, and that below `election_max`")]
+    Timing(#[from] openraft::ConfigError),
+    /// The Raft library stopped.
+    #[error("the registry's replica stopped: {0}; check the disk under the data directory")]
+    Raft(String),
+}
+
+/// A running replica. Its tasks end when the token that it was started with is cancelled.
+pub struct Replica {
+    handle: Handle,
+    raft: Raft,
+    heard: LeaderHeard,
+    root: Option<Arc<RootAuthority>>,
+    tasks: TaskTracker,
+}
+
+/// Reads and writes the registry. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    proposer: Proposer,
+    registry: watch::Receiver<Arc<Registry>>,
+    status: watch::Receiver<RegistryStatus>,
+}
+
+impl Handle {
+    /// Writes.
+    ///
+    /// # Errors
+    /// [`ProposeError`].
+    pub async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
+        self.proposer.propose(command).await
+    }
+
+    /// The agreed state, as it changes. Reads are local and may trail the leader.
+    #[must_use]
+    pub fn registry(&self) -> watch::Receiver<Arc<Registry>> {
+        self.registry.clone()
+    }
+
+    /// How the registry stands, as it changes.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<RegistryStatus> {
+        self.status.clone()
+    }
+
+    /// The cluster that this gateway writes for.
+    #[must_use]
+    pub fn cluster(&self) -> &ClusterName {
+        &self.proposer.cluster
+    }
+
+    /// Channels to other gateways.
+    #[must_use]
+    pub fn dialer(&self) -> &Dialer {
+        &self.proposer.dialer
+    }
+}
+
+impl Replica {
+    /// Starts the replica of `member`. Its services must be served before others can reach it.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(
+        member: &mut Member,
+        identity: LiveIdentity,
+        timing: Timing,
+        shutdown: CancellationToken,
+    ) -> Result<Self, StartError> {
+        let (log, machine) = open_store(member).await?;
+        let registry = machine.watch();
+        let dialer = Dialer::new(member.name.federation.clone(), identity);
+        let config = Arc::new(raft_config(member, timing).validate()?);
+        let network = Network::new(dialer.clone());
+        let raft = Raft::new(member.node, config, network, log, machine).await.map_err(fatal)?;
+        let (publish, status) = watch::channel(RegistryStatus::default());
+        let proposer = Proposer { cluster: member.name.cluster.clone(), raft: raft.clone(), dialer };
+        let handle = Handle { proposer, registry: registry.clone(), status };
+        let heard = LeaderHeard::default();
+        let tasks = TaskTracker::new();
+        tasks.spawn(status::keep(raft.clone(), heard.clone(), timing.election_max, publish, shutdown.clone()));
+        // Nobody is to see the status of a replica that has not looked at itself yet.
+        let mut first = handle.status();
+        let _ = first.wait_for(|status| status.node == member.node).await;
+        tasks.spawn(membership::keep(raft.clone(), registry, shutdown.clone()));
+        let root = member.root.take().map(Arc::new);
+        let replica = Self { handle, raft, heard, root, tasks };
+        if member.founder {
+            replica.initialize(member).await?;
+            replica.tasks.spawn(found(replica.handle.clone(), founding(member), shutdown.clone()));
+        }
+        replica.tasks.spawn(announce(replica.handle.clone(), member.node, member.name.clone(), shutdown));
+        Ok(replica)
+    }
+
+    /// Makes this replica the first of its registry, unless it is that already.
+    async fn initialize(&self, member: &Member) -> Result<(), StartError> {
+        if self.raft.is_initialized().await.map_err(fatal)? {
+            return Ok(());
+        }
+        let name = &member.name;
+        let address =
+            PeerAddress { cluster: name.cluster.clone(), gateway: name.gateway.clone(), east_west: name.east_west };
+        let first = BTreeMap::from([(member.node, Peer(Some(address)))]);
+        self.raft.initialize(first).await.map_err(fatal)
+    }
+
+    /// Reads and writes.
+    #[must_use]
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// The gRPC services for other gateways, to be served under the gateways' SNI.
+    #[must_use]
+    pub fn gateway_services(&self) -> Routes {
+        let raft = RaftServer::new(RaftService::new(self.raft.clone(), self.heard.clone()))
+            .max_decoding_message_size(MESSAGE_LEN_MAX)
+            .max_encoding_message_size(MESSAGE_LEN_MAX);
+        let registry =
+            RegistryServer::new(RegistryService::new(self.raft.clone())).max_decoding_message_size(COMMAND_LEN_MAX);
+        Routes::new(raft).add_service(registry).add_service(self.join_server())
+    }
+
+    /// The gRPC service for newcomers, to be served under the federation's join SNI.
+    #[must_use]
+    pub fn join_services(&self) -> Routes {
+        Routes::new(self.join_server())
+    }
+
+    fn join_server(&self) -> JoinServer<JoinService> {
+        let proposer = self.handle.proposer.clone();
+        let federation = proposer.dialer.federation().clone();
+        let service = JoinService::new(federation, proposer, self.handle.registry.clone(), self.root.clone());
+        JoinServer::new(service).max_decoding_message_size(COMMAND_LEN_MAX)
+    }
+
+    /// Stops replicating, once the token that it was started with is cancelled.
+    pub async fn stop(self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "the registry's replica did not stop cleanly");
+        }
+    }
+}
+
+fn fatal(error: impl std::fmt::Display) -> StartError {
+    StartError::Raft(error.to_string())
+}
+
+fn raft_config(member: &Member, timing: Timing) -> Config {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    Config {
+        cluster_name: member.name.federation.to_string(),
+        heartbeat_interval: millis(timing.heartbeat),
+        election_timeout_min: millis(timing.election_min),
+        election_timeout_max: millis(timing.election_max),
+        install_snapshot_timeout: SNAPSHOT_CHUNK_TIMEOUT_MS,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_PER_SNAPSHOT),
+        snapshot_max_chunk_size: SNAPSHOT_CHUNK_LEN,
+        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+        ..Config::default()
+    }
+}
+
+/// Opens the store, waiting a little for a predecessor that is still finishing its requests.
+async fn open_store(member: &Member) -> Result<(LogStore, StateMachine), store::OpenError> {
+    let path = member.data.registry();
+    let deadline = Instant::now() + PREDECESSOR_PATIENCE;
+    loop {
+        match store::open(&path) {
+            Err(store::OpenError::Database { source: redb::DatabaseError::DatabaseAlreadyOpen, .. })
+                if Instant::now() < deadline =>
+            {
+                tokio::time::sleep(REOPEN_PAUSE).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+fn founding(member: &Member) -> Command {
+    Command::Found {
+        federation: member.name.federation.clone(),
+        root: member.roots.first().cloned().unwrap_or_default(),
+        founder: member.introduction(),
+    }
+}
+
+/// Sees to it that the federation is on record. After a restart it usually is as soon as the log is
+/// replayed; repeating the founding changes nothing.
+async fn found(handle: Handle, founding: Command, shutdown: CancellationToken) {
+    while handle.registry.borrow().federation().is_none() {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            result = handle.propose(founding.clone()) => match result {
+                Ok(_) => tracing::info!(cluster = %handle.proposer.cluster, "founded the federation"),
+                Err(error) => tracing::warn!(%error, "the federation is not on record yet"),
+            },
+        }
+    }
+}
+
+/// Tells the registry when the configured address or locality is not the recorded one.
+async fn announce(
+    handle: Handle,
+    node: isthmus_model::registry::node::NodeId,
+    name: crate::enroll::GatewayName,
+    shutdown: CancellationToken,
+) {
+    let mut registry = handle.registry();
+    loop {
+        let outdated = registry
+            .borrow_and_update()
+            .nodes()
+            .get(&node)
+            .is_some_and(|known| known.east_west != name.east_west || known.locality != name.locality);
+        if outdated {
+            let (east_west, locality) = (name.east_west, name.locality.clone());
+            match handle.propose(Command::UpdateNode { node, east_west, locality }).await {
+                Ok(_) => tracing::info!(%east_west, "told the federation this gateway's address"),
+                Err(error) => tracing::warn!(%error, "this gateway's address is not agreed yet"),
+            }
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            changed = registry.changed() => if changed.is_err() { return },
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Writing to the registry: to the local replica when it leads, through the leader otherwise.
+//!
+//! An unclear answer (a lost connection, a new leader) is followed by another try. That is safe because
+//! every [`Command`] is idempotent.
+
+use std::time::{Duration, SystemTime};
+
+use isthmus_model::command::{Command, Entry, Outcome, Refusal};
+use isthmus_model::name::ClusterName;
+use isthmus_model::registry::node::NodeId;
+use isthmus_wire::peer::propose_reply::Result as ReplyResult;
+use isthmus_wire::peer::registry_client::RegistryClient;
+use isthmus_wire::peer::registry_server;
+use isthmus_wire::peer::{ProposeReply, ProposeRequest};
+use openraft::error::{ClientWriteError, RaftError};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use crate::caller;
+use crate::dial::Dialer;
+use crate::raft_types::{Applied, Raft};
+
+/// How long a write may look for a leader and a quorum. Longer than two elections on a slow WAN.
+pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause between tries: a fraction of an election.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// One try through another gateway.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Why a write did not happen, or is not known to have happened.
+#[derive(Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// The registry refused it. Nothing changed.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// No quorum answered in time. The write may still happen; repeating it is safe.
+    #[error(
+        "the registry did not confirm the write within {} s ({last}): check with `isthmus status` whether a majority of gateways is up",
+        PROPOSE_TIMEOUT.as_secs()
+    )]
+    NoQuorum {
+        /// What the last try met.
+        last: String,
+    },
+}
+
+/// Proposes on behalf of the own cluster.
+#[derive(Clone)]
+pub(crate) struct Proposer {
+    pub(crate) cluster: ClusterName,
+    pub(crate) raft: Raft,
+    pub(crate) dialer: Dialer,
+}
+
+/// What one try came to.
+enum Attempt {
+    Settled(Result<Outcome, Refusal>),
+    /// Another node leads, or nobody known.
+    Elsewhere(Option<NodeId>),
+    Failed(String),
+}
+
+impl Proposer {
+    pub(crate) async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
+        let deadline = Instant::now() + PROPOSE_TIMEOUT;
+        let mut last = "no leader is known".to_owned();
+        loop {
+            let attempt = tokio::time::timeout_at(deadline, self.attempt(&command)).await;
+            match attempt {
+                Ok(Attempt::Settled(result)) => return Ok(result?),
+                Ok(Attempt::Elsewhere(_)) => {}
+                Ok(Attempt::Failed(why)) => last = why,
+                Err(_) => return Err(ProposeError::NoQuorum { last }),
+            }
+            if Instant::now() + RETRY_PAUSE >= deadline {
+                return Err(ProposeError::NoQuorum { last });
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    async fn attempt(&self, command: &Command) -> Attempt {
+        match write(&self.raft, self.cluster.clone(), command.clone()).await {
+            Attempt::Elsewhere(Some(leader)) => self.forward(leader, command).await,
+            other => other,
+        }
+    }
+
+    async fn forward(&self, leader: NodeId, command: &Command) -> Attempt {
+        let metrics = self.raft.metrics();
+        let peer = metrics.borrow().membership_config.membership().get_node(&leader).and_then(|peer| peer.0.clone());
+        let Some(peer) = peer else { return Attempt::Elsewhere(None) };
+        let command = match serde_json::to_vec(command) {
+            Ok(command) => command,
+            Err(error) => return Attempt::Failed(error.to_string()),
+        };
+        let mut request = Request::new(ProposeRequest { command });
+        request.set_timeout(FORWARD_TIMEOUT);
+        let mut client = RegistryClient::new(self.dialer.channel(&peer));
+        match client.propose(request).await.map(Response::into_inner) {
+            Ok(ProposeReply { result: Some(result) }) => read_reply(result),
+            Ok(ProposeReply { result: None }) => Attempt::Failed("the leader gave an empty answer".to_owned()),
+            Err(status) => Attempt::Failed(format!("{} at {}: {}", peer.cluster, peer.east_west, status.message())),
+        }
+    }
+}
+
+/// Writes to the local replica, if it leads.
+async fn write(raft: &Raft, origin: ClusterName, command: Command) -> Attempt {
+    let entry = Entry { origin, at: SystemTime::now().into(), command };
+    match raft.client_write(entry).await {
+        Ok(written) => match written.data {
+            Applied::Done(outcome) => Attempt::Settled(Ok(outcome)),
+            Applied::Refused(refusal) => Attempt::Settled(Err(refusal)),
+            Applied::Nothing => Attempt::Failed("the entry was not applied".to_owned()),
+        },
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => Attempt::Elsewhere(forward.leader_id),
+        Err(error) => Attempt::Failed(error.to_string()),
+    }
+}
+
+fn read_reply(result: ReplyResult) -> Attempt {
+    let settled = match &result {
+        ReplyResult::Outcome(outcome) => serde_json::from_slice(outcome).map(Ok),
+        ReplyResult::Refusal(refusal) => serde_json::from_slice(refusal).map(Err),
+        ReplyResult::NotLeader(leader) => return Attempt::Elsewhere((*leader != 0).then_some(*leader)),
+    };
+    match settled {
+        Ok(settled) => Attempt::Settled(settled),
+        Err(error) => Attempt::Failed(format!("the leader's answer is unreadable: {error}")),
+    }
+}
+
+/// The server side: takes writes of other gateways while this one leads.
+pub struct RegistryService {
+    raft: Raft,
+}
+
+impl RegistryService {
+    /// Serves `raft`.
+    #[must_use]
+    pub fn new(raft: Raft) -> Self {
+        Self { raft }
+    }
+}
+
+#[tonic::async_trait]
+impl registry_server::Registry for RegistryService {
+    async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
+        let origin = caller::gateway(&request)?.cluster().clone();
+        let command: Command = serde_json::from_slice(&request.into_inner().command)
+            .map_err(|error| Status::invalid_argument(format!("unreadable command: {error}")))?;
+        if matches!(command, Command::Found { .. }) {
+            return Err(Status::permission_denied("a federation is founded by its own first gateway"));
+        }
+        let internal = |error: serde_json::Error| Status::internal(error.to_string());
+        let result = match write(&self.raft, origin, command).await {
+            Attempt::Settled(Ok(outcome)) => ReplyResult::Outcome(serde_json::to_vec(&outcome).map_err(internal)?),
+            Attempt::Settled(Err(refusal)) => ReplyResult::Refusal(serde_json::to_vec(&refusal).map_err(internal)?),
+            Attempt::Elsewhere(leader) => ReplyResult::NotLeader(leader.unwrap_or(0)),
+            Attempt::Failed(why) => return Err(Status::unavailable(why)),
+        };
+        Ok(Response::new(ProposeReply { result: Some(result) }))
+    }
+}

@@ -1,0 +1,184 @@
+//! How the registry stands, as this replica sees it.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use isthmus_model::health::Agreement;
+use isthmus_model::registry::Registry;
+use isthmus_model::registry::node::NodeId;
+use isthmus_model::time::UnixMillis;
+use openraft::{RaftMetrics, ServerState};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::network::LeaderHeard;
+use crate::raft_types::{Peer, Raft};
+
+/// How often the status is taken. Staleness grows with time, not with events.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// What this replica is in the registry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Takes writes.
+    Leader,
+    /// Votes.
+    Follower,
+    /// Votes, and is looking for a leader.
+    Candidate,
+    /// Replicates without a vote.
+    #[default]
+    Learner,
+}
+
+/// The registry as this replica sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryStatus {
+    /// This replica.
+    pub node: NodeId,
+    /// Its role.
+    pub role: Role,
+    /// The current term.
+    pub term: u64,
+    /// Who leads, as far as is known.
+    pub leader: Option<NodeId>,
+    /// Who votes.
+    pub voters: Vec<NodeId>,
+    /// Who replicates without a vote.
+    pub learners: Vec<NodeId>,
+    /// Index of the last entry in this replica's log.
+    pub last_log: u64,
+    /// Index of the last entry applied here.
+    pub applied: u64,
+    /// Since when no quorum stands behind what this replica knows; `None` while one does.
+    pub stale_since: Option<UnixMillis>,
+}
+
+impl RegistryStatus {
+    /// The part that snapshots carry.
+    #[must_use]
+    pub fn agreement(&self, registry: &Registry) -> Agreement {
+        let leader = self.leader.and_then(|leader| registry.nodes().get(&leader));
+        Agreement { leader: leader.map(|node| node.cluster.clone()), stale_since: self.stale_since }
+    }
+}
+
+/// When a replica last had a quorum's word, from what it knows itself.
+struct Word {
+    /// Told by the leader about itself.
+    millis_since_quorum: Option<u64>,
+    /// When a leader was last heard here.
+    leader_heard: Option<UnixMillis>,
+    /// When this process started: what is on disk may be older than that.
+    started: UnixMillis,
+    now: UnixMillis,
+    patience: Duration,
+}
+
+impl Word {
+    fn stale_since(&self, leads: bool) -> Option<UnixMillis> {
+        let last = if leads {
+            let since = self.millis_since_quorum.unwrap_or(0);
+            UnixMillis(self.now.0.saturating_sub(since))
+        } else {
+            self.leader_heard.unwrap_or(self.started)
+        };
+        (self.now.since(last) > self.patience).then_some(last)
+    }
+}
+
+fn status(metrics: &RaftMetrics<NodeId, Peer>, word: &Word) -> RegistryStatus {
+    let membership = metrics.membership_config.membership();
+    let voters: Vec<NodeId> = membership.voter_ids().collect();
+    let leads = metrics.state.is_leader();
+    let stale_since = word.stale_since(leads);
+    let role = match metrics.state {
+        ServerState::Leader => Role::Leader,
+        ServerState::Candidate => Role::Candidate,
+        ServerState::Follower => Role::Follower,
+        ServerState::Learner | ServerState::Shutdown => Role::Learner,
+    };
+    RegistryStatus {
+        node: metrics.id,
+        role,
+        term: metrics.current_term,
+        // A leader that was not heard for that long is a memory, not a leader.
+        leader: metrics.current_leader.filter(|_| stale_since.is_none()),
+        learners: membership.learner_ids().collect(),
+        voters,
+        last_log: metrics.last_log_index.unwrap_or(0),
+        applied: metrics.last_applied.map_or(0, |log| log.index),
+        stale_since,
+    }
+}
+
+/// Publishes the status until told to stop. `patience` is how long silence is nothing special: an election.
+pub(crate) async fn keep(
+    raft: Raft,
+    heard: LeaderHeard,
+    patience: Duration,
+    publish: watch::Sender<RegistryStatus>,
+    shutdown: CancellationToken,
+) {
+    let started = SystemTime::now().into();
+    let metrics = raft.metrics();
+    let mut stopped = false;
+    loop {
+        let now = SystemTime::now().into();
+        let current = {
+            let metrics = metrics.borrow();
+            if let Err(error) = &metrics.running_state
+                && !stopped
+            {
+                stopped = true;
+                tracing::error!(%error, "the registry's replica stopped; traffic goes on with what is agreed. \
+                    Check the disk under the data directory, then restart this gateway");
+            }
+            let millis_since_quorum = metrics.millis_since_quorum_ack;
+            let word = Word { millis_since_quorum, leader_heard: heard.at(), started, now, patience };
+            status(&metrics, &word)
+        };
+        publish.send_if_modified(|known| {
+            let changed = *known != current;
+            *known = current;
+            changed
+        });
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+    }
+}
+
+/// Watches the registry.
+pub type RegistryWatch = watch::Receiver<Arc<Registry>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn word(millis_since_quorum: Option<u64>, leader_heard: Option<u64>) -> Word {
+        Word {
+            millis_since_quorum,
+            leader_heard: leader_heard.map(UnixMillis),
+            started: UnixMillis(50_000),
+            now: UnixMillis(100_000),
+            patience: Duration::from_secs(2),
+        }
+    }
+
+    #[test]
+    fn a_leader_is_stale_when_its_quorum_is_silent() {
+        assert_eq!(word(Some(500), None).stale_since(true), None);
+        assert_eq!(word(Some(7_000), Some(100_000)).stale_since(true), Some(UnixMillis(93_000)));
+    }
+
+    #[test]
+    fn a_follower_is_stale_when_its_leader_is_silent() {
+        assert_eq!(word(Some(9_000), Some(99_000)).stale_since(false), None);
+        assert_eq!(word(None, Some(90_000)).stale_since(false), Some(UnixMillis(90_000)));
+        assert_eq!(word(None, None).stale_since(false), Some(UnixMillis(50_000)));
+    }
+}

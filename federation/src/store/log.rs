@@ -1,0 +1,146 @@
+//! The replicated log on disk.
+
+use std::fmt::Debug;
+use std::ops::RangeBounds;
+
+use openraft::storage::{LogFlushed, RaftLogStorage};
+use openraft::{ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader, Vote};
+use redb::{Durability, ReadableDatabase, ReadableTable};
+
+use super::{Failure, File, LOG, off_thread};
+use crate::raft_types::{LogEntry, LogId, RegistryRaft, StorageError};
+
+const VOTE: &str = "vote";
+const COMMITTED: &str = "committed";
+const PURGED: &str = "purged";
+
+/// The log, the vote and the commit mark of one replica.
+#[derive(Clone)]
+pub struct LogStore {
+    file: File,
+}
+
+impl LogStore {
+    pub(super) fn new(file: File) -> Self {
+        Self { file }
+    }
+}
+
+fn read_range(file: &File, range: impl RangeBounds<u64>) -> Result<Vec<LogEntry>, Failure> {
+    let transaction = file.database.begin_read().map_err(redb::Error::from)?;
+    let log = transaction.open_table(LOG).map_err(redb::Error::from)?;
+    let rows = log.range(range).map_err(redb::Error::from)?;
+    rows.map(|row| {
+        let (_, value) = row.map_err(redb::Error::from)?;
+        Ok(serde_json::from_slice(value.value())?)
+    })
+    .collect()
+}
+
+fn last_entry(file: &File) -> Result<Option<LogEntry>, Failure> {
+    let transaction = file.database.begin_read().map_err(redb::Error::from)?;
+    let log = transaction.open_table(LOG).map_err(redb::Error::from)?;
+    let last = log.last().map_err(redb::Error::from)?;
+    last.map(|(_, value)| Ok(serde_json::from_slice(value.value())?)).transpose()
+}
+
+impl RaftLogReader<RegistryRaft> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<LogEntry>, StorageError> {
+        let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
+        let file = self.file.clone();
+        off_thread(ErrorSubject::Logs, ErrorVerb::Read, move || read_range(&file, bounds)).await
+    }
+}
+
+impl RaftLogStorage<RegistryRaft> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<RegistryRaft>, StorageError> {
+        let file = self.file.clone();
+        off_thread(ErrorSubject::Logs, ErrorVerb::Read, move || {
+            let last_purged_log_id: Option<LogId> = file.get(PURGED)?;
+            let last_log_id = last_entry(&file)?.map(|entry| entry.log_id).or(last_purged_log_id);
+            Ok(LogState { last_purged_log_id, last_log_id })
+        })
+        .await
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), StorageError> {
+        let (file, vote) = (self.file.clone(), *vote);
+        off_thread(ErrorSubject::Vote, ErrorVerb::Write, move || file.put(VOTE, &vote, Durability::Immediate)).await
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, StorageError> {
+        self.file.get(VOTE).map_err(|failure| failure.on(ErrorSubject::Vote, ErrorVerb::Read))
+    }
+
+    /// The commit mark only saves replay time and is rewritten all the time: it is not synced.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
+        let file = self.file.clone();
+        off_thread(ErrorSubject::Logs, ErrorVerb::Write, move || file.put(COMMITTED, &committed, Durability::None))
+            .await
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
+        let committed: Option<Option<LogId>> =
+            self.file.get(COMMITTED).map_err(|failure| failure.on(ErrorSubject::Logs, ErrorVerb::Read))?;
+        Ok(committed.flatten())
+    }
+
+    /// Entries are on disk, synced, before the callback says so.
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<RegistryRaft>) -> Result<(), StorageError>
+    where
+        I: IntoIterator<Item = LogEntry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<LogEntry> = entries.into_iter().collect();
+        let file = self.file.clone();
+        off_thread(ErrorSubject::Logs, ErrorVerb::Write, move || {
+            let rows: Vec<(u64, Vec<u8>)> = entries
+                .iter()
+                .map(|entry| Ok((entry.log_id.index, serde_json::to_vec(entry)?)))
+                .collect::<Result<_, Failure>>()?;
+            file.write(Durability::Immediate, |transaction| {
+                let mut log = transaction.open_table(LOG)?;
+                for (index, bytes) in &rows {
+                    log.insert(index, bytes.as_slice())?;
+                }
+                Ok(())
+            })
+        })
+        .await?;
+        callback.log_io_completed(Ok(()));
+        Ok(())
+    }
+
+    async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        let file = self.file.clone();
+        off_thread(ErrorSubject::Logs, ErrorVerb::Write, move || {
+            file.write(Durability::Immediate, |transaction| {
+                transaction.open_table(LOG)?.retain_in(log_id.index.., |_, _| false)?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        let file = self.file.clone();
+        off_thread(ErrorSubject::Logs, ErrorVerb::Write, move || {
+            // Mark first: a crash in between leaves entries that are known to be purged, never a hole.
+            file.put(PURGED, &log_id, Durability::Immediate)?;
+            file.write(Durability::Immediate, |transaction| {
+                transaction.open_table(LOG)?.retain_in(..=log_id.index, |_, _| false)?;
+                Ok(())
+            })
+        })
+        .await
+    }
+}

@@ -1,0 +1,195 @@
+//! The replica's disk: one redb file with the log, the vote and the last snapshot.
+//!
+//! The registry itself lives in memory. It is rebuilt from the last snapshot and the log after it, which
+//! the Raft library replays on start; so an acknowledged write is on disk exactly once, in the log, and is
+//! synced before it is acknowledged. Records are JSON with a format number in the file, so that a later
+//! version can tell what it reads.
+
+mod log;
+mod machine;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use openraft::{ErrorSubject, ErrorVerb, StorageIOError};
+use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::raft_types::StorageError;
+
+pub use log::LogStore;
+pub use machine::StateMachine;
+
+/// The layout of the file. Raised when a change would make an older version read nonsense.
+const FORMAT: u64 = 1;
+
+/// Log index → entry.
+const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+/// Singletons by name.
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+
+/// Why the store did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// redb would not open it.
+    #[error("cannot open the registry at {path}: {source}; is another gateway using this data directory?")]
+    Database {
+        /// The file.
+        path: String,
+        /// What redb said.
+        source: DatabaseError,
+    },
+    /// The file is there but cannot be read or prepared.
+    #[error("cannot read the registry at {path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// What went wrong.
+        source: redb::Error,
+    },
+    /// Written by a version with another layout.
+    #[error(
+        "the registry at {path} has format {found}, this version reads format {FORMAT}: use the version that wrote it"
+    )]
+    Format {
+        /// The file.
+        path: String,
+        /// Its format.
+        found: String,
+    },
+}
+
+/// Opens or creates the registry's file at `path`.
+///
+/// # Errors
+/// [`OpenError`] when it is unreadable, in use, or of another format.
+pub fn open(path: &Path) -> Result<(LogStore, StateMachine), OpenError> {
+    let shown = path.display().to_string();
+    let database = database(path).map_err(|source| OpenError::Database { path: shown.clone(), source })?;
+    let file = File { database: Arc::new(database) };
+    let unreadable = |source: redb::Error| OpenError::Unreadable { path: shown.clone(), source };
+    let found = file.prepare().map_err(unreadable)?;
+    if found != FORMAT.to_string().as_bytes() {
+        return Err(OpenError::Format { path: shown, found: String::from_utf8_lossy(&found).into_owned() });
+    }
+    let machine = StateMachine::load(file.clone()).map_err(|source| OpenError::Unreadable {
+        path: shown.clone(),
+        source: redb::Error::Corrupted(source.to_string()),
+    })?;
+    Ok((LogStore::new(file), machine))
+}
+
+/// Opens the file, or makes it. A new one is made beside its place and moved there once it is whole: one that a
+/// crash left half made could not be opened, and the gateway would never start again.
+fn database(path: &Path) -> Result<Database, DatabaseError> {
+    if path.exists() {
+        return Database::create(path);
+    }
+    let draft = path.with_extension("redb.new");
+    let database = match Database::create(&draft) {
+        Err(DatabaseError::DatabaseAlreadyOpen) => return Err(DatabaseError::DatabaseAlreadyOpen),
+        Err(_) if draft.exists() => {
+            fs::remove_file(&draft).map_err(redb::StorageError::from)?;
+            Database::create(&draft)?
+        }
+        created => created?,
+    };
+    // The open file keeps its lock under its new name.
+    fs::rename(&draft, path).map_err(redb::StorageError::from)?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(redb::StorageError::from)?;
+    Ok(database)
+}
+
+/// The open file. Cheap to clone.
+#[derive(Clone)]
+struct File {
+    database: Arc<Database>,
+}
+
+impl File {
+    /// Makes the tables of a new file. Returns the format that the file says it has.
+    fn prepare(&self) -> Result<Vec<u8>, redb::Error> {
+        let transaction = self.database.begin_write()?;
+        let found = {
+            transaction.open_table(LOG)?;
+            let mut meta = transaction.open_table(META)?;
+            let known = meta.get("format")?.map(|value| value.value().to_vec());
+            match known {
+                Some(found) => found,
+                None => {
+                    let format = FORMAT.to_string().into_bytes();
+                    meta.insert("format", format.as_slice())?;
+                    format
+                }
+            }
+        };
+        transaction.commit()?;
+        Ok(found)
+    }
+
+    /// Reads a singleton.
+    fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Failure> {
+        let transaction = self.database.begin_read().map_err(redb::Error::from)?;
+        let meta = transaction.open_table(META).map_err(redb::Error::from)?;
+        let value = meta.get(name).map_err(redb::Error::from)?;
+        value.map(|value| Ok(serde_json::from_slice(value.value())?)).transpose()
+    }
+
+    /// Writes a singleton.
+    fn put<T: Serialize>(&self, name: &str, value: &T, durability: Durability) -> Result<(), Failure> {
+        let bytes = serde_json::to_vec(value)?;
+        self.write(durability, |transaction| {
+            let mut meta = transaction.open_table(META)?;
+            meta.insert(name, bytes.as_slice())?;
+            Ok(())
+        })
+    }
+
+    /// Runs one write transaction.
+    fn write(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), Failure> {
+        let mut transaction = self.database.begin_write().map_err(redb::Error::from)?;
+        transaction.set_durability(durability).map_err(redb::Error::from)?;
+        change(&transaction)?;
+        transaction.commit().map_err(redb::Error::from)?;
+        Ok(())
+    }
+}
+
+/// Why one read or write failed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Disk(#[from] redb::Error),
+    #[error("a record of the registry's file is not what this version writes: {0}")]
+    Record(#[from] serde_json::Error),
+}
+
+impl Failure {
+    fn on(self, subject: ErrorSubject<u64>, verb: ErrorVerb) -> StorageError {
+        StorageError::IO { source: StorageIOError::new(subject, verb, openraft::AnyError::new(&self)) }
+    }
+}
+
+/// Runs a blocking disk operation off the async workers: a sync can take as long as the disk likes.
+async fn off_thread<T: Send + 'static>(
+    subject: ErrorSubject<u64>,
+    verb: ErrorVerb,
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, StorageError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(|failure| failure.on(subject, verb)),
+        Err(join) => {
+            Err(StorageError::IO { source: StorageIOError::new(subject, verb, openraft::AnyError::new(&join)) })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+//! The Raft library's own battery over this store, and what must survive a restart.
+
+use std::sync::Arc;
+
+use isthmus_model::command::{Command, Entry, Introduction};
+use isthmus_model::registry::token::Digest;
+use isthmus_model::time::UnixMillis;
+use openraft::storage::RaftStateMachine;
+use openraft::testing::{StoreBuilder, Suite};
+use openraft::{CommittedLeaderId, EntryPayload, RaftSnapshotBuilder};
+use tempfile::TempDir;
+
+use super::*;
+use crate::raft_types::{Applied, LogEntry, LogId, RegistryRaft};
+
+struct FreshStore;
+
+impl StoreBuilder<RegistryRaft, LogStore, StateMachine, TempDir> for FreshStore {
+    async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (log, machine) = open(&dir.path().join("registry.redb")).expect("opens");
+        Ok((dir, log, machine))
+    }
+}
+
+#[test]
+fn the_raft_librarys_own_suite_passes() {
+    Suite::test_all(FreshStore).expect("the suite passes");
+}
+
+fn founding(index: u64) -> LogEntry {
+    let founder = Introduction {
+        cluster: "us-east".parse().expect("valid"),
+        gateway: "gw-1".parse().expect("valid"),
+        locality: "us-east-1".parse().expect("valid"),
+        east_west: ([127, 0, 0, 1], 15443).into(),
+        key: Digest([1; 32]),
+    };
+    let command = Command::Found { federation: "acme.mesh".parse().expect("valid"), root: vec![1], founder };
+    let entry = Entry { origin: "us-east".parse().expect("valid"), at: UnixMillis(1), command };
+    LogEntry { log_id: LogId::new(CommittedLeaderId::new(1, 1), index), payload: EntryPayload::Normal(entry) }
+}
+
+#[tokio::test]
+async fn a_snapshot_survives_a_restart() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("registry.redb");
+    let registry = {
+        let (_, mut machine) = open(&path).expect("opens");
+        let applied = machine.apply([founding(1)]).await.expect("applies");
+        assert!(matches!(applied[..], [Applied::Done(_)]));
+        let mut builder = machine.get_snapshot_builder().await;
+        builder.build_snapshot().await.expect("builds");
+        Arc::clone(&machine.watch().borrow())
+    };
+    let (_, mut machine) = open(&path).expect("opens again");
+    assert_eq!(*machine.watch().borrow(), registry);
+    let (last_applied, _) = machine.applied_state().await.expect("reads");
+    assert_eq!(last_applied.map(|id| id.index), Some(1));
+}
+
+#[tokio::test]
+async fn a_file_of_another_format_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("registry.redb");
+    {
+        let database = Database::create(&path).expect("creates");
+        let transaction = database.begin_write().expect("begins");
+        transaction.open_table(META).expect("opens").insert("format", b"99".as_slice()).expect("inserts");
+        transaction.commit().expect("commits");
+    }
+    let refusal = open(&path).map(|_| ()).expect_err("a future format");
+    assert!(matches!(&refusal, OpenError::Format { found, .. } if found == "99"), "{refusal}");
+}
+
+#[test]
+fn a_file_in_use_is_refused() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("registry.redb");
+    let _held = open(&path).expect("opens");
+    assert!(matches!(open(&path).map(|_| ()), Err(OpenError::Database { .. })));
+}
+
+#[test]
+fn a_crash_while_the_file_is_made_is_forgotten_at_the_next_start() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("registry.redb");
+    // What redb leaves when it is killed before it has written its magic number.
+    std::fs::write(path.with_extension("redb.new"), vec![0; 4096]).expect("written");
+    drop(open(&path).expect("opens"));
+    assert!(path.exists() && !path.with_extension("redb.new").exists());
+    drop(open(&path).expect("opens again"));
+}

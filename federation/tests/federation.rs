@@ -1,0 +1,347 @@
+//! A federation of three gateways in one process, over real sockets on ports that the kernel chose.
+
+#![allow(clippy::panic)]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_federation::caller::PeerStream;
+use isthmus_federation::data_dir::DataDir;
+use isthmus_federation::enroll::{self, EnrollError, GatewayName, Member, Patience};
+use isthmus_federation::status::Role;
+use isthmus_federation::{Handle, ProposeError, RegistryStatus, Replica, Timing, serve};
+use isthmus_identity::{BearerToken, ClientAuth, LiveIdentity, PrivateKey, TokenSecret, TrustBundle, sha256};
+use isthmus_model::catalog::{AppProtocol, Export, ServicePort};
+use isthmus_model::command::{Command, Outcome, Refusal};
+use isthmus_model::name::ServiceName;
+use isthmus_model::registry::Registry;
+use isthmus_model::registry::token::{Grant, TokenState};
+use isthmus_model::spiffe::SpiffeId;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+const TIMING: Timing = Timing {
+    heartbeat: Duration::from_millis(50),
+    election_min: Duration::from_millis(300),
+    election_max: Duration::from_millis(600),
+};
+const PATIENCE: Patience = Patience { attempt: Duration::from_secs(10), deadline: Duration::from_secs(2) };
+/// Generous: what is waited for takes milliseconds unless the machine is very busy.
+const SOON: Duration = Duration::from_secs(30);
+
+/// A gateway with just enough around it to be reached: its replica and a TLS listener.
+struct Gateway {
+    handle: Handle,
+    replica: Replica,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    address: SocketAddr,
+}
+
+/// A place for a gateway: its directory and its listener outlive the gateway's restarts.
+struct Place {
+    dir: TempDir,
+    name: GatewayName,
+}
+
+impl Place {
+    async fn new(cluster: &str) -> (Self, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let name = GatewayName {
+            federation: "acme.mesh".parse().expect("valid"),
+            cluster: cluster.parse().expect("valid"),
+            gateway: "gw-1".parse().expect("valid"),
+            locality: format!("{cluster}-region").parse().expect("valid"),
+            east_west: listener.local_addr().expect("bound"),
+        };
+        (Self { dir: tempfile::tempdir().expect("a directory"), name }, listener)
+    }
+
+    fn data(&self) -> DataDir {
+        DataDir::open(self.dir.path()).expect("opens")
+    }
+}
+
+impl Gateway {
+    async fn run(mut member: Member, listener: TcpListener) -> Self {
+        let identity = LiveIdentity::new();
+        let key = PrivateKey::generate().expect("generates");
+        let id =
+            SpiffeId::gateway(member.name.federation.trust_domain(&member.name.cluster), member.name.gateway.clone());
+        let csr = key.csr().expect("requests");
+        let lifetime = Duration::from_secs(3_600);
+        let chain = member.authority.sign(&csr, &id, lifetime, std::time::SystemTime::now()).expect("signs");
+        identity.set_credentials(chain, key).expect("fits");
+        identity.set_trust(TrustBundle::new(member.name.federation.clone(), member.roots.clone()).expect("one root"));
+        let stop = CancellationToken::new();
+        let replica =
+            Replica::start(&mut member, identity.clone(), TIMING, stop.clone()).await.expect("the replica starts");
+        let tasks = TaskTracker::new();
+        let gateways = serve::start(replica.gateway_services(), &tasks, stop.clone());
+        let joins = serve::start(replica.join_services(), &tasks, stop.clone());
+        let join_sni = member.name.federation.join_sni();
+        let acceptor = TlsAcceptor::from(identity.server_config(ClientAuth::Optional, &[b"h2"]));
+        let stopped = stop.clone();
+        let accepting = async move {
+            loop {
+                let Ok((stream, _)) = listener.accept().await else { return };
+                let (acceptor, identity) = (acceptor.clone(), identity.clone());
+                let (gateways, joins, join_sni) = (gateways.clone(), joins.clone(), join_sni.clone());
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let joining = stream.get_ref().1.server_name() == Some(join_sni.as_str());
+                    let server = if joining { joins } else { gateways };
+                    let _ = server.send(PeerStream::new(stream, &identity)).await;
+                });
+            }
+        };
+        let address = member.name.east_west;
+        tasks.spawn(async move { stopped.run_until_cancelled(accepting).await });
+        Self { handle: replica.handle().clone(), replica, tasks, stop, address }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.replica.stop().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    async fn sees(&self, what: &str, condition: impl FnMut(&Arc<Registry>) -> bool) {
+        let mut registry = self.handle.registry();
+        let seen = tokio::time::timeout(SOON, registry.wait_for(condition)).await;
+        seen.unwrap_or_else(|_| panic!("{what}: not seen in time")).expect("the replica runs");
+    }
+
+    async fn stands(&self, what: &str, condition: impl FnMut(&RegistryStatus) -> bool) {
+        let mut status = self.handle.status();
+        let seen = tokio::time::timeout(SOON, status.wait_for(condition)).await;
+        seen.unwrap_or_else(|_| panic!("{what}: not seen in time")).expect("the replica runs");
+    }
+
+    /// Mints a join token, as the admin API does.
+    async fn mint(&self, place: &Place, ttl: Duration) -> BearerToken {
+        let root = self.handle.registry().borrow().federation().expect("founded").roots[0].clone();
+        let token = BearerToken::mint(
+            place.name.federation.clone(),
+            place.name.cluster.clone(),
+            vec![self.address],
+            isthmus_identity::certificate_key_digest(&root).expect("a certificate"),
+        );
+        let now = isthmus_model::time::UnixMillis::from(std::time::SystemTime::now());
+        let mint = Command::MintToken {
+            id: token.id.clone(),
+            secret_hash: token.secret.hash(),
+            grant: Grant::Join { cluster: place.name.cluster.clone() },
+            expires_at: now.saturating_add(ttl),
+        };
+        assert_eq!(self.handle.propose(mint).await.expect("takes it"), Outcome::Changed);
+        token
+    }
+}
+
+async fn founder() -> (Place, Gateway) {
+    let (place, listener) = Place::new("us-east").await;
+    let member = enroll::found(&place.name, &place.data()).expect("founds");
+    let gateway = Gateway::run(member, listener).await;
+    gateway.sees("the founding", |registry| registry.federation().is_some()).await;
+    (place, gateway)
+}
+
+async fn joined(cluster: &str, contact: &Gateway) -> (Place, Gateway) {
+    let (place, listener) = Place::new(cluster).await;
+    let token = contact.mint(&place, Duration::from_secs(60)).await;
+    let member = enroll::join(&place.name, &place.data(), &token, PATIENCE).await.expect("joins");
+    (place, Gateway::run(member, listener).await)
+}
+
+fn export(port: u16) -> Export {
+    let port = ServicePort { name: None, port, protocol: AppProtocol::Http };
+    Export { ports: vec![port], identities: Default::default(), terminated: false }
+}
+
+fn reviews() -> ServiceName {
+    "shop/reviews".parse().expect("valid")
+}
+
+fn set_export(port: u16) -> Command {
+    Command::SetExport { service: reviews(), export: export(port) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_gateways_join_vote_and_agree() {
+    // A founder, and two that join through it.
+    let (_east_place, east) = founder().await;
+    let (_west_place, west) = joined("us-west", &east).await;
+    let (_eu_place, eu) = joined("eu-central", &east).await;
+    // With three clusters, all three vote.
+    for gateway in [&east, &west, &eu] {
+        gateway.stands("three voters", |status| status.voters == [1, 2, 3]).await;
+    }
+    // A follower's write goes through the leader and is read everywhere, under the writer's name.
+    west.handle.propose(set_export(9080)).await.expect("agreed");
+    for gateway in [&east, &west, &eu] {
+        gateway
+            .sees("the export", |registry| {
+                registry.exports_of(&"us-west".parse().expect("valid")).contains_key(&reviews())
+            })
+            .await;
+    }
+    for gateway in [eu, west, east] {
+        gateway.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_go_on_without_one_and_staleness_shows_without_two() {
+    let (east_place, east) = founder().await;
+    let (_west_place, west) = joined("us-west", &east).await;
+    let (_eu_place, eu) = joined("eu-central", &east).await;
+    for gateway in [&east, &west, &eu] {
+        gateway.stands("three voters", |status| status.voters == [1, 2, 3]).await;
+    }
+    // The leader goes; the two others elect one of them and take writes.
+    let east_address = east.address;
+    east.stop().await;
+    west.handle.propose(set_export(9080)).await.expect("two of three agree");
+    // A second one goes; what is agreed stays readable, and its age shows.
+    eu.stop().await;
+    west.stands("staleness", |status| status.stale_since.is_some()).await;
+    assert!(west.handle.registry().borrow().exports().contains_key(&reviews()));
+    let refused = tokio::time::timeout(SOON, west.handle.propose(set_export(9081))).await.expect("gives up");
+    assert!(matches!(refused, Err(ProposeError::NoQuorum { .. })), "{refused:?}");
+    // The first comes back with its data: there is a quorum again, and nothing agreed is lost.
+    let listener = TcpListener::bind(east_address).await.expect("binds again");
+    let member = enroll::resume(&east_place.name, &east_place.data()).expect("reads").expect("a member");
+    let east = Gateway::run(member, listener).await;
+    west.stands("a quorum", |status| status.stale_since.is_none()).await;
+    east.sees("the export made without it", |registry| registry.exports().contains_key(&reviews())).await;
+    west.handle.propose(set_export(9082)).await.expect("agreed");
+    east.stop().await;
+    west.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_moved_tells_its_address() {
+    let (_east_place, east) = founder().await;
+    let (mut place, listener) = Place::new("us-west").await;
+    let token = east.mint(&place, Duration::from_secs(60)).await;
+    let member = enroll::join(&place.name, &place.data(), &token, PATIENCE).await.expect("joins");
+    let west = Gateway::run(member, listener).await;
+    west.stands("replication", |status| status.applied > 0 && status.role == Role::Learner).await;
+    west.stop().await;
+    // It restarts elsewhere.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let moved = listener.local_addr().expect("bound");
+    place.name.east_west = moved;
+    let member = enroll::resume(&place.name, &place.data()).expect("reads").expect("a member");
+    let west = Gateway::run(member, listener).await;
+    east.sees("the new address", |registry| registry.nodes().values().any(|node| node.east_west == moved)).await;
+    // Replication follows it there.
+    east.handle.propose(set_export(9080)).await.expect("agreed");
+    west.sees("the export", |registry| registry.exports().contains_key(&reviews())).await;
+    west.stop().await;
+    east.stop().await;
+}
+
+async fn refusal(place: &Place, token: &BearerToken) -> EnrollError {
+    match enroll::join(&place.name, &place.data(), token, PATIENCE).await {
+        Ok(_) => panic!("the token was accepted"),
+        Err(error) => error,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_bad_token_has_its_own_answer_and_changes_nothing() {
+    let (_east_place, east) = founder().await;
+    let (place, _listener) = Place::new("us-west").await;
+    let good = east.mint(&place, Duration::from_secs(60)).await;
+    let expired = east.mint(&place, Duration::ZERO).await;
+    let revoked = east.mint(&place, Duration::from_secs(60)).await;
+    east.handle.propose(Command::RevokeToken { id: revoked.id.clone() }).await.expect("revokes");
+    let before = east.handle.registry().borrow().revision();
+
+    // Wrong for this configuration: told without asking anyone.
+    let mut elsewhere = Place::new("eu-central").await.0;
+    assert!(matches!(refusal(&elsewhere, &good).await, EnrollError::WrongCluster { .. }));
+    elsewhere.name.federation = "other.mesh".parse().expect("valid");
+    assert!(matches!(refusal(&elsewhere, &good).await, EnrollError::WrongFederation { .. }));
+    // A root that is not the federation's: told before the secret leaves.
+    let foreign = BearerToken { root: sha256(b"another root"), ..good.clone() };
+    assert!(matches!(refusal(&place, &foreign).await, EnrollError::WrongRoot { .. }));
+    // Told by the registry.
+    let tampered = BearerToken { secret: TokenSecret::from_slice(&[7; 32]).expect("32 bytes"), ..good.clone() };
+    assert!(matches!(refusal(&place, &tampered).await, EnrollError::Refused(Refusal::TokenSecretMismatch)));
+    let unknown = BearerToken { id: "00000000000000ff".parse().expect("valid"), ..good.clone() };
+    assert!(matches!(refusal(&place, &unknown).await, EnrollError::Refused(Refusal::TokenUnknown)));
+    assert!(matches!(refusal(&place, &expired).await, EnrollError::Refused(Refusal::TokenExpired)));
+    assert!(matches!(refusal(&place, &revoked).await, EnrollError::Refused(Refusal::TokenRevoked)));
+    // Nobody there.
+    let nowhere = BearerToken { contacts: vec![([127, 0, 0, 1], 1).into()], ..good.clone() };
+    assert!(matches!(refusal(&place, &nowhere).await, EnrollError::Unreachable { .. }));
+    assert_eq!(east.handle.registry().borrow().revision(), before, "nothing was written");
+
+    // The good one works, and again for the same key; for another key it is used.
+    let joined = enroll::join(&place.name, &place.data(), &good, PATIENCE).await.expect("joins");
+    assert_eq!(joined.node, 2);
+    let (other, _listener) = Place::new("us-west").await;
+    assert!(matches!(refusal(&other, &good).await, EnrollError::Refused(Refusal::TokenUsed)));
+    east.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_concurrent_redemptions_one_wins() {
+    let (_east_place, east) = founder().await;
+    let (place, _listener) = Place::new("us-west").await;
+    let token = east.mint(&place, Duration::from_secs(60)).await;
+    let attempts = (0..20).map(|_| {
+        let token = token.clone();
+        tokio::spawn(async move {
+            let (place, _listener) = Place::new("us-west").await;
+            enroll::join(&place.name, &place.data(), &token, PATIENCE).await.map(|member| member.node)
+        })
+    });
+    let mut admitted = Vec::new();
+    for attempt in attempts.collect::<Vec<_>>() {
+        match attempt.await.expect("no panic") {
+            Ok(node) => admitted.push(node),
+            // Those that came while the bound on joins at once was reached gave up after their deadline.
+            Err(EnrollError::Refused(Refusal::TokenUsed) | EnrollError::Unreachable { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(admitted, [2], "exactly one certificate");
+    let registry = east.handle.registry().borrow().clone();
+    assert_eq!(registry.nodes().len(), 2);
+    assert!(matches!(registry.token(&token.id).expect("known").state, TokenState::Redeemed { .. }));
+    east.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_whose_answer_was_lost_is_the_same_join_again() {
+    let (_east_place, east) = founder().await;
+    let (place, _listener) = Place::new("us-west").await;
+    let token = east.mint(&place, Duration::from_secs(60)).await;
+    // The newcomer's key is on disk before it asks. Its redemption is agreed, but it dies before it hears.
+    let key = PrivateKey::generate().expect("generates");
+    key.save(&place.data().joining_key()).expect("saves");
+    let newcomer = isthmus_model::command::Introduction {
+        cluster: place.name.cluster.clone(),
+        gateway: place.name.gateway.clone(),
+        locality: place.name.locality.clone(),
+        east_west: place.name.east_west,
+        key: key.digest(),
+    };
+    let redeem = Command::RedeemToken { id: token.id.clone(), secret_hash: token.secret.hash(), newcomer };
+    let first = east.handle.propose(redeem).await.expect("redeems");
+    assert_eq!(first, Outcome::Admitted { node: 2 });
+    // It starts again with the same token.
+    let member = enroll::join(&place.name, &place.data(), &token, PATIENCE).await.expect("joins");
+    assert_eq!(member.node, 2);
+    assert_eq!(east.handle.registry().borrow().nodes().len(), 2);
+    east.stop().await;
+}

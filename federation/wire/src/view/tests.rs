@@ -1,0 +1,332 @@
+//! The protocol as one property over random federations, then its bounds and its economy by example.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use isthmus_model::catalog::{AppProtocol, Endpoint, ServicePort};
+use isthmus_model::health::{Agreement, Capacity, Reach};
+use isthmus_model::name::ClusterName;
+use isthmus_model::snapshot::{Coverage, Gateway, RemoteBackend, RemoteCluster, Service, Site, Snapshot};
+use isthmus_model::time::UnixMillis;
+use proptest::collection::{btree_map, hash_set, vec};
+use proptest::prelude::*;
+use prost::Message;
+
+use super::*;
+
+type Clusters = BTreeMap<ClusterName, Arc<RemoteCluster>>;
+
+const OWN_ADDRESS: [u8; 4] = [127, 1, 0, 1];
+
+fn site() -> Site {
+    let valid = "valid";
+    Site {
+        federation: "acme.mesh".parse().expect(valid),
+        cluster: "own".parse().expect(valid),
+        locality: "r0/a".parse().expect(valid),
+    }
+}
+
+fn start() -> Snapshot {
+    let coverage = Coverage::Partial { absent: HashSet::new(), absent_addresses: HashSet::new() };
+    Snapshot::empty(site(), coverage)
+}
+
+fn service_name(number: u8) -> ServiceName {
+    format!("shop/s{number}").parse().expect("valid")
+}
+
+/// Virtual addresses move between services as `shift` changes, so that one may be taken over by another.
+fn vip(number: u8, shift: u8) -> IpAddr {
+    [10, 0, 0, (number + shift) % 8].into()
+}
+
+fn clusters() -> impl Strategy<Value = Clusters> {
+    let reach = prop_oneof![Just(Reach::Unknown), Just(Reach::Up), Just(Reach::Down)];
+    let gateway = (1..3_u16, reach).prop_map(|(port, reach)| Gateway {
+        name: "gw".parse().expect("valid"),
+        east_west: SocketAddr::from(([127, 0, 0, 1], port)),
+        reach,
+    });
+    let locality = prop::sample::select(vec!["r0/a", "r0/b", "r0", "r1/a"]);
+    btree_map(0..4_u8, (locality, btree_map(1..4_u64, gateway, 0..3)), 0..4).prop_map(|clusters| {
+        let cluster = |(number, (locality, gateways)): (u8, (&str, BTreeMap<u64, Gateway>))| {
+            let name: ClusterName = format!("c{number}").parse().expect("valid");
+            let locality = locality.parse().expect("valid");
+            let proximity = site().locality.proximity(&locality);
+            (name.clone(), Arc::new(RemoteCluster { name, locality, proximity, gateways }))
+        };
+        clusters.into_iter().map(cluster).collect()
+    })
+}
+
+fn endpoint() -> impl Strategy<Value = Endpoint> {
+    let ports = btree_map(80..82_u16, 8080..8083_u16, 0..3);
+    (1..5_u8, ports, prop::option::of(Just(15006)), any::<bool>()).prop_map(|(host, ports, sidecar_port, ready)| {
+        let address = [127, 1, 0, host].into();
+        Endpoint { address, ports, sidecar_port, workload: "shop/default".parse().expect("valid"), ready }
+    })
+}
+
+/// A service without name, address and links.
+fn offer() -> impl Strategy<Value = (Service, BTreeMap<u8, (bool, u32)>)> {
+    let protocol = prop_oneof![Just(AppProtocol::Tcp), Just(AppProtocol::Http), Just(AppProtocol::Http2)];
+    let port = (prop::option::of(Just("web")), 80..82_u16, protocol).prop_map(|(name, port, protocol)| ServicePort {
+        name: name.map(|name| name.parse().expect("valid")),
+        port,
+        protocol,
+    });
+    let remotes = btree_map(0..4_u8, (any::<bool>(), 0..3_u32), 0..4);
+    (vec(port, 0..3), any::<(bool, bool)>(), vec(endpoint(), 0..3), remotes).prop_map(
+        |(ports, (federated, exported_here), endpoints, remotes)| {
+            let (name, vip) = (service_name(0), federated.then(|| [0, 0, 0, 0].into()));
+            let endpoints = endpoints.into();
+            (Service { name, vip, ports, federated, exported_here, endpoints, remotes: Vec::new() }, remotes)
+        },
+    )
+}
+
+fn link(
+    mut service: Service,
+    number: u8,
+    shift: u8,
+    remotes: &BTreeMap<u8, (bool, u32)>,
+    clusters: &Clusters,
+) -> Service {
+    let remote = |(number, (terminated, ready)): (&u8, &(bool, u32))| {
+        let cluster = clusters.get(format!("c{number}").as_str())?.clone();
+        let identities = BTreeSet::from(["shop/default".parse().expect("valid")]);
+        let capacity = Capacity { ready: *ready, total: 2 };
+        Some(RemoteBackend { cluster, ports: std::vec![80], identities, terminated: *terminated, capacity })
+    };
+    service.remotes = remotes.iter().filter_map(remote).collect();
+    service.remotes.sort_by(|a, b| (a.cluster.proximity, &a.cluster.name).cmp(&(b.cluster.proximity, &b.cluster.name)));
+    service.name = service_name(number);
+    service.vip = service.vip.map(|_| vip(number, shift));
+    service
+}
+
+/// A gateway's view, with every index and link as [`isthmus_model::snapshot::Sources::build`] makes them.
+fn full() -> impl Strategy<Value = Snapshot> {
+    let agreement = prop_oneof![
+        Just(Agreement::default()),
+        (1..3_u64).prop_map(|at| Agreement { leader: Some(site().cluster), stale_since: Some(UnixMillis(at)) })
+    ];
+    let services = btree_map(0..8_u8, offer(), 0..8);
+    (clusters(), services, vec(vec(any::<u8>(), 0..3), 0..2), agreement, 0..2_u8, any::<u64>()).prop_map(
+        |(clusters, offers, roots, agreement, shift, generation)| {
+            let services: HashMap<ServiceName, Arc<Service>> = offers
+                .into_iter()
+                .map(|(number, (service, remotes))| link(service, number, shift, &remotes, &clusters))
+                .map(|service| (service.name.clone(), Arc::new(service)))
+                .collect();
+            let vips = services.values().filter_map(|service| Some((service.vip?, service.name.clone()))).collect();
+            let empty = Snapshot::empty(site(), Coverage::Complete);
+            Snapshot { generation, clusters, vips, services, roots: roots.into(), agreement, ..empty }
+        },
+    )
+}
+
+fn asked() -> impl Strategy<Value = Asked> {
+    let services = hash_set((0..10_u8).prop_map(service_name), 0..5);
+    let addresses = hash_set((0..8_u8).prop_map(|number| vip(number, 0)), 0..4);
+    (services, addresses, prop::option::of(Just(OWN_ADDRESS.into())))
+        .prop_map(|(services, addresses, own_address)| Asked { services, addresses, own_address })
+}
+
+/// Every question is answered with what the full view says, and nothing that is told differs from it.
+fn check_answers(view: &Snapshot, full: &Snapshot, asked: &Asked) -> Result<(), TestCaseError> {
+    let Coverage::Partial { absent, absent_addresses } = &view.coverage else {
+        return Err(TestCaseError::fail("the view of a sidecar is partial"));
+    };
+    for name in &asked.services {
+        prop_assert_eq!(view.services.get(name), full.services.get(name));
+        prop_assert_eq!(absent.contains(name), !full.services.contains_key(name));
+    }
+    for address in &asked.addresses {
+        prop_assert_eq!(view.vips.get(address), full.vips.get(address));
+        prop_assert_eq!(absent_addresses.contains(address), !full.vips.contains_key(address));
+    }
+    for (name, service) in &full.services {
+        let own = service.endpoints.iter().any(|endpoint| Some(endpoint.address) == asked.own_address);
+        prop_assert!(!own || view.services.contains_key(name));
+    }
+    for (name, service) in &view.services {
+        prop_assert_eq!(full.services.get(name), Some(service));
+        for remote in &service.remotes {
+            prop_assert!(Arc::ptr_eq(&remote.cluster, &view.clusters[&remote.cluster.name]));
+        }
+    }
+    prop_assert_eq!((&view.clusters, &view.roots, &view.agreement), (&full.clusters, &full.roots, &full.agreement));
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn a_stream_of_differences_rebuilds_each_view(steps in vec((full(), asked()), 1..6)) {
+        let (mut gateway_has, mut sidecar_has) = (start(), start());
+        let mut known = Asked::default();
+        for (full, asked) in steps {
+            known.services.extend(asked.services);
+            known.addresses.extend(asked.addresses);
+            known.own_address = known.own_address.or(asked.own_address);
+            let (to, update) = difference(&gateway_has, &full, &known);
+            if let Some(update) = update {
+                let received = control::Update::decode(&*update.encode_to_vec()).expect("own message");
+                sidecar_has = apply(&sidecar_has, received).expect("own message");
+            }
+            prop_assert_eq!(&sidecar_has, &to);
+            check_answers(&sidecar_has, &full, &known)?;
+            let (again, nothing) = difference(&to, &full, &known);
+            prop_assert_eq!((&again, nothing), (&to, None));
+            gateway_has = to;
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_apply_panic(bytes in vec(any::<u8>(), 0..200)) {
+        if let Ok(update) = control::Update::decode(&*bytes) {
+            drop(apply(&start(), update));
+        }
+    }
+}
+
+fn one_cluster(reach: Reach) -> Clusters {
+    let gateway = Gateway { name: "gw".parse().expect("valid"), east_west: ([127, 0, 0, 1], 15443).into(), reach };
+    let name: ClusterName = "c0".parse().expect("valid");
+    let locality = "r1/a".parse().expect("valid");
+    let proximity = site().locality.proximity(&locality);
+    let cluster = RemoteCluster { name: name.clone(), locality, proximity, gateways: BTreeMap::from([(1, gateway)]) };
+    Clusters::from([(name, Arc::new(cluster))])
+}
+
+/// Two services, of which both have a backend in the one other cluster.
+fn two_services(reach: Reach) -> Snapshot {
+    let clusters = one_cluster(reach);
+    let service = |number| {
+        let (name, vip, endpoints) = (service_name(number), Some(vip(number, 0)), Arc::from([]));
+        let ports = std::vec![ServicePort { name: None, port: 80, protocol: AppProtocol::Http }];
+        let service =
+            Service { name, vip, ports, federated: true, exported_here: false, endpoints, remotes: Vec::new() };
+        link(service, number, 0, &BTreeMap::from([(0, (false, 1))]), &clusters)
+    };
+    let services = [service(1), service(2)].map(|service| (service.name.clone(), Arc::new(service)));
+    let vips = services.iter().filter_map(|(name, service)| Some((service.vip?, name.clone()))).collect();
+    Snapshot { generation: 7, vips, services: HashMap::from(services), clusters, ..start() }
+}
+
+fn asking(numbers: &[u8]) -> Asked {
+    Asked { services: numbers.iter().copied().map(service_name).collect(), ..Asked::default() }
+}
+
+#[test]
+fn a_gateway_that_goes_down_costs_no_service_on_the_wire() {
+    let (from, _) = difference(&start(), &two_services(Reach::Up), &asking(&[1, 2]));
+    let (to, update) = difference(&from, &two_services(Reach::Down), &asking(&[1, 2]));
+    let update = update.expect("the reach changed");
+    assert!(update.services.is_empty() && update.clusters.is_some());
+    let applied = apply(&from, update).expect("own message");
+    assert_eq!(applied, to);
+    let remote = &applied.services[&service_name(1)].remotes[0];
+    assert_eq!(remote.cluster.gateways[&1].reach, Reach::Down);
+}
+
+#[test]
+fn a_new_generation_with_nothing_new_in_it_is_not_told() {
+    let full = two_services(Reach::Up);
+    let (from, _) = difference(&start(), &full, &asking(&[1]));
+    let (to, update) = difference(&from, &Snapshot { generation: 8, ..full }, &asking(&[1]));
+    assert_eq!((to.generation, update), (7, None));
+}
+
+#[test]
+fn a_name_can_come_and_go() {
+    let asked = Asked { addresses: HashSet::from([vip(1, 0)]), ..asking(&[1]) };
+    let mut without = two_services(Reach::Up);
+    without.services.remove(&service_name(1));
+    without.vips.remove(&vip(1, 0));
+    let (absent, update) = difference(&start(), &without, &asked);
+    let update = update.expect("an answer");
+    assert_eq!(
+        (update.absent, update.absent_addresses),
+        (std::vec!["shop/s1".to_owned()], std::vec!["10.0.0.1".to_owned()])
+    );
+    let (there, _) = difference(&absent, &two_services(Reach::Up), &asked);
+    let nothing_absent = Coverage::Partial { absent: HashSet::new(), absent_addresses: HashSet::new() };
+    assert_eq!((there.services.len(), &there.coverage), (1, &nothing_absent));
+    let (gone, _) = difference(&there, &without, &asked);
+    assert_eq!((&gone.services, &gone.coverage), (&absent.services, &absent.coverage));
+}
+
+#[test]
+fn questions_are_bounded_per_stream() {
+    let ask = |range: std::ops::Range<usize>| control::Ask {
+        services: range.map(|number| format!("shop/s{number}")).collect(),
+        addresses: Vec::new(),
+    };
+    let mut asked = Asked::default();
+    assert_eq!(asked.add(&ask(0..QUESTIONS_PER_STREAM_MAX)), Ok(true));
+    assert_eq!(asked.add(&ask(0..1)), Ok(false));
+    assert!(matches!(asked.add(&ask(0..QUESTIONS_PER_STREAM_MAX + 1)), Err(WireError::TooMany { .. })));
+    let one_more = control::Ask { services: Vec::new(), addresses: std::vec!["10.0.0.1".to_owned()] };
+    assert!(matches!(asked.add(&one_more), Err(WireError::TooMany { .. })));
+    assert_eq!(asked.services.len(), QUESTIONS_PER_STREAM_MAX);
+}
+
+/// The update that leads to two services, with one thing changed for the worse.
+fn spoilt(spoil: impl FnOnce(&mut control::Update)) -> Option<WireError> {
+    let (_, update) = difference(&start(), &two_services(Reach::Up), &asking(&[1, 2]));
+    let mut update = update.expect("news");
+    spoil(&mut update);
+    apply(&start(), update).err()
+}
+
+#[test]
+fn a_bad_update_is_refused_with_the_field_that_is_bad() {
+    type Spoil = fn(&mut control::Update);
+    let cases: [(&str, Spoil); 14] = [
+        ("services.name", |u| u.services[0].name = "Shop/s1".to_owned()),
+        ("services.vip", |u| u.services[0].vip = "10.0.0".to_owned()),
+        ("services.vip", |u| u.services[0].vip = u.services[1].vip.clone()),
+        ("services.ports.port", |u| u.services[0].ports[0].port = 70_000),
+        ("services.ports.protocol", |u| u.services[0].ports[0].protocol = 9),
+        ("services.ports", |u| u.services[0].ports = std::vec![control::Port::default(); 65]),
+        ("services.endpoints", |u| u.services[0].endpoints = std::vec![control::Endpoint::default(); 10_001]),
+        ("services.remotes", |u| u.services[0].remotes = std::vec![control::Remote::default(); 2]),
+        ("cluster", |u| u.services[0].remotes[0].cluster = "c9".to_owned()),
+        ("clusters.name", |u| {
+            let clusters = u.clusters.get_or_insert_default();
+            clusters.clusters.push(clusters.clusters[0].clone());
+        }),
+        ("clusters.gateways.reach", |u| {
+            let clusters = u.clusters.get_or_insert_default();
+            clusters.clusters[0].gateways[0].reach = -1;
+        }),
+        ("roots.der", |u| u.roots = Some(control::Roots { der: std::vec![Vec::new(); ROOTS_MAX + 1] })),
+        ("roots.der", |u| u.roots = Some(control::Roots { der: std::vec![std::vec![0; ROOT_BYTES_MAX + 1]] })),
+        ("absent", |u| u.absent = std::vec!["a/b".repeat(1000)]),
+    ];
+    assert_eq!(spoilt(|_| ()), None);
+    for (number, (field, spoil)) in cases.into_iter().enumerate() {
+        let error = spoilt(spoil).map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains(field), "case {number}: {error}");
+    }
+}
+
+#[test]
+fn a_cluster_that_leaves_while_a_service_still_needs_it_is_refused() {
+    let (from, _) = difference(&start(), &two_services(Reach::Up), &asking(&[1]));
+    let update = control::Update { clusters: Some(control::Clusters::default()), ..control::Update::default() };
+    assert!(matches!(apply(&from, update), Err(WireError::UnknownCluster { .. })));
+}
+
+#[test]
+fn many_updates_cannot_grow_a_view_past_its_bound() {
+    let names = |from: usize, count: usize| (from..from + count).map(|number| format!("shop/s{number}")).collect();
+    let update = |absent| control::Update { absent, ..control::Update::default() };
+    let view = apply(&start(), update(names(0, SERVICES_PER_VIEW_MAX))).expect("at the bound");
+    assert!(apply(&view, update(names(0, 1))).is_ok(), "one that is known already");
+    let refused = apply(&view, update(names(SERVICES_PER_VIEW_MAX, 1)));
+    assert!(matches!(refused, Err(WireError::TooMany { field: "absent", .. })));
+}

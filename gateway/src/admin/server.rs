@@ -1,0 +1,155 @@
+//! The admin listeners: a loopback port and a Unix socket.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::serve::Listener;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{AdminState, Surface, router};
+use crate::config::GatewayConfig;
+
+/// Connections to one listener at a time. Operators and scrapers are few; the next one waits in the backlog.
+const CONNECTIONS_MAX: usize = 64;
+/// How long a request's head may take. It comes from the same machine or from a scraper next door.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may last. Longer than any answer takes, so that silent ones do not use up the limit.
+const CONNECTION_AGE_MAX: Duration = Duration::from_secs(60);
+/// What a request's head may take up.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Why the admin listeners did not come up.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The port.
+    #[error("cannot listen on {address} (`listen.admin`): {source}; does another gateway use it?")]
+    Port {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The socket.
+    #[error(
+        "cannot create {path} (the admin socket in `data_dir`): {source}; is the directory writable, and its path short (under 100 characters)?"
+    )]
+    Socket {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Someone answers on the socket.
+    #[error("another gateway answers on {0}: each needs a `data_dir` of its own")]
+    SocketTaken(PathBuf),
+}
+
+/// The admin listeners, bound.
+#[derive(Debug)]
+pub struct AdminServer {
+    port: TcpListener,
+    address: SocketAddr,
+    socket: UnixListener,
+    path: PathBuf,
+}
+
+impl AdminServer {
+    /// Binds the port, and the socket in the data directory, which has to exist. A socket that a killed
+    /// gateway left behind is replaced.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub async fn bind(config: &GatewayConfig) -> Result<Self, BindError> {
+        let address = config.listen.admin;
+        let fail = |source| BindError::Port { address, source };
+        let port = TcpListener::bind(address).await.map_err(fail)?;
+        let bound = port.local_addr().map_err(fail)?;
+        let path = config.admin_socket();
+        if UnixStream::connect(&path).await.is_ok() {
+            return Err(BindError::SocketTaken(path));
+        }
+        let socket = bind_private(&path).map_err(|source| BindError::Socket { path: path.clone(), source })?;
+        Ok(Self { port, address: bound, socket, path })
+    }
+
+    /// The port's address.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until told to stop, and then until open requests are answered.
+    pub async fn serve(self, state: AdminState, shutdown: CancellationToken) {
+        let port = serve_http(self.port, router(state.clone(), Surface::Loopback), shutdown.clone());
+        let socket = serve_http(self.socket, router(state, Surface::Socket), shutdown);
+        tokio::join!(port, socket);
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(%error, path = %self.path.display(), "the admin socket was gone already");
+        }
+    }
+}
+
+/// Binds a Unix socket that has mode 0600 before anyone can see it: in a directory of its own, then moved
+/// into place. The move also replaces what a dead process left there.
+fn bind_private(path: &Path) -> io::Result<UnixListener> {
+    let nursery = path.with_extension("new");
+    match std::fs::remove_dir_all(&nursery) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::fs::DirBuilder::new().mode(0o700).create(&nursery)?;
+    let newborn = nursery.join("s");
+    let listener = UnixListener::bind(&newborn)?;
+    std::fs::set_permissions(&newborn, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&newborn, path)?;
+    std::fs::remove_dir(&nursery)?;
+    Ok(listener)
+}
+
+/// Serves a small HTTP API within bounds, until told to stop and then until open requests are answered.
+pub async fn serve_http<L: Listener>(mut listener: L, router: Router, shutdown: CancellationToken) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let connections = TaskTracker::new();
+    loop {
+        let accept = async {
+            let slot = slots.clone().acquire_owned().await;
+            (slot, listener.accept().await.0)
+        };
+        let (slot, stream) = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = accept => accepted,
+        };
+        let (router, shutdown) = (router.clone(), shutdown.clone());
+        connections.spawn(async move {
+            let served = tokio::time::timeout(CONNECTION_AGE_MAX, connection::<L>(stream, router, shutdown));
+            if let Ok(Err(error)) = served.await {
+                tracing::debug!(%error, "a connection to the admin API or metrics broke");
+            }
+            drop(slot);
+        });
+    }
+    connections.close();
+    connections.wait().await;
+}
+
+async fn connection<L: Listener>(stream: L::Io, router: Router, shutdown: CancellationToken) -> hyper::Result<()> {
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
+    let serving = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        served = serving.as_mut() => return served,
+        () = shutdown.cancelled() => serving.as_mut().graceful_shutdown(),
+    }
+    serving.await
+}

@@ -1,0 +1,270 @@
+//! The gateway, put together.
+//!
+//! The order matters: listeners that others know by address are bound first, then the membership is taken
+//! up, then the replica runs, then the parts that read the snapshot, and readiness last.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use isthmus_dns::{DnsConfig, DnsServer};
+use isthmus_federation::data_dir::DataDir;
+use isthmus_federation::enroll::{self, GatewayName, Member, Patience};
+use isthmus_federation::{Replica, Timing, exports, publish, serve};
+use isthmus_identity::{BearerToken, ClusterAuthority, LiveIdentity};
+use isthmus_model::catalog::LocalCatalog;
+use isthmus_model::snapshot::Snapshot;
+use isthmus_proxy::outbound::{Mode, OutboundListener};
+use isthmus_proxy::{DataPlane, Metrics};
+use isthmus_sources::{FileOptions, FileSource, SourceState};
+use isthmus_wire::control::control_server::ControlServer;
+use isthmus_wire::peer::health_server::HealthServer;
+use prometheus_client::registry::Registry as MetricsRegistry;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::{AdminServer, AdminState};
+use crate::config::{GatewayConfig, is_loopback};
+use crate::control::{ControlListener, ControlService};
+use crate::east_west::EastWestListener;
+use crate::own_identity::OwnIdentity;
+use crate::peers::{HealthService, PeerWatcher};
+use crate::telemetry::Telemetry;
+use crate::{probe, process, vips};
+
+/// A control message from a sidecar: questions or a certificate request.
+const CONTROL_MESSAGE_LEN_MAX: usize = 1 << 20;
+
+/// Runs a gateway until it is told to stop by SIGTERM or SIGINT.
+///
+/// # Errors
+/// What kept it from starting.
+pub async fn run(config: GatewayConfig, join: Option<BearerToken>) -> anyhow::Result<()> {
+    isthmus_proxy::accept::raise_file_limit();
+    let shutdown = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    tasks.spawn(process::cancel_on_signal(shutdown.clone()));
+    let started = tokio::select! {
+        started = Gateway::start(Arc::new(config), join, shutdown.clone()) => started,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    started.inspect_err(|_| shutdown.cancel())?.finish().await;
+    Ok(())
+}
+
+/// A running gateway.
+pub struct Gateway {
+    replica: Replica,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    /// How long requests under way may take to finish.
+    drain: Duration,
+    /// Watches the manifests as long as it lives.
+    _source: FileSource,
+}
+
+/// What the listeners and tasks share.
+struct Parts {
+    config: Arc<GatewayConfig>,
+    view: watch::Receiver<Arc<Snapshot>>,
+    plane: DataPlane,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Gateway {
+    /// Starts a gateway. When this returns, every listener is bound and served.
+    ///
+    /// # Errors
+    /// What kept it from starting.
+    pub async fn start(
+        config: Arc<GatewayConfig>,
+        join: Option<BearerToken>,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let east_west = EastWestListener::bind(config.listen.east_west)?;
+        let control = ControlListener::bind(config.listen.control)?;
+        let mut member = enroll(&config, config.advertised(east_west.local_addr()), join).await?;
+        let admin = AdminServer::bind(&config).await?;
+
+        let tasks = TaskTracker::new();
+        let identity = LiveIdentity::new();
+        let authority = member.authority.clone();
+        let own_identity = OwnIdentity::start(&member, authority.clone(), identity.clone())?;
+        let timing = Timing {
+            heartbeat: config.raft.heartbeat,
+            election_min: config.raft.election_min,
+            election_max: config.raft.election_max,
+        };
+        let replica = Replica::start(&mut member, identity.clone(), timing, shutdown.clone()).await?;
+        let handle = replica.handle().clone();
+        tasks.spawn(own_identity.keep(handle.registry(), shutdown.clone()));
+
+        let options = FileOptions { allow_loopback: is_loopback(config.listen.east_west.ip()) };
+        let source = FileSource::start(&config.manifests, options).await?;
+        let catalog = catalog(source.state(), &tasks, shutdown.clone());
+        tasks.spawn(exports::keep(handle.clone(), catalog.clone(), shutdown.clone()));
+        let watcher = PeerWatcher::new(handle.clone(), member.node);
+        let peers = watcher.table();
+        tasks.spawn(watcher.keep(shutdown.clone()));
+        let inputs = publish::Inputs {
+            site: config.site(),
+            vip_range: config.vip_range,
+            registry: handle.registry(),
+            catalog: catalog.clone(),
+            peers: peers.clone(),
+            failed: probe::start(catalog, shutdown.clone()),
+            status: handle.status(),
+        };
+        let view = publish::start(inputs, shutdown.clone());
+
+        let mut metrics = MetricsRegistry::default();
+        let plane_metrics = Arc::new(Metrics::register(&mut metrics));
+        let plane = DataPlane::new(view.clone(), None, identity, plane_metrics);
+        let parts = Parts { config: config.clone(), view, plane, tasks, shutdown };
+        let state = AdminState {
+            config,
+            snapshots: parts.view.clone(),
+            registry: handle.registry(),
+            status: handle.status(),
+            source: source.state(),
+            peers,
+            proposals: handle.into(),
+        };
+        parts.serve_gateways(east_west, &replica);
+        parts.serve_sidecars(control, authority, &state);
+        parts.serve_clients(&mut metrics).await?;
+        parts.serve_operators(admin, state, metrics).await?;
+        parts.announce();
+        let drain = parts.config.drain;
+        Ok(Self { replica, tasks: parts.tasks, shutdown: parts.shutdown, drain, _source: source })
+    }
+
+    /// Runs until told to stop, then lets what is under way finish.
+    pub async fn finish(self) {
+        self.shutdown.cancelled().await;
+        tracing::info!("stopping");
+        self.tasks.close();
+        if tokio::time::timeout(self.drain, self.tasks.wait()).await.is_err() {
+            tracing::info!("requests that are still open are dropped");
+        }
+        self.replica.stop().await;
+    }
+}
+
+impl Parts {
+    /// The east-west port: other gateways, newcomers, and sessions for the own cluster's services.
+    fn serve_gateways(&self, listener: EastWestListener, replica: &Replica) {
+        let health = HealthServer::new(HealthService::new(self.view.clone(), self.shutdown.clone()));
+        let routes = replica.gateway_services().add_service(health);
+        let gateways = serve::start(routes, &self.tasks, self.shutdown.clone());
+        let newcomers = serve::start(replica.join_services(), &self.tasks, self.shutdown.clone());
+        self.tasks.spawn(listener.serve(self.plane.clone(), gateways, newcomers, self.shutdown.clone()));
+    }
+
+    /// The control port.
+    fn serve_sidecars(&self, listener: ControlListener, authority: Arc<ClusterAuthority>, state: &AdminState) {
+        let service = ControlService::new(
+            self.config.site(),
+            authority,
+            self.config.workload_certificate_ttl,
+            state.registry.clone(),
+            self.view.clone(),
+            self.shutdown.clone(),
+        );
+        let control = ControlServer::new(service).max_decoding_message_size(CONTROL_MESSAGE_LEN_MAX);
+        let routes = tonic::service::Routes::new(control);
+        let server = serve::start(routes, &self.tasks, self.shutdown.clone());
+        self.tasks.spawn(listener.serve(self.plane.clone(), server, self.shutdown.clone()));
+    }
+
+    /// DNS, the forward proxy and the virtual addresses, for clients without a sidecar.
+    async fn serve_clients(&self, metrics: &mut MetricsRegistry) -> anyhow::Result<()> {
+        let dns_metrics = Arc::new(isthmus_dns::Metrics::default());
+        dns_metrics.register(metrics.sub_registry_with_prefix("isthmus"));
+        let dns = DnsConfig {
+            listen: vec![self.config.listen.dns],
+            upstreams: self.config.dns.upstreams.clone(),
+            ..DnsConfig::default()
+        };
+        let dns = DnsServer::bind(dns, self.view.clone(), dns_metrics).await?;
+        self.tasks.spawn(dns.serve(self.shutdown.clone()));
+        let egress = OutboundListener::bind(self.config.listen.egress, self.plane.clone(), Mode::Proxy)?;
+        self.tasks.spawn(egress.serve(self.shutdown.clone()));
+        self.tasks.spawn(vips::keep(self.plane.clone(), self.shutdown.clone()));
+        Ok(())
+    }
+
+    /// The admin API, metrics and readiness.
+    async fn serve_operators(
+        &self,
+        admin: AdminServer,
+        state: AdminState,
+        metrics: MetricsRegistry,
+    ) -> anyhow::Result<()> {
+        let telemetry = Telemetry::bind(&self.config.listen).await?;
+        self.tasks.spawn(telemetry.serve(state.clone(), metrics, self.shutdown.clone()));
+        self.tasks.spawn(admin.serve(state, self.shutdown.clone()));
+        Ok(())
+    }
+
+    fn announce(&self) {
+        let GatewayConfig { federation, cluster, gateway, listen, .. } = &*self.config;
+        tracing::info!(%federation, %cluster, %gateway, east_west = %listen.east_west, dns = %listen.dns, "serving");
+    }
+}
+
+/// Takes up the membership in the data directory, or founds or joins.
+async fn enroll(config: &GatewayConfig, east_west: SocketAddr, join: Option<BearerToken>) -> anyhow::Result<Member> {
+    let data = DataDir::open(&config.data_dir)?;
+    let name = GatewayName {
+        federation: config.federation.clone(),
+        cluster: config.cluster.clone(),
+        gateway: config.gateway.clone(),
+        locality: config.locality.clone(),
+        east_west,
+    };
+    if let Some(member) = enroll::resume(&name, &data)? {
+        if join.is_some() {
+            tracing::info!("this gateway is a member already; the token is not needed");
+        }
+        return Ok(member);
+    }
+    let directory = config.data_dir.display();
+    match join {
+        Some(token) => {
+            let patience = Patience { attempt: config.join.attempt, deadline: config.join.deadline };
+            let joined = enroll::join(&name, &data, &token, patience).await;
+            joined.with_context(|| format!("cannot join {} as {}", name.federation, name.cluster))
+        }
+        None if config.found => enroll::found(&name, &data).context("cannot found the federation"),
+        None => anyhow::bail!(
+            "{directory} is empty: join with --join TOKEN (from `isthmus token create --cluster {}` at a member), \
+             or set `found: true` to start a new federation",
+            config.cluster
+        ),
+    }
+}
+
+/// The catalog alone, of what the source tells.
+fn catalog(
+    mut source: watch::Receiver<Arc<SourceState>>,
+    tasks: &TaskTracker,
+    shutdown: CancellationToken,
+) -> watch::Receiver<Arc<LocalCatalog>> {
+    let (publish, catalog) = watch::channel(source.borrow_and_update().catalog.clone());
+    let follow = async move {
+        while source.changed().await.is_ok() {
+            let next = source.borrow_and_update().catalog.clone();
+            publish.send_if_modified(|known| {
+                let news = !Arc::ptr_eq(known, &next);
+                *known = next;
+                news
+            });
+        }
+    };
+    tasks.spawn(async move { shutdown.run_until_cancelled(follow).await });
+    catalog
+}

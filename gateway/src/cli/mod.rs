@@ -1,0 +1,262 @@
+//! The command line.
+//!
+//! Each command has a file with its arguments and its output. Commands that ask a running gateway go through
+//! [`client`]; what they print is a table for people, or with `-o json` the API's own answer.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the gateway's admin API could not be reached.
+
+pub(crate) mod client;
+mod clusters;
+mod config;
+mod endpoints;
+mod gateway;
+mod logging;
+mod problems;
+mod services;
+mod status;
+mod table;
+mod time;
+mod token;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use client::{AdminAddress, AdminClient};
+use logging::Logged;
+
+/// Joins clusters into one federation: east-west gateway, sidecar and operator's tool in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "isthmus", version, max_term_width = 100, after_help = EXAMPLES, subcommand_required = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  isthmus gateway --config gateway.yaml
+  isthmus --admin unix:/var/lib/isthmus/admin.sock token create --cluster us-west --ttl 10m
+  isthmus gateway --config gateway.yaml --join isthmus1.AbC...
+  isthmus status
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the gateway could not be reached.";
+
+/// Set apart in every command's help from the command's own options.
+const GLOBAL: &str = "Asking a gateway";
+
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// The gateway to ask: unix:PATH of admin.sock in its data directory, or http://HOST:PORT of its
+    /// read-only admin port
+    #[arg(
+        long,
+        global = true,
+        value_name = "ADDRESS",
+        env = "ISTHMUS_ADMIN",
+        help_heading = GLOBAL,
+        default_value = "unix:/var/lib/isthmus/admin.sock"
+    )]
+    admin: AdminAddress,
+    /// How to print answers
+    #[arg(short, long, global = true, value_enum, default_value_t, help_heading = GLOBAL)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// Aligned columns, for people
+    #[default]
+    Table,
+    /// What the admin API answered
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a cluster's gateway
+    #[command(after_help = gateway::EXAMPLES)]
+    Gateway(Logged<gateway::Args>),
+    /// Run a workload's sidecar
+    #[command(after_help = PROXY_EXAMPLES)]
+    Proxy(isthmus_proxy::app::Args),
+    /// Run a service of the sample bookshop
+    #[command(after_help = crate::sample::EXAMPLES)]
+    SampleApp(Logged<crate::sample::Args>),
+    /// Run three clusters with a sample application on this machine
+    #[command(after_help = crate::demo::EXAMPLES)]
+    Demo(crate::demo::Args),
+    /// Show how the gateway and its federation stand
+    #[command(after_help = status::EXAMPLES)]
+    Status,
+    /// List the member clusters and their gateways
+    #[command(after_help = clusters::EXAMPLES)]
+    Clusters,
+    /// List services, and the clusters that offer them
+    #[command(after_help = services::EXAMPLES)]
+    Services,
+    /// Show where requests for a service go
+    #[command(after_help = endpoints::EXAMPLES)]
+    Endpoints(endpoints::Args),
+    /// List what is wrong with the cluster's manifests
+    #[command(after_help = problems::EXAMPLES)]
+    Problems,
+    /// Create, list and revoke the tokens that let clusters join and sidecars attach
+    #[command(after_help = token::EXAMPLES)]
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Check or show a gateway's configuration file
+    #[command(after_help = config::EXAMPLES)]
+    #[command(subcommand)]
+    Config(config::Command),
+}
+
+const PROXY_EXAMPLES: &str = "\
+Examples:
+  isthmus --admin unix:PATH token create --workload shop/reviews --ttl 720h > token
+  printf 'token_file: token\\nworkload_address: 10.0.7.21\\n' > sidecar.yaml
+  isthmus proxy --config sidecar.yaml --check
+  isthmus proxy --config sidecar.yaml
+  curl -x http://10.0.7.21:15001 http://reviews.shop.svc.clusterset.local:9080/";
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// An argument that cannot be what was meant.
+    #[error("{0}")]
+    Usage(String),
+    /// Nobody answered.
+    #[error(
+        "cannot reach the gateway at {address}: {source}\n\
+         Check that it runs on this machine, that --admin or ISTHMUS_ADMIN names admin.sock in its data_dir\n\
+         (unix:PATH) or its admin port (http://HOST:PORT), and that you may open the socket."
+    )]
+    Unreachable {
+        /// Where.
+        address: AdminAddress,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It was tried.
+    #[error("{0}")]
+    Failed(String),
+    /// A configuration file with problems.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    /// The system refused what every command needs, such as writing to standard output.
+    #[error("{0}; is standard output open, and are there file descriptors left?")]
+    System(#[from] io::Error),
+    /// A long-running command ended.
+    #[error("{}", causes(.0))]
+    Run(#[from] anyhow::Error),
+}
+
+impl CliError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Failed(_) | Self::Config(_) | Self::System(_) | Self::Run(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Unreachable { .. } => 3,
+        }
+    }
+}
+
+/// An error and what caused it, each said once: some errors tell their cause in their own text already.
+fn causes(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told {
+        told if told.contains(&cause) => told,
+        told if told.is_empty() => cause,
+        told => format!("{told}: {cause}"),
+    })
+}
+
+/// Runs the process's command line.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            match &error {
+                // Editors and CI jump to lines that begin with `file:line:`.
+                CliError::Config(problems) => eprintln!("{problems}"),
+                _ => eprintln!("isthmus: {error}"),
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), CliError> {
+    let Cli { global, command } = cli;
+    let asker = Asker { client: AdminClient::new(global.admin), output: global.output };
+    match command {
+        Command::Gateway(Logged { args, log }) => {
+            log.start()?;
+            serving()?.block_on(gateway::run(args))
+        }
+        Command::Proxy(args) => {
+            let runtime = isthmus_proxy::app::runtime(args.threads)?;
+            Ok(runtime.block_on(isthmus_proxy::app::run(args))?)
+        }
+        Command::SampleApp(Logged { args, log }) => {
+            log.start()?;
+            Ok(serving()?.block_on(crate::sample::run(args))?)
+        }
+        Command::Demo(args) => Ok(serving()?.block_on(crate::demo::run(args))?),
+        Command::Status => asking()?.block_on(asker.show("/v1/status", status::table)),
+        Command::Clusters => asking()?.block_on(asker.show("/v1/clusters", clusters::table)),
+        Command::Services => asking()?.block_on(asker.show("/v1/services", services::table)),
+        Command::Endpoints(args) => asking()?.block_on(asker.show(&args.path(), endpoints::table)),
+        Command::Problems => asking()?.block_on(asker.show("/v1/problems", problems::table)),
+        Command::Token(command) => asking()?.block_on(token::run(&asker, command)),
+        Command::Config(command) => config::run(&command, global.output),
+    }
+}
+
+/// The runtime of commands that serve.
+fn serving() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+/// The runtime of commands that ask one question.
+fn asking() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Asks a gateway and prints the answer.
+struct Asker {
+    client: AdminClient,
+    output: Output,
+}
+
+impl Asker {
+    async fn show<T: DeserializeOwned>(&self, path: &str, table: fn(&T) -> String) -> Result<(), CliError> {
+        let answer = self.client.get(path).await?;
+        self.print(answer, table)
+    }
+
+    fn print<T: DeserializeOwned>(&self, answer: Value, table: fn(&T) -> String) -> Result<(), CliError> {
+        match self.output {
+            Output::Json => print(&format!("{answer:#}\n")),
+            Output::Table => {
+                let typed = serde_json::from_value(answer).map_err(|error| client::unreadable(&error))?;
+                print(&table(&typed))
+            }
+        }
+    }
+}
+
+fn print(text: &str) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,70 @@
+//! `isthmus status`.
+
+use std::fmt::Write as _;
+
+use isthmus_federation::status::Role;
+
+use super::time;
+use crate::admin::api::{Member, RegistryState, Status};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  isthmus status
+  isthmus --admin http://127.0.0.1:15000 status
+  isthmus status -o json | jq .registry.stale_for_ms";
+
+pub(super) fn table(status: &Status) -> String {
+    let Status { registry, clusters, .. } = status;
+    let unknown = if clusters.unknown == 0 { String::new() } else { format!(", {} not heard yet", clusters.unknown) };
+    let problems = match status.problems {
+        0 => "none".to_owned(),
+        count => format!("{count} in the manifests: see `isthmus problems`"),
+    };
+    let lines = [
+        ("federation", status.federation.to_string()),
+        ("cluster", format!("{} in {}", status.cluster, status.locality)),
+        ("gateway", format!("{}, node {}, isthmus {}", status.gateway, registry.node, status.version)),
+        ("registry", registry_line(registry)),
+        ("agreement", agreement_line(registry)),
+        ("clusters", format!("{} up, {} down{unknown}", clusters.up, clusters.down)),
+        ("exports", format!("{} of this cluster, {} in the federation", status.exports, status.services)),
+        ("problems", problems),
+    ];
+    lines.iter().fold(String::new(), |mut text, (name, value)| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{name:<11} {value}");
+        text
+    })
+}
+
+fn registry_line(registry: &RegistryState) -> String {
+    let role = match registry.role {
+        Role::Leader => "leader",
+        Role::Follower => "follower",
+        Role::Candidate => "candidate",
+        Role::Learner => "learner",
+    };
+    let leader =
+        registry.leader.as_ref().map_or_else(|| "no leader known".to_owned(), |m| format!("led by {}", member(m)));
+    let (voters, learners) = (registry.voters.len(), registry.learners.len());
+    let RegistryState { term, applied, last_log, .. } = registry;
+    format!(
+        "{role}; {leader}, term {term}; voters {voters}, learners {learners}; applied {applied} of {last_log} entries"
+    )
+}
+
+fn agreement_line(registry: &RegistryState) -> String {
+    match (registry.stale_since, registry.stale_for_ms) {
+        (Some(since), Some(age)) => {
+            format!("agreed state is {} old: no quorum since {}", time::span(age), time::moment(since))
+        }
+        _ => format!("current, revision {}", registry.revision),
+    }
+}
+
+fn member(member: &Member) -> String {
+    match (&member.cluster, &member.gateway) {
+        (Some(cluster), Some(gateway)) => format!("{cluster}/{gateway}"),
+        _ => format!("node {}", member.node),
+    }
+}

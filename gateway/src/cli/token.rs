@@ -1,0 +1,138 @@
+//! `isthmus token`.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use isthmus_model::name::ClusterName;
+use isthmus_model::registry::token::TokenId;
+use isthmus_model::spiffe::WorkloadName;
+
+use super::table::Table;
+use super::{Asker, CliError, Output, time};
+use crate::admin::api::{Grant, TokenCreated, TokenRequest, TokenRevoked, TokenState, Tokens};
+use crate::config::duration;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  isthmus token create --cluster us-west --ttl 10m
+  isthmus token list
+  isthmus token revoke 00010203040506ff";
+
+const CREATE_EXAMPLES: &str = "\
+Only the token goes to standard output. It is shown once; the federation keeps a hash.
+Creating a token needs the Unix socket: --admin unix:PATH.
+
+Examples:
+  # Lets one gateway of cluster us-west join within ten minutes
+  isthmus token create --cluster us-west --ttl 10m
+  # Lets sidecars of a workload of this cluster get its identity for a day
+  isthmus token create --workload shop/reviews --ttl 24h > reviews.token";
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  isthmus token list
+  isthmus token list -o json | jq -r '.tokens[] | select(.state == \"open\") | .id'";
+
+const REVOKE_EXAMPLES: &str = "\
+Revoking needs the Unix socket: --admin unix:PATH.
+
+Examples:
+  isthmus token revoke 00010203040506ff";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Create a token and print it
+    #[command(after_help = CREATE_EXAMPLES)]
+    Create(CreateArgs),
+    /// List the tokens on record
+    #[command(after_help = LIST_EXAMPLES)]
+    List,
+    /// Make a token useless from now on
+    #[command(after_help = REVOKE_EXAMPLES)]
+    Revoke {
+        /// The token's id, as `isthmus token list` shows it
+        id: TokenId,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CreateArgs {
+    #[command(flatten)]
+    grant: GrantArgs,
+    /// How long the token works: 10m, 24h, 7d
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration::parse)]
+    ttl: Duration,
+}
+
+/// Exactly one of the two.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct GrantArgs {
+    /// A join token: lets one gateway of this cluster join, once
+    #[arg(long)]
+    cluster: Option<ClusterName>,
+    /// A workload token: lets sidecars of this workload attach, until it expires
+    #[arg(long, value_name = "NAMESPACE/SERVICE-ACCOUNT")]
+    workload: Option<WorkloadName>,
+}
+
+pub(super) async fn run(asker: &Asker, command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Create(args) => create(asker, args).await,
+        Command::List => asker.show("/v1/tokens", table).await,
+        Command::Revoke { id } => {
+            let answer = asker.client.delete(&format!("/v1/tokens/{id}")).await?;
+            asker.print(answer, revoked)
+        }
+    }
+}
+
+async fn create(asker: &Asker, args: CreateArgs) -> Result<(), CliError> {
+    let grant = match (args.grant.cluster, args.grant.workload) {
+        (Some(cluster), _) => Grant::Join { cluster },
+        (None, Some(workload)) => Grant::Workload { workload },
+        (None, None) => return Err(CliError::Usage("token create: give --cluster or --workload".to_owned())),
+    };
+    let hint = match &grant {
+        Grant::Join { cluster } => format!("in cluster {cluster}: isthmus gateway --config FILE --join TOKEN"),
+        Grant::Workload { workload } => format!("for the sidecars of {workload}"),
+    };
+    let request = TokenRequest { grant, ttl_seconds: args.ttl.as_secs() };
+    let answer = asker.client.post("/v1/tokens", &request).await?;
+    if asker.output == Output::Table
+        && let Ok(TokenCreated { id, expires_at, .. }) = serde_json::from_value(answer.clone())
+    {
+        eprintln!("token {id}, until {}; use it {hint}", time::moment(expires_at));
+    }
+    asker.print(answer, |created: &TokenCreated| format!("{}\n", created.token))
+}
+
+fn revoked(revoked: &TokenRevoked) -> String {
+    let before = if revoked.changed { "" } else { " before" };
+    format!("token {} was revoked{before}\n", revoked.id)
+}
+
+fn table(tokens: &Tokens) -> String {
+    let mut table = Table::new(&["TOKEN", "FOR", "STATE", "EXPIRES", "MINTED BY", "MINTED"]);
+    for token in &tokens.tokens {
+        let state = match token.state {
+            TokenState::Open => "open",
+            TokenState::Used => "used",
+            TokenState::Revoked => "revoked",
+            TokenState::Expired => "expired",
+        };
+        let purpose = match &token.grant {
+            Grant::Join { cluster } => format!("join of {cluster}"),
+            Grant::Workload { workload } => format!("workload {workload}"),
+        };
+        table.row([
+            token.id.to_string(),
+            purpose,
+            state.to_owned(),
+            time::moment(token.expires_at),
+            token.minted_by.to_string(),
+            time::moment(token.minted_at),
+        ]);
+    }
+    table.to_string()
+}

@@ -1,0 +1,42 @@
+//! The effective configuration as a file.
+
+use std::fmt;
+
+use super::{GatewayConfig, duration};
+
+impl fmt::Display for GatewayConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let span = duration::format;
+        writeln!(f, "federation: {}", quoted(self.federation.as_str()))?;
+        writeln!(f, "cluster: {}", quoted(self.cluster.as_str()))?;
+        writeln!(f, "gateway: {}", quoted(self.gateway.as_str()))?;
+        writeln!(f, "locality: {}", quoted(&self.locality.to_string()))?;
+        writeln!(f, "found: {}", self.found)?;
+        writeln!(f, "data_dir: {}", quoted(&self.data_dir.to_string_lossy()))?;
+        writeln!(f, "manifests: {}", quoted(&self.manifests.to_string_lossy()))?;
+        writeln!(f, "listen:")?;
+        for (name, address) in self.listen.all() {
+            writeln!(f, "  {name}: {}", quoted(&address.to_string()))?;
+        }
+        if let Some(address) = self.advertise {
+            writeln!(f, "advertise: {}", quoted(&address.to_string()))?;
+        }
+        if let Some(range) = self.vip_range {
+            writeln!(f, "vip_range: {}", quoted(&range.to_string()))?;
+        }
+        let upstreams: Vec<String> = self.dns.upstreams.iter().map(|address| quoted(&address.to_string())).collect();
+        writeln!(f, "dns:\n  upstreams: [{}]", upstreams.join(", "))?;
+        writeln!(f, "workload_certificate_ttl: {}", span(self.workload_certificate_ttl))?;
+        let raft = &self.raft;
+        writeln!(f, "raft:\n  heartbeat: {}", span(raft.heartbeat))?;
+        writeln!(f, "  election_min: {}\n  election_max: {}", span(raft.election_min), span(raft.election_max))?;
+        writeln!(f, "join:\n  attempt: {}\n  deadline: {}", span(self.join.attempt), span(self.join.deadline))?;
+        writeln!(f, "drain: {}", span(self.drain))
+    }
+}
+
+/// A YAML double-quoted scalar; its escapes are those of JSON. Quoting spares asking whether a label such as
+/// `1e3` or `no` would be read as something else.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}

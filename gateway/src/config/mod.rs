@@ -1,0 +1,215 @@
+//! The gateway's configuration: one YAML file, read and validated once, then passed down as values.
+//!
+//! Every problem of a file is told at once, each with its line; a field that is not known is a problem, not a
+//! comment. Nothing is read from the environment, and nothing is reloaded: what changes at run time is in the
+//! manifests and in the registry. [`GatewayConfig`] prints itself as a file that means the same.
+
+mod display;
+pub mod duration;
+mod read;
+mod tree;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use isthmus_model::locality::Locality;
+use isthmus_model::name::{ClusterName, FederationDomain, Label};
+use isthmus_model::snapshot::Site;
+use serde::Serialize;
+
+pub use tree::Problem;
+
+/// A validated configuration. Serializes to the shape of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GatewayConfig {
+    /// The federation's domain.
+    pub federation: FederationDomain,
+    /// The cluster that the gateway stands for.
+    pub cluster: ClusterName,
+    /// The gateway's name within the cluster.
+    pub gateway: Label,
+    /// Where the cluster stands.
+    pub locality: Locality,
+    /// Whether the gateway founds the federation when its data directory is empty and it has no token.
+    pub found: bool,
+    /// Keys, certificates, the registry's log and the admin socket.
+    pub data_dir: PathBuf,
+    /// The directory of manifests.
+    pub manifests: PathBuf,
+    /// What it listens on.
+    pub listen: Listen,
+    /// Where others reach the east-west port, when that is not where it listens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<SocketAddr>,
+    /// The range of virtual addresses; without one, services have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vip_range: Option<IpNet>,
+    /// Names of others.
+    pub dns: Dns,
+    /// How long a workload's certificate is good for.
+    #[serde(with = "duration::text")]
+    pub workload_certificate_ttl: Duration,
+    /// The registry's timing.
+    pub raft: Raft,
+    /// How long joining may take.
+    pub join: Join,
+    /// How long open requests may finish after a signal to stop.
+    #[serde(with = "duration::text")]
+    pub drain: Duration,
+}
+
+/// The listeners. Port 0 lets the kernel choose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Listen {
+    /// Between clusters: gateways and sidecars of other clusters (15443).
+    pub east_west: SocketAddr,
+    /// DNS over UDP and TCP (15053).
+    pub dns: SocketAddr,
+    /// Identity and snapshots for sidecars (15012).
+    pub control: SocketAddr,
+    /// The forward proxy for clients without a sidecar (15001).
+    pub egress: SocketAddr,
+    /// The read-only admin API; loopback only (15000).
+    pub admin: SocketAddr,
+    /// Metrics (15020).
+    pub metrics: SocketAddr,
+    /// Readiness (15021).
+    pub readiness: SocketAddr,
+}
+
+impl Listen {
+    /// Every listener by its name in the file.
+    #[must_use]
+    pub fn all(&self) -> [(&'static str, SocketAddr); 7] {
+        [
+            ("east_west", self.east_west),
+            ("dns", self.dns),
+            ("control", self.control),
+            ("egress", self.egress),
+            ("admin", self.admin),
+            ("metrics", self.metrics),
+            ("readiness", self.readiness),
+        ]
+    }
+}
+
+/// DNS for names that are not the federation's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Dns {
+    /// Resolvers to ask. None: such names are refused.
+    pub upstreams: Vec<SocketAddr>,
+}
+
+/// The registry's timing. The defaults fit a WAN whose round trips stay under 300 ms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Raft {
+    /// How often the leader makes itself heard.
+    #[serde(with = "duration::text")]
+    pub heartbeat: Duration,
+    /// The shortest silence of the leader after which a follower stands for election.
+    #[serde(with = "duration::text")]
+    pub election_min: Duration,
+    /// The longest such silence; each follower draws its own between the two.
+    #[serde(with = "duration::text")]
+    pub election_max: Duration,
+}
+
+impl Default for Raft {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(200),
+            election_min: Duration::from_secs(1),
+            election_max: Duration::from_secs(2),
+        }
+    }
+}
+
+/// How long joining may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Join {
+    /// For one attempt at one contact.
+    #[serde(with = "duration::text")]
+    pub attempt: Duration,
+    /// For all attempts, until the gateway gives up and exits.
+    #[serde(with = "duration::text")]
+    pub deadline: Duration,
+}
+
+impl Default for Join {
+    fn default() -> Self {
+        Self { attempt: Duration::from_secs(5), deadline: Duration::from_secs(60) }
+    }
+}
+
+/// What is wrong with a file. Prints one `file:line: message` a line.
+#[derive(Debug, thiserror::Error)]
+pub struct ConfigError {
+    /// The file.
+    pub file: PathBuf,
+    /// Everything wrong with it, by line.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems.iter().enumerate() {
+            let newline = if index == 0 { "" } else { "\n" };
+            write!(f, "{newline}{}:{}: {}", self.file.display(), problem.line, problem.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl GatewayConfig {
+    /// Reads and validates a file. Relative paths in it are relative to the file.
+    ///
+    /// # Errors
+    /// Every problem of the file; a file that cannot be read has its one problem at line 1.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let fail = |problems| ConfigError { file: file.to_owned(), problems };
+        let text = tree::read_text(file).map_err(|problem| fail(vec![problem]))?;
+        let base = file.parent().unwrap_or(Path::new(""));
+        Self::parse(&text, base).map_err(fail)
+    }
+
+    /// Validates the text of a file in the directory `base`.
+    ///
+    /// # Errors
+    /// Every problem of the text, by line.
+    pub fn parse(text: &str, base: &Path) -> Result<Self, Vec<Problem>> {
+        read::read(text, base)
+    }
+
+    /// Where the gateway stands.
+    #[must_use]
+    pub fn site(&self) -> Site {
+        Site { federation: self.federation.clone(), cluster: self.cluster.clone(), locality: self.locality.clone() }
+    }
+
+    /// The address to tell others for the east-west port, given the one that was bound.
+    #[must_use]
+    pub fn advertised(&self, bound: SocketAddr) -> SocketAddr {
+        self.advertise.unwrap_or(bound)
+    }
+
+    /// The socket of the admin API that takes changes.
+    #[must_use]
+    pub fn admin_socket(&self) -> PathBuf {
+        self.data_dir.join(ADMIN_SOCKET)
+    }
+}
+
+/// The admin socket's name in the data directory.
+pub const ADMIN_SOCKET: &str = "admin.sock";
+
+/// Whether only processes of this machine can reach an address: 127.0.0.0/8 or ::1.
+#[must_use]
+pub fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,248 @@
+//! From the tree of a file to a [`GatewayConfig`]: defaults, bounds, and what must hold between fields.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use isthmus_proxy::accept::DRAIN_WITHIN;
+
+use super::tree::{self, Located, Problem, Section};
+use super::{Dns, GatewayConfig, Join, Listen, Raft, duration, is_loopback};
+
+/// Resolvers to forward to; more than a handful only delays the answer that nobody has.
+const UPSTREAMS_MAX: usize = 8;
+/// The default life of a workload's certificate, as in Istio and Consul.
+const CERTIFICATE_TTL_DEFAULT: Duration = Duration::from_secs(24 * 3600);
+/// Below a minute, renewal would race with the five minutes that clocks are allowed to differ.
+const CERTIFICATE_TTL_MIN: Duration = Duration::from_secs(60);
+/// An intermediate lives 90 days; a certificate must not outlive the one that signed it.
+const CERTIFICATE_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Heartbeats faster than this are work without use even on loopback.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
+/// The registry stands still for an election: a minute of it is the most that can be meant.
+const ELECTION_MAX: Duration = Duration::from_secs(60);
+/// An election must survive a lost heartbeat or two.
+const HEARTBEATS_PER_ELECTION_MIN: u32 = 3;
+/// A bound on the other timeouts, to catch a wrong unit.
+const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+
+/// Reads the text of a file in the directory `base`.
+pub(super) fn read(text: &str, base: &Path) -> Result<GatewayConfig, Vec<Problem>> {
+    let root = tree::parse(text).map_err(|problem| vec![problem])?;
+    let mut problems = Vec::new();
+    let config = tree::read_file(root, &mut problems, |top| gateway(top, base));
+    problems.sort();
+    match config {
+        Some(config) if problems.is_empty() => Ok(config),
+        _ => Err(problems),
+    }
+}
+
+fn gateway(top: &mut Section<'_>, base: &Path) -> Option<GatewayConfig> {
+    let federation = top.required("federation", str::parse);
+    let cluster = top.required("cluster", str::parse);
+    let gateway = top.scalar("gateway", str::parse).map(|name| name.value).or_else(|| "gw-1".parse().ok());
+    let locality = top.required("locality", str::parse);
+    let found = top.scalar("found", boolean).is_some_and(|found| found.value);
+    let path = |text: &str| if text.is_empty() { Err("the path is empty") } else { Ok(base.join(text)) };
+    let data_dir = top.required("data_dir", path);
+    let manifests = top.required("manifests", path);
+    let listen = listen(top);
+    let advertise = advertise(top, listen.as_ref());
+    let vip_range = vip_range(top);
+    let dns = top.section("dns", dns);
+    let ttl = top.scalar("workload_certificate_ttl", within(CERTIFICATE_TTL_MIN, CERTIFICATE_TTL_MAX));
+    let raft = top.section("raft", raft);
+    let join = top.section("join", join);
+    let drain = top.scalar("drain", within(Duration::ZERO, DRAIN_WITHIN));
+    Some(GatewayConfig {
+        federation: federation?,
+        cluster: cluster?,
+        gateway: gateway?,
+        locality: locality?,
+        found,
+        data_dir: data_dir?,
+        manifests: manifests?,
+        listen: listen?,
+        advertise,
+        vip_range,
+        dns,
+        workload_certificate_ttl: ttl.map_or(CERTIFICATE_TTL_DEFAULT, |ttl| ttl.value),
+        raft,
+        join,
+        drain: drain.map_or(DRAIN_WITHIN, |drain| drain.value),
+    })
+}
+
+fn boolean(text: &str) -> Result<bool, &'static str> {
+    text.parse().map_err(|_| "write true or false")
+}
+
+fn within(min: Duration, max: Duration) -> impl Fn(&str) -> Result<Duration, String> {
+    move |text| {
+        let found = duration::parse(text).map_err(|error| error.to_string())?;
+        if (min..=max).contains(&found) {
+            return Ok(found);
+        }
+        Err(format!("{text} is out of bounds: from {} to {} is allowed", duration::format(min), duration::format(max)))
+    }
+}
+
+/// An address with or without its port.
+fn address(port: u16) -> impl Fn(&str) -> Result<SocketAddr, String> {
+    move |text| {
+        let bare = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, port));
+        let message = || format!("{text:?} is not an address: write IP or IP:port, for example 10.0.0.5:{port}");
+        bare.or_else(|_| text.parse()).map_err(|_| message())
+    }
+}
+
+/// One listener's name, its fixed port, and how it defaults.
+struct Listener {
+    name: &'static str,
+    port: u16,
+    loopback_only: bool,
+}
+
+const fn listener(name: &'static str, port: u16) -> Listener {
+    Listener { name, port, loopback_only: false }
+}
+
+fn listen(top: &mut Section<'_>) -> Option<Listen> {
+    let base = top.scalar("address", str::parse::<IpAddr>);
+    let base = base.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.value);
+    top.section("listen", |section| {
+        let mut taken: Vec<(&'static str, SocketAddr)> = Vec::new();
+        let mut bind = |listener: Listener| bind(section, &listener, base, &mut taken);
+        let east_west = bind(listener("east_west", 15443));
+        let dns = bind(listener("dns", 15053));
+        let control = bind(listener("control", 15012));
+        let egress = bind(listener("egress", 15001));
+        let admin = bind(Listener { name: "admin", port: 15000, loopback_only: true });
+        let metrics = bind(listener("metrics", 15020));
+        let readiness = bind(listener("readiness", 15021));
+        Some(Listen {
+            east_west: east_west?,
+            dns: dns?,
+            control: control?,
+            egress: egress?,
+            admin: admin?,
+            metrics: metrics?,
+            readiness: readiness?,
+        })
+    })
+}
+
+fn bind(
+    section: &mut Section<'_>,
+    listener: &Listener,
+    base: IpAddr,
+    taken: &mut Vec<(&'static str, SocketAddr)>,
+) -> Option<SocketAddr> {
+    let &Listener { name, port, loopback_only } = listener;
+    let ip = if loopback_only && !is_loopback(base) { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { base };
+    let present = section.has(name);
+    let found = section.scalar(name, address(port));
+    if present && found.is_none() {
+        return None;
+    }
+    let Located { line, value } = found.unwrap_or(Located { line: section.line(), value: SocketAddr::new(ip, port) });
+    if loopback_only && !is_loopback(value.ip()) {
+        let message = "it answers without asking who asks, so it must be a loopback address (127.0.0.0/8 or ::1)";
+        section.report(line, format!("`listen.{name}`: {message}"));
+        return None;
+    }
+    if let Some((other, _)) = taken.iter().find(|(_, other)| collide(*other, value)) {
+        section.report(line, format!("`listen.{name}`: {value} is already taken by `listen.{other}`"));
+        return None;
+    }
+    taken.push((name, value));
+    Some(value)
+}
+
+/// Whether two sockets cannot both be bound.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let overlap = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() != 0 && one.port() == other.port() && overlap
+}
+
+fn advertise(top: &mut Section<'_>, listen: Option<&Listen>) -> Option<SocketAddr> {
+    let port = listen.map_or(15443, |listen| listen.east_west.port());
+    let present = top.has("advertise");
+    let found = top.scalar("advertise", |text| {
+        let reached = address(port)(text)?;
+        if reached.ip().is_unspecified() || reached.ip().is_multicast() || reached.port() == 0 {
+            return Err(format!("{text} is not an address that others can dial"));
+        }
+        Ok(reached)
+    });
+    let everywhere = listen.is_some_and(|listen| listen.east_west.ip().is_unspecified());
+    if everywhere && !present {
+        let line = top.line();
+        let message = "`advertise` is missing: `listen.east_west` takes every address, so say which one others reach";
+        top.report(line, message.to_owned());
+    }
+    found.map(|found| found.value)
+}
+
+fn vip_range(top: &mut Section<'_>) -> Option<IpNet> {
+    let found = top.scalar("vip_range", |text| {
+        let range = text.parse::<IpNet>();
+        let range = range.map_err(|_| format!("{text:?} is not a range: write it as 10.11.0.0/16"))?;
+        if range.trunc() != range {
+            return Err(format!("{range} has bits behind its prefix: write {}", range.trunc()));
+        }
+        // The registry's numbers start at 1, and the last address of a range stays unused.
+        if range.max_prefix_len() - range.prefix_len() < 2 {
+            return Err(format!("{range} has no room for a service; use a /16 to have room for all"));
+        }
+        Ok(range)
+    });
+    found.map(|found| found.value)
+}
+
+fn dns(section: &mut Section<'_>) -> Dns {
+    let upstream = |text: &str| {
+        let upstream = address(53)(text)?;
+        let dialable = !upstream.ip().is_unspecified() && upstream.port() != 0;
+        if dialable { Ok(upstream) } else { Err(format!("{text} is not the address of a resolver")) }
+    };
+    let upstreams = section.list("upstreams", UPSTREAMS_MAX, upstream).unwrap_or_default();
+    Dns { upstreams: upstreams.into_iter().map(|upstream| upstream.value).collect() }
+}
+
+fn raft(section: &mut Section<'_>) -> Raft {
+    let default = Raft::default();
+    let line = section.line();
+    let mut timing =
+        |name, min, max, default| section.scalar(name, within(min, max)).unwrap_or(Located { line, value: default });
+    let heartbeat = timing("heartbeat", HEARTBEAT_MIN, ELECTION_MAX, default.heartbeat);
+    let election_min = timing("election_min", HEARTBEAT_MIN, ELECTION_MAX, default.election_min);
+    let election_max = timing("election_max", HEARTBEAT_MIN, ELECTION_MAX, default.election_max);
+    if election_min.value < heartbeat.value * HEARTBEATS_PER_ELECTION_MIN {
+        let least = duration::format(heartbeat.value * HEARTBEATS_PER_ELECTION_MIN);
+        let message = format!(
+            "`raft.election_min` is less than {HEARTBEATS_PER_ELECTION_MIN} heartbeats ({least}): one lost heartbeat would start an election"
+        );
+        section.report(election_min.line, message);
+    }
+    if election_max.value <= election_min.value {
+        let message =
+            "`raft.election_max` is not more than `raft.election_min`: followers would stand for election together";
+        section.report(election_max.line, message.to_owned());
+    }
+    Raft { heartbeat: heartbeat.value, election_min: election_min.value, election_max: election_max.value }
+}
+
+fn join(section: &mut Section<'_>) -> Join {
+    let default = Join::default();
+    let mut timeout = |name, default| {
+        section.scalar(name, within(Duration::from_millis(100), TIMEOUT_MAX)).map_or(default, |found| found.value)
+    };
+    let join = Join { attempt: timeout("attempt", default.attempt), deadline: timeout("deadline", default.deadline) };
+    if join.attempt > join.deadline {
+        section.report(section.line(), "`join.attempt` is longer than `join.deadline`".to_owned());
+    }
+    join
+}

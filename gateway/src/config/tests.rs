@@ -1,0 +1,157 @@
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+
+/// The fewest lines that make a configuration.
+const LEAST: &str = "\
+federation: acme.mesh
+cluster: us-east
+locality: us-east-1
+data_dir: data
+manifests: manifests
+";
+
+fn config(extra: &str) -> GatewayConfig {
+    GatewayConfig::parse(&format!("{LEAST}{extra}"), Path::new("/etc/isthmus")).expect("valid")
+}
+
+/// The problems of the least configuration with `extra` from line 6 on, as `line: message`.
+fn problems(extra: &str) -> Vec<String> {
+    let problems = GatewayConfig::parse(&format!("{LEAST}{extra}"), Path::new("")).expect_err("invalid");
+    problems.into_iter().map(|problem| format!("{}: {}", problem.line, problem.message)).collect()
+}
+
+fn the_problem(extra: &str) -> String {
+    let mut found = problems(extra);
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+fn socket(text: &str) -> SocketAddr {
+    text.parse().expect("valid")
+}
+
+#[test]
+fn the_least_configuration_listens_on_loopback_at_the_fixed_ports() {
+    let config = config("");
+    assert_eq!(config.gateway.as_str(), "gw-1");
+    assert_eq!(config.data_dir, Path::new("/etc/isthmus/data"));
+    assert_eq!(config.admin_socket(), Path::new("/etc/isthmus/data/admin.sock"));
+    let ports: Vec<u16> = config.listen.all().iter().map(|(_, address)| address.port()).collect();
+    assert_eq!(ports, [15443, 15053, 15012, 15001, 15000, 15020, 15021]);
+    assert!(config.listen.all().iter().all(|(_, address)| is_loopback(address.ip())));
+    assert!(!config.found);
+    assert_eq!(config.workload_certificate_ttl, Duration::from_secs(24 * 3600));
+    assert_eq!(config.raft, Raft::default());
+}
+
+#[test]
+fn one_address_moves_every_listener_but_admin_stays_on_loopback() {
+    let public = config("address: 10.0.0.5\n").listen;
+    assert_eq!(public.east_west, socket("10.0.0.5:15443"));
+    assert_eq!(public.admin, socket("127.0.0.1:15000"));
+    let own_loopback = config("address: 127.0.11.1\n").listen;
+    assert_eq!(own_loopback.admin, socket("127.0.11.1:15000"));
+    let mixed = config("address: 10.0.0.5\nlisten:\n  dns: 10.0.0.6\n  control: \"[::1]:0\"\n").listen;
+    assert_eq!((mixed.dns, mixed.control), (socket("10.0.0.6:15053"), socket("[::1]:0")));
+}
+
+#[test]
+fn what_is_advertised_defaults_to_what_was_bound() {
+    let bound = socket("127.0.0.1:40000");
+    assert_eq!(config("listen: {east_west: \"127.0.0.1:0\"}\n").advertised(bound), bound);
+    assert_eq!(config("advertise: 203.0.113.7\n").advertised(bound), socket("203.0.113.7:15443"));
+}
+
+#[test]
+fn the_documented_example_is_valid_and_prints_as_itself() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/gateway.yaml");
+    let example = GatewayConfig::load(&file).expect("the example is valid");
+    assert_eq!(example.raft, Raft::default(), "the example shows the defaults");
+    assert_eq!(example.join, Join::default(), "the example shows the defaults");
+    assert_eq!(GatewayConfig::parse(&example.to_string(), Path::new("")).expect("what is printed is valid"), example);
+    let json = serde_json::to_string(&example).expect("serializes");
+    assert_eq!(GatewayConfig::parse(&json, Path::new("")).expect("its JSON is valid YAML"), example);
+}
+
+#[test]
+fn defaults_print_as_themselves() {
+    let config = config("");
+    assert_eq!(GatewayConfig::parse(&config.to_string(), Path::new("")).expect("valid"), config);
+}
+
+#[test]
+fn every_problem_is_told_with_its_line() {
+    let text =
+        "federation: acme\ncluster: US\nlocality: r\nsurprise: 1\ndns:\n  upstreams:\n    - 1.1.1.1\n    - nobody\n";
+    let error = GatewayConfig::parse(text, Path::new("")).expect_err("invalid");
+    let lines: Vec<(u64, &str)> =
+        error.iter().map(|p| (p.line, p.message.split(':').next().unwrap_or_default())).collect();
+    assert_eq!(
+        lines,
+        [
+            (1, "`data_dir` is missing"),
+            (1, "`federation`"),
+            (1, "`manifests` is missing"),
+            (2, "`cluster`"),
+            (
+                4,
+                "`surprise` is not a field; there are federation, cluster, gateway, locality, found, data_dir, manifests, address, listen, advertise, vip_range, dns, workload_certificate_ttl, raft, join, drain"
+            ),
+            (8, "`dns.upstreams`"),
+        ]
+    );
+}
+
+#[test]
+fn each_value_is_checked() {
+    for (extra, expected) in [
+        ("found: maybe\n", "6: `found`: write true or false"),
+        ("gateway:\n", "6: `gateway` has no value"),
+        ("gateway: [a]\n", "6: `gateway`: expected one value"),
+        ("drain: 10\n", "6: `drain`: \"10\" is not a duration"),
+        ("workload_certificate_ttl: 10s\n", "6: `workload_certificate_ttl`: 10s is out of bounds: from 1m to 7d"),
+        ("address: localhost\n", "6: `address`: invalid IP address"),
+        ("listen:\n  dns: 53\n", "7: `listen.dns`: \"53\" is not an address"),
+        ("listen:\n  admin: 10.0.0.5:15000\n", "7: `listen.admin`: it answers without asking who asks"),
+        (
+            "listen:\n  egress: 127.0.0.1:15012\n",
+            "7: `listen.egress`: 127.0.0.1:15012 is already taken by `listen.control`",
+        ),
+        ("listen: 127.0.0.1\n", "6: expected fields in listen"),
+        ("listen: {http: 127.0.0.1}\n", "6: `listen.http` is not a field; there are east_west"),
+        ("listen: {east_west: 0.0.0.0}\n", "1: `advertise` is missing"),
+        ("advertise: 0.0.0.0:15443\n", "6: `advertise`: 0.0.0.0:15443 is not an address that others can dial"),
+        ("vip_range: 10.11.0.1/16\n", "6: `vip_range`: 10.11.0.1/16 has bits behind its prefix: write 10.11.0.0/16"),
+        ("vip_range: 10.11.0.0/31\n", "6: `vip_range`: 10.11.0.0/31 has no room"),
+        ("dns: {upstreams: 1.1.1.1}\n", "6: `dns.upstreams` takes a list"),
+        ("dns: {upstreams: [0.0.0.0]}\n", "6: `dns.upstreams`: 0.0.0.0 is not the address of a resolver"),
+        ("raft:\n  heartbeat: 500ms\n", "6: `raft.election_min` is less than 3 heartbeats (1s500ms)"),
+        ("raft:\n  election_min: 3s\n", "6: `raft.election_max` is not more than"),
+        ("join:\n  attempt: 2m\n", "6: `join.attempt` is longer than `join.deadline`"),
+    ] {
+        let found = the_problem(extra);
+        assert!(found.starts_with(expected), "{extra:?} gave {found:?}");
+    }
+}
+
+#[test]
+fn text_that_is_no_yaml_is_a_problem_at_its_line() {
+    assert!(the_problem("dns: [\n").starts_with("6: not valid YAML: "), "{}", the_problem("dns: [\n"));
+    assert!(the_problem("cluster: again\n").starts_with("6: not valid YAML: "), "{}", the_problem("cluster: again\n"));
+    assert_eq!(GatewayConfig::parse("", Path::new("")).expect_err("empty").len(), 5);
+    assert_eq!(GatewayConfig::parse("- a\n", Path::new("")).expect_err("a list").first().map(|p| p.line), Some(1));
+}
+
+#[test]
+fn a_file_that_is_not_there_says_so() {
+    let error = GatewayConfig::load(Path::new("/nowhere/gateway.yaml")).expect_err("missing");
+    assert!(error.to_string().starts_with("/nowhere/gateway.yaml:1: cannot read the file: "), "{error}");
+}
+
+#[test]
+fn an_endless_file_is_not_read_to_its_end() {
+    let error = GatewayConfig::load(Path::new("/dev/zero")).expect_err("endless");
+    assert!(error.to_string().contains("larger than 262144 bytes"), "{error}");
+}

@@ -1,0 +1,7 @@
+//! The binary `isthmus`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    isthmus::cli::main()
+}

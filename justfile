@@ -1,0 +1,24 @@
+# The verbs of daily work. Each is one command that also works without just.
+
+_default:
+    @just --list --unsorted
+
+# Everything that CI runs: format, lint, tests, release build, demo
+verify:
+    .ci/run
+
+# Format, and apply what clippy can mend by itself
+fix:
+    cargo fmt --all
+    cargo clippy --fix --allow-dirty --allow-staged --workspace --all-targets
+    cargo fmt --all
+
+# Three clusters on this machine; `just demo --check` runs the scripted tour
+demo *ARGS:
+    cargo build --release -p isthmus -p isthmus-proxy
+    target/release/isthmus demo {{ARGS}}
+
+# Figures: how soon it is ready, how fast changes travel, what a lost region costs, what it weighs; `just bench ready` runs one
+bench *NAMES:
+    cargo build --release -p isthmus-proxy
+    cargo bench -p isthmus {{prepend('--bench ', NAMES)}}

@@ -1,0 +1,200 @@
+//! Accepting connections: binding, limits, and an orderly end. What every listener of the data plane does
+//! before it looks at the first byte.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::limits::{Entry, Gate, Limits};
+use crate::metrics::{Direction, DirectionLabels, Metrics, ReasonLabels};
+
+/// Connections that the kernel holds for us while we are busy.
+const BACKLOG: i32 = 1_024;
+/// Pause after an accept that failed for want of something (file descriptors, memory), so that the loop
+/// does not spin until some are given back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long connections may finish what they do once a listener is told to stop.
+pub const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+
+/// Lets the process have as many open files as the system allows it: the usual 1,024 are fewer than the connections
+/// that a listener keeps while they have not shown who they are. Each connection is one, each that is passed
+/// through three.
+pub fn raise_file_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, ?current, "the limit of open files could not be raised");
+    }
+}
+
+/// A listener could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}; check that the address is this machine's and the port is free")]
+pub struct BindError {
+    /// The configured address.
+    pub address: SocketAddr,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// A bound listener with its limits.
+#[derive(Debug)]
+pub struct Accepting {
+    listener: TcpListener,
+    local: SocketAddr,
+    gate: Gate,
+    direction: Direction,
+}
+
+/// A connection that was let in.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The connection.
+    pub stream: TcpStream,
+    /// Who connected.
+    pub peer: SocketAddr,
+    /// The listener's limits, for what is still pending.
+    pub gate: Gate,
+    /// When the listener's tasks end.
+    pub life: Lifetime,
+    /// Held as long as anything of the connection lives.
+    pub entry: Arc<Entry>,
+}
+
+/// When the tasks of a listener end: `drain` asks them to finish, `stop` drops them.
+#[derive(Clone, Debug)]
+pub struct Lifetime {
+    pub(crate) drain: CancellationToken,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Lifetime {
+    pub(crate) fn new(drain: CancellationToken) -> Self {
+        Self { drain, stop: CancellationToken::new(), tasks: TaskTracker::new() }
+    }
+
+    /// Runs `task` until it ends or the listener's time is up.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = task => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
+    /// Waits for the tasks as long as nobody asks for the end, then as [`finish`](Self::finish).
+    pub(crate) async fn finish_open(&self) {
+        self.tasks.close();
+        tokio::select! {
+            () = self.tasks.wait() => {}
+            () = self.drain.cancelled() => self.finish().await,
+        }
+    }
+
+    /// Waits for the tasks, [`DRAIN_WITHIN`] at most, then drops them.
+    pub(crate) async fn finish(&self) {
+        self.tasks.close();
+        if tokio::time::timeout(DRAIN_WITHIN, self.tasks.wait()).await.is_err() {
+            self.stop.cancel();
+            self.tasks.wait().await;
+        }
+    }
+}
+
+impl Accepting {
+    /// Binds. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn bind(address: SocketAddr, direction: Direction) -> Result<Self, BindError> {
+        let bound = listen(address).and_then(|listener| Ok((listener.local_addr()?, listener)));
+        let (local, listener) = bound.map_err(|source| BindError { address, source })?;
+        Ok(Self { listener, local, gate: Gate::new(Limits::LISTENER), direction })
+    }
+
+    /// The bound address.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Accepts until `shutdown`, handing each connection to its own task, then drains.
+    pub async fn run<F>(self, metrics: &Metrics, shutdown: CancellationToken, handle: impl Fn(Accepted) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let life = Lifetime::new(shutdown.clone());
+        let labels = DirectionLabels { direction: self.direction };
+        let open = metrics.connections.get_or_create_owned(&labels);
+        let mut short_of = false;
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = shutdown.cancelled() => break,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) if lost_before_accept(&error) => continue,
+                Err(error) => {
+                    // Told once: the next attempts fail alike.
+                    if !std::mem::replace(&mut short_of, true) {
+                        tracing::warn!(%error, listener = %self.local, "cannot accept; check the limit of open files");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            short_of = false;
+            let entry = match self.gate.enter(peer.ip()) {
+                Ok(entry) => Arc::new(entry),
+                Err(reason) => {
+                    metrics.refused.get_or_create(&ReasonLabels { reason }).inc();
+                    continue;
+                }
+            };
+            // Requests and responses are written whole: waiting for more only adds delay.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "cannot set TCP_NODELAY");
+            }
+            let accepted = Accepted { stream, peer, gate: self.gate.clone(), life: life.clone(), entry };
+            let task = handle(accepted);
+            let open = open.clone();
+            open.inc();
+            life.spawn(async move {
+                task.await;
+                open.dec();
+            });
+        }
+        drop(self.listener);
+        life.finish().await;
+    }
+}
+
+/// The client gave up while it was queued; nothing of ours is wrong.
+fn lost_before_accept(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A restart must not wait for the connections of the last process to time out.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}

@@ -1,0 +1,103 @@
+//! Which gateway to try next, with what proof, and how long to wait before: pure.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// The longest wait before the first attempt after a loss. Short, for the next gateway is likely up; not
+/// zero, for all sidecars of a lost gateway come at once.
+pub const DELAY_MIN: Duration = Duration::from_millis(200);
+/// The longest wait before any attempt: how late a sidecar may notice that its gateway is back. The
+/// shortest is half of the longest each time.
+pub const DELAY_MAX: Duration = Duration::from_secs(5);
+
+/// How a sidecar shows who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// By its workload token; the gateway's root is checked against the token's pin. The way in at first
+    /// contact, and back in when the certificate ran out.
+    Token,
+    /// By the certificate that it has; the gateway is checked against the current roots. The usual way,
+    /// because certificates and roots are renewed and tokens and their pins are not.
+    Certificate,
+}
+
+/// The order of attempts: gateways in turn, and after each whole round without success the other proof,
+/// so that neither a token that ran out nor a certificate that nobody takes any more locks a sidecar out.
+#[derive(Debug)]
+pub struct Attempts {
+    gateways: Vec<SocketAddr>,
+    next: usize,
+    /// Attempts since the last success.
+    failed: u32,
+}
+
+impl Attempts {
+    /// Starts with the first of `gateways`, of which there must be one at least.
+    pub fn new(gateways: Vec<SocketAddr>) -> Self {
+        Self { gateways, next: 0, failed: 0 }
+    }
+
+    /// The next attempt. It counts as failed until [`succeeded`](Self::succeeded). `certified` says whether
+    /// there is a valid certificate; without one only the token is left.
+    pub fn next(&mut self, certified: bool) -> (SocketAddr, Proof) {
+        let gateway = self.gateways[self.next];
+        let round = self.failed as usize / self.gateways.len();
+        self.next = (self.next + 1) % self.gateways.len();
+        self.failed = self.failed.saturating_add(1);
+        let proof = if certified && round.is_multiple_of(2) { Proof::Certificate } else { Proof::Token };
+        (gateway, proof)
+    }
+
+    /// The attempt came through: the next one will be a first one again.
+    pub fn succeeded(&mut self) {
+        self.failed = 0;
+    }
+
+    /// How long to wait before the next attempt: doubled with each failure, and a random part of the
+    /// second half of that.
+    pub fn delay(&self, random: u64) -> Duration {
+        let doublings = self.failed.saturating_sub(1).min(16);
+        let longest = DELAY_MIN.saturating_mul(1 << doublings).min(DELAY_MAX);
+        let half = longest / 2;
+        let span = u64::try_from(half.as_millis()).unwrap_or(u64::MAX);
+        half + Duration::from_millis(random % (span + 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gateway(number: u16) -> SocketAddr {
+        ([127, 0, 0, 1], number).into()
+    }
+
+    #[test]
+    fn gateways_take_turns_and_proofs_change_with_each_round() {
+        let mut attempts = Attempts::new(vec![gateway(1), gateway(2)]);
+        let tried: Vec<_> = (0..6).map(|_| attempts.next(true)).collect();
+        let expected = [Proof::Certificate, Proof::Token, Proof::Certificate]
+            .into_iter()
+            .flat_map(|proof| [(gateway(1), proof), (gateway(2), proof)]);
+        assert_eq!(tried, expected.collect::<Vec<_>>());
+        attempts.succeeded();
+        assert_eq!(attempts.next(true), (gateway(1), Proof::Certificate));
+        assert_eq!(attempts.next(false), (gateway(2), Proof::Token));
+    }
+
+    #[test]
+    fn waits_double_from_100_ms_to_5_s_and_differ() {
+        let mut attempts = Attempts::new(vec![gateway(1)]);
+        let millis = |attempts: &Attempts, random| attempts.delay(random).as_millis();
+        attempts.next(true);
+        assert_eq!((millis(&attempts, 0), millis(&attempts, 100)), (100, 200));
+        attempts.next(true);
+        assert_eq!((millis(&attempts, 0), millis(&attempts, 200)), (200, 400));
+        for _ in 0..100 {
+            attempts.next(true);
+        }
+        assert_eq!((millis(&attempts, 0), millis(&attempts, 2500)), (2500, 5000));
+        attempts.succeeded();
+        assert_eq!(millis(&attempts, 0), 100);
+    }
+}

@@ -1,0 +1,107 @@
+//! Whether a peer may, and where its request lands: the model's policy, as HTTP.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::StatusCode;
+use isthmus_model::catalog::AppProtocol;
+use isthmus_model::name::ServiceName;
+use isthmus_model::policy::{Denial, admit, authorize};
+use isthmus_model::snapshot::Snapshot;
+use isthmus_model::spiffe::SpiffeId;
+
+use crate::message::fields::Outcome;
+
+/// Where the requests of a listener land.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Landing {
+    /// At the workload that the sidecar stands beside.
+    Workload {
+        /// The address by which the cluster's endpoints know the workload.
+        own_address: IpAddr,
+    },
+    /// At any ready instance of the own cluster that has no sidecar.
+    Gateway,
+}
+
+/// A request that may go on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Admitted {
+    /// Where the application listens, best first. Never empty.
+    pub(super) targets: Vec<SocketAddr>,
+    /// How it is spoken to.
+    pub(super) protocol: AppProtocol,
+}
+
+/// A request that may not.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) status: StatusCode,
+    pub(super) outcome: Outcome,
+    pub(super) reason: String,
+}
+
+impl Refused {
+    pub(super) fn denied(status: StatusCode, reason: impl ToString) -> Self {
+        Self { status, outcome: Outcome::Denied, reason: reason.to_string() }
+    }
+
+    /// The session's peer proved itself with what no longer counts; a newer certificate may.
+    pub(super) fn session_over(reason: &str) -> Self {
+        Self { status: StatusCode::MISDIRECTED_REQUEST, outcome: Outcome::SessionOver, reason: reason.to_owned() }
+    }
+
+    /// The caller's view is older or newer than this one: another place may do.
+    pub(super) fn elsewhere(status: StatusCode, reason: impl ToString) -> Self {
+        Self { status, outcome: Outcome::NotSent, reason: reason.to_string() }
+    }
+}
+
+impl From<Denial> for Refused {
+    fn from(denial: Denial) -> Self {
+        match denial {
+            Denial::NotMember(_) | Denial::NotExported(_) => Self::denied(StatusCode::FORBIDDEN, denial),
+            Denial::NoSuchPort(..) | Denial::NotHere(_) => Self::elsewhere(StatusCode::MISDIRECTED_REQUEST, denial),
+        }
+    }
+}
+
+impl Landing {
+    /// Decides about a request of `peer`. `random` spreads a gateway's requests over instances.
+    pub(super) fn admit(
+        self,
+        snapshot: &Snapshot,
+        peer: &SpiffeId,
+        service: &ServiceName,
+        port: u16,
+        random: u64,
+    ) -> Result<Admitted, Refused> {
+        let targets = match self {
+            Self::Workload { own_address } => vec![admit(snapshot, peer, service, port, own_address)?],
+            Self::Gateway => instances(snapshot, peer, service, port, random)?,
+        };
+        let known = snapshot.services.get(service).and_then(|service| service.port(port));
+        Ok(Admitted { targets, protocol: known.map(|port| port.protocol).unwrap_or_default() })
+    }
+}
+
+fn instances(
+    snapshot: &Snapshot,
+    peer: &SpiffeId,
+    service: &ServiceName,
+    port: u16,
+    random: u64,
+) -> Result<Vec<SocketAddr>, Refused> {
+    let found = authorize(snapshot, peer, service)?;
+    let bare = found.endpoints.iter().filter(|endpoint| endpoint.ready && endpoint.sidecar_port.is_none());
+    let target = |endpoint: &isthmus_model::catalog::Endpoint| {
+        Some(SocketAddr::new(endpoint.address, *endpoint.ports.get(&port)?))
+    };
+    let mut targets: Vec<SocketAddr> = bare.filter_map(target).collect();
+    let Ok(count) = u64::try_from(targets.len()) else { return Ok(targets) };
+    if count == 0 {
+        let reason = format!("{service} has no ready instance for port {port} here");
+        return Err(Refused::elsewhere(StatusCode::SERVICE_UNAVAILABLE, reason));
+    }
+    targets.rotate_left(usize::try_from(random % count).unwrap_or(0));
+    Ok(targets)
+}

@@ -1,0 +1,111 @@
+//! One request of an authenticated peer, to the application.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use isthmus_model::catalog::AppProtocol;
+use isthmus_model::name::ServiceName;
+
+use super::admission::{Admitted, Refused};
+use super::session::Session;
+use crate::message::authority::requested;
+use crate::message::body::Replay;
+use crate::message::fields::{Outcome, set_client_certificate, strip_claims, strip_hop_by_hop};
+use crate::message::{Body, reply};
+use crate::metrics::Direction;
+use crate::plaintext::CONNECT_WITHIN;
+use crate::tcp::{IDLE_MAX, connect, copy_both};
+
+/// Answers one request.
+pub(super) async fn answer(session: Arc<Session>, request: Request<Incoming>) -> Response<Body> {
+    let started = Instant::now();
+    let response = match admit(&session, &request) {
+        Ok(admitted) if request.method() == Method::CONNECT => tunnel(&session, &admitted, request).await,
+        Ok(admitted) => Box::pin(forward(&session, &admitted, request)).await,
+        Err(refused) => {
+            tracing::debug!(peer = %session.peer, service = %session.service, reason = refused.reason, "refused");
+            reply::outcome(refused.status, &refused.reason, refused.outcome)
+        }
+    };
+    let (service, cluster) = (session.service.to_string(), session.peer.trust_domain.cluster.to_string());
+    let metrics = session.plane.metrics();
+    metrics.request(Direction::Inbound, service, cluster, response.status(), started.elapsed());
+    response
+}
+
+fn admit(session: &Session, request: &Request<Incoming>) -> Result<Admitted, Refused> {
+    if !session.is_trusted() {
+        let reason = "the certificate that opened this session is no longer valid here: open a new one";
+        return Err(Refused::session_over(reason));
+    }
+    let authority = requested(request).map_err(|error| Refused::denied(StatusCode::BAD_REQUEST, error))?;
+    let service = ServiceName::from_host(&authority.host).filter(|service| *service == session.service);
+    let service = service.ok_or_else(|| {
+        let reason = format!("this session is for {}: {} is elsewhere", session.service, authority.host);
+        Refused::denied(StatusCode::MISDIRECTED_REQUEST, reason)
+    })?;
+    let random = session.plane.balancer().random();
+    session.landing.admit(&session.plane.snapshot(), &session.peer, &service, authority.port, random)
+}
+
+/// Connects to the application, then lets bytes flow.
+async fn tunnel(session: &Session, admitted: &Admitted, request: Request<Incoming>) -> Response<Body> {
+    let mut failed = String::new();
+    for target in &admitted.targets {
+        let stream = match connect(*target, CONNECT_WITHIN).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                failed = format!("cannot connect to the application at {target}: {error}");
+                continue;
+            }
+        };
+        let (entry, service) = (session.entry.clone(), session.service.clone());
+        session.life.spawn(async move {
+            let copied = match hyper::upgrade::on(request).await {
+                Ok(peer) => copy_both(TokioIo::new(peer), stream, IDLE_MAX).await,
+                Err(error) => Err(std::io::Error::other(error)),
+            };
+            if let Err(error) = copied {
+                tracing::debug!(%service, %error, "tunnel ended");
+            }
+            drop(entry);
+        });
+        return reply::empty(StatusCode::OK);
+    }
+    reply::outcome(StatusCode::SERVICE_UNAVAILABLE, &failed, Outcome::NotSent)
+}
+
+/// Passes the request to the first instance that takes it.
+async fn forward(session: &Session, admitted: &Admitted, request: Request<Incoming>) -> Response<Body> {
+    let (mut parts, body) = request.into_parts();
+    strip_hop_by_hop(&mut parts.headers);
+    strip_claims(&mut parts.headers);
+    set_client_certificate(&mut parts.headers, session.plane.identity().id().as_ref(), &session.peer);
+    let body = Replay::once(body);
+    let http2 = admitted.protocol == AppProtocol::Http2;
+    let mut last = reply::outcome(StatusCode::SERVICE_UNAVAILABLE, "no instance", Outcome::NotSent);
+    for target in &admitted.targets {
+        let mut request = Request::new(body.lend());
+        *request.method_mut() = parts.method.clone();
+        *request.uri_mut() = parts.uri.clone();
+        *request.headers_mut() = parts.headers.clone();
+        match session.plane.apps().send(*target, http2, request).await {
+            Ok(mut response) => {
+                strip_hop_by_hop(response.headers_mut());
+                strip_claims(response.headers_mut());
+                return response;
+            }
+            Err(error) if error.never_sent() => {
+                last = reply::outcome(StatusCode::SERVICE_UNAVAILABLE, &error.to_string(), Outcome::NotSent);
+                if !body.is_intact() {
+                    break;
+                }
+            }
+            Err(error) => return reply::outcome(StatusCode::BAD_GATEWAY, &error.to_string(), Outcome::Broken),
+        }
+    }
+    last
+}

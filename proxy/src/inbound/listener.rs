@@ -1,0 +1,95 @@
+//! The listener that other data planes reach.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use isthmus_identity::tls::ClientAuth;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use super::admission::Landing;
+use super::session::{Session, log_refusal};
+use crate::accept::{Accepted, Accepting, BindError, Lifetime};
+use crate::handshake;
+use crate::metrics::Direction;
+use crate::plane::DataPlane;
+
+/// A bound listener for sessions from other data planes.
+pub struct InboundListener {
+    accepting: Accepting,
+    plane: DataPlane,
+    own_address: IpAddr,
+}
+
+impl InboundListener {
+    /// Binds. Must be called within a Tokio runtime. `own_address` is the address by which the cluster's
+    /// endpoints know the workload.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub fn bind(address: SocketAddr, plane: DataPlane, own_address: IpAddr) -> Result<Self, BindError> {
+        Ok(Self { accepting: Accepting::bind(address, Direction::Inbound)?, plane, own_address })
+    }
+
+    /// The bound address.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.accepting.local_addr()
+    }
+
+    /// Serves until `shutdown`, then lets requests under way finish.
+    pub async fn serve(self, shutdown: CancellationToken) {
+        let Self { accepting, plane, own_address } = self;
+        let metrics = plane.metrics().clone();
+        let tls = TlsAcceptor::from(plane.identity().server_config(ClientAuth::Required, &[b"h2"]));
+        let handle = |accepted| {
+            let (plane, tls) = (plane.clone(), tls.clone());
+            async move { Box::pin(connection(plane, tls, own_address, accepted)).await }
+        };
+        accepting.run(&metrics, shutdown, handle).await;
+    }
+}
+
+async fn connection(plane: DataPlane, tls: TlsAcceptor, own_address: IpAddr, accepted: Accepted) {
+    let Accepted { stream, peer, gate, life, entry } = accepted;
+    let handshake = tokio::select! {
+        handshake = handshake::accept(&tls, stream, gate.pend(), plane.metrics()) => handshake,
+        () = life.drain.cancelled() => return,
+    };
+    let Some(tls) = handshake else { return };
+    let landing = Landing::Workload { own_address };
+    // Boxed, so that a connection that has not shown who it is costs no more than its handshake.
+    Box::pin(serve_session(tls, plane, landing, life, Some(entry), Some(peer))).await;
+}
+
+/// Serves a session that a gateway terminates, for instances without a sidecar. The handshake is done:
+/// mutual TLS with ALPN `h2`, for an SNI of a service of this cluster. Limits are the caller's.
+pub async fn serve_terminated<S>(tls: TlsStream<S>, plane: DataPlane, shutdown: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let life = Lifetime::new(shutdown);
+    serve_session(tls, plane, Landing::Gateway, life.clone(), None, None).await;
+    life.finish_open().await;
+}
+
+async fn serve_session<S>(
+    tls: TlsStream<S>,
+    plane: DataPlane,
+    landing: Landing,
+    life: Lifetime,
+    entry: Option<Arc<crate::limits::Entry>>,
+    peer: Option<SocketAddr>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    match Session::authenticate(&tls, plane.clone(), landing, life, entry) {
+        Ok(session) => session.serve(tls).await,
+        Err(error) => {
+            log_refusal(&error, peer);
+            plane.metrics().handshake_failed(error.reason());
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! One session: the handshake, who is at the other end, and for how long that holds.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use isthmus_identity::tls::LiveIdentity;
+use isthmus_identity::verify::{PeerUsage, TrustBundle};
+use isthmus_model::name::ServiceName;
+use isthmus_model::spiffe::SpiffeId;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use super::admission::Landing;
+use super::forward;
+use crate::accept::Lifetime;
+use crate::limits::Entry;
+use crate::message::server::serve_http2;
+use crate::metrics::Reason;
+use crate::plane::DataPlane;
+
+/// A session whose peer's certificate is about to expire is not kept for less than this, so that a clock
+/// that is a little off does not close every session at once.
+const LIFETIME_MIN: Duration = Duration::from_secs(1);
+
+/// Why a session did not come about.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoSession {
+    #[error("the peer does not speak HTTP/2 inside TLS")]
+    NotHttp2,
+    #[error("the peer's certificate is not of this federation's current roots")]
+    NoIdentity,
+    #[error("the peer asks for {0:?}, which is no service of this cluster")]
+    Misdirected(String),
+}
+
+impl NoSession {
+    pub(super) fn reason(&self) -> Reason {
+        match self {
+            Self::NotHttp2 => Reason::Tls,
+            Self::NoIdentity | Self::Misdirected(_) => Reason::Identity,
+        }
+    }
+}
+
+/// An authenticated session.
+pub(super) struct Session {
+    pub(super) plane: DataPlane,
+    pub(super) landing: Landing,
+    /// Who is at the other end.
+    pub(super) peer: SpiffeId,
+    /// What its SNI named: the only service that it may ask for here.
+    pub(super) service: ServiceName,
+    pub(super) life: Lifetime,
+    /// Held by tunnels that outlive the session.
+    pub(super) entry: Option<Arc<Entry>>,
+    chain: Vec<CertificateDer<'static>>,
+    not_after: SystemTime,
+    /// The roots that the peer was last verified against.
+    trusted_by: Mutex<Option<Arc<TrustBundle>>>,
+    /// Ends the session, gracefully, when its peer is no longer trusted.
+    expired: CancellationToken,
+}
+
+impl Session {
+    /// Reads who and what from an accepted TLS connection.
+    pub(super) fn authenticate<S>(
+        tls: &TlsStream<S>,
+        plane: DataPlane,
+        landing: Landing,
+        life: Lifetime,
+        entry: Option<Arc<Entry>>,
+    ) -> Result<Self, NoSession> {
+        let connection = tls.get_ref().1;
+        if connection.alpn_protocol() != Some(b"h2") {
+            return Err(NoSession::NotHttp2);
+        }
+        let trusted_by = plane.identity().trust();
+        let verified = plane.identity().peer(connection).ok_or(NoSession::NoIdentity)?;
+        let sni = connection.server_name().unwrap_or_default();
+        let own = plane.snapshot().site.trust_domain();
+        let service = own.service_of_sni(sni).ok_or_else(|| NoSession::Misdirected(sni.to_owned()))?;
+        let chain = connection.peer_certificates().unwrap_or_default();
+        Ok(Self {
+            landing,
+            peer: verified.id().clone(),
+            service,
+            life,
+            entry,
+            chain: chain.iter().map(|certificate| certificate.clone().into_owned()).collect(),
+            not_after: verified.not_after(),
+            trusted_by: Mutex::new(trusted_by),
+            expired: CancellationToken::new(),
+            plane,
+        })
+    }
+
+    /// Whether the peer would still be let in. Costs a comparison unless the roots changed. When not, the
+    /// session is asked to end: an honest peer comes back with a newer certificate.
+    pub(super) fn is_trusted(&self) -> bool {
+        let trusted = SystemTime::now() < self.not_after && self.chain_is_trusted(self.plane.identity());
+        if !trusted {
+            self.expired.cancel();
+        }
+        trusted
+    }
+
+    fn chain_is_trusted(&self, identity: &LiveIdentity) -> bool {
+        let Some(current) = identity.trust() else { return false };
+        let mut trusted_by = self.trusted_by.lock().unwrap_or_else(PoisonError::into_inner);
+        if trusted_by.as_ref().is_some_and(|known| Arc::ptr_eq(known, &current)) {
+            return true;
+        }
+        let verified = current.verify(&self.chain, PeerUsage::Client, SystemTime::now());
+        if let Err(error) = &verified {
+            tracing::info!(peer = %self.peer, %error, "session ends: the peer is no longer trusted");
+        }
+        *trusted_by = verified.is_ok().then_some(current);
+        trusted_by.is_some()
+    }
+
+    /// Serves the session's requests until the peer leaves, the listener drains, or trust ends.
+    pub(super) async fn serve<S>(self, tls: TlsStream<S>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let left = self.not_after.duration_since(SystemTime::now()).unwrap_or_default().max(LIFETIME_MIN);
+        let (drain, expired) = (self.life.drain.clone(), self.expired.clone());
+        let ending = async move {
+            tokio::select! {
+                () = drain.cancelled() => {}
+                () = expired.cancelled() => {}
+                () = tokio::time::sleep(left) => {}
+            }
+        };
+        let session = Arc::new(self);
+        serve_http2(tls, ending, move |request| forward::answer(session.clone(), request)).await;
+    }
+}
+
+/// For logs: who it was, when no identity is known.
+pub(super) fn log_refusal(error: &dyn std::fmt::Display, peer: Option<SocketAddr>) {
+    match peer {
+        Some(peer) => tracing::debug!(%error, %peer, "session refused"),
+        None => tracing::debug!(%error, "session refused"),
+    }
+}

@@ -1,0 +1,31 @@
+//! The data plane: what carries requests between workloads.
+//!
+//! The same code runs in a sidecar and in a gateway. Both watch a [`Snapshot`](isthmus_model::snapshot::Snapshot)
+//! and know nothing of where it comes from. Follow a request through the modules: [`outbound`] takes it from
+//! the application, asks the model where it may go, lets [`balance`] choose, and sends it through a pooled
+//! [`tunnel`]; a gateway passes the session through unopened ([`passthrough`]); [`inbound`] asks the model
+//! whether the authenticated peer may, and hands it to the application over [`plaintext`].
+//!
+//! Deliberately absent: HTTP/1 `Upgrade` across the federation (the header is dropped, which RFC 9110 §7.8
+//! allows), response caching and buffering, and any retry of a request that may have had an effect.
+
+pub mod accept;
+pub mod agent;
+pub mod app;
+pub mod balance;
+pub mod config;
+pub mod handshake;
+pub mod inbound;
+pub mod limits;
+pub mod message;
+pub mod metrics;
+pub mod outbound;
+pub mod passthrough;
+pub mod plaintext;
+pub mod plane;
+pub mod tcp;
+pub mod tunnel;
+
+pub use accept::{BindError, DRAIN_WITHIN};
+pub use metrics::Metrics;
+pub use plane::{DataPlane, Demand};

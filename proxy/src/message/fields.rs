@@ -1,0 +1,159 @@
+//! Header fields that a proxy takes out, and the ones it puts in.
+
+use http::header::{
+    CONNECTION, EXPECT, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use isthmus_model::spiffe::SpiffeId;
+
+/// Who called, as the receiving side verified it (Envoy's format: `By=<own id>;URI=<peer id>`).
+pub const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// How a response came to be, between two data planes; see [`Outcome`].
+const OUTCOME: HeaderName = HeaderName::from_static("x-isthmus-outcome");
+/// Why, for the operator who reads what the caller's side says.
+const REASON: HeaderName = HeaderName::from_static("x-isthmus-reason");
+/// Fields that only data planes write.
+const OWN_PREFIX: &str = "x-isthmus-";
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// What a data plane tells the calling one about a response that is its own and not the application's. It
+/// counts only from an authenticated session, is taken out of whatever applications and clients send,
+/// and never reaches a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The application has not seen the request: it can be sent elsewhere, whatever it is.
+    NotSent,
+    /// The application may have seen the request, and no answer came.
+    Broken,
+    /// The session is no longer trusted: the application has not seen the request, and another session to the
+    /// same place may do.
+    SessionOver,
+    /// The caller may not. Another place is not going to be asked.
+    Denied,
+}
+
+impl Outcome {
+    fn text(self) -> &'static str {
+        match self {
+            Self::NotSent => "not-sent",
+            Self::Broken => "broken",
+            Self::SessionOver => "session-over",
+            Self::Denied => "denied",
+        }
+    }
+}
+
+/// Writes the outcome and why it came to that.
+pub fn set_outcome(headers: &mut HeaderMap, outcome: Outcome, reason: &str) {
+    headers.insert(OUTCOME, HeaderValue::from_static(outcome.text()));
+    if let Ok(reason) = HeaderValue::from_str(reason) {
+        headers.insert(REASON, reason);
+    }
+}
+
+/// Takes the outcome and the reason out.
+pub fn take_outcome(headers: &mut HeaderMap) -> Option<(Outcome, String)> {
+    let value = headers.remove(OUTCOME)?;
+    let outcomes = [Outcome::NotSent, Outcome::Broken, Outcome::SessionOver, Outcome::Denied];
+    let outcome = outcomes.into_iter().find(|outcome| value == outcome.text())?;
+    let reason = headers.remove(REASON).and_then(|reason| reason.to_str().ok().map(str::to_owned));
+    Some((outcome, reason.unwrap_or_else(|| "no reason given".to_owned())))
+}
+
+/// Takes out what says something about one connection only (RFC 9110 §7.6.1), `Upgrade` included, and
+/// `Expect`, which is answered on each connection. `TE: trailers` stays, for gRPC checks it.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let nominated: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    let trailers = headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    for name in nominated {
+        headers.remove(name);
+    }
+    for name in [
+        CONNECTION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+        TE,
+        TRANSFER_ENCODING,
+        UPGRADE,
+        EXPECT,
+    ] {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Takes out what claims an identity or speaks for a data plane.
+pub fn strip_claims(headers: &mut HeaderMap) {
+    headers.remove(CLIENT_CERTIFICATE);
+    headers.remove(FORWARDED);
+    let own = |name: &&HeaderName| name.as_str().starts_with(OWN_PREFIX);
+    let own: Vec<HeaderName> = headers.keys().filter(own).cloned().collect();
+    for name in own {
+        headers.remove(name);
+    }
+}
+
+/// Tells the application who calls. SPIFFE IDs of the model hold no character that needs quoting.
+pub fn set_client_certificate(headers: &mut HeaderMap, own: Option<&SpiffeId>, peer: &SpiffeId) {
+    let text = match own {
+        Some(own) => format!("By={own};URI={peer}"),
+        None => format!("URI={peer}"),
+    };
+    if let Ok(value) = HeaderValue::try_from(text) {
+        headers.insert(CLIENT_CERTIFICATE, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_fields_and_nominated_ones_go() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close, X-Secret"),
+            ("connection", "upgrade"),
+            ("x-secret", "1"),
+            ("upgrade", "websocket"),
+            ("te", "trailers"),
+            ("proxy-connection", "keep-alive"),
+            ("expect", "100-continue"),
+            ("x-kept", "1"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        strip_hop_by_hop(&mut headers);
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["te", "x-kept"]);
+    }
+
+    #[test]
+    fn claims_go_and_outcomes_round_trip() {
+        let mut headers = HeaderMap::new();
+        headers.append(CLIENT_CERTIFICATE, HeaderValue::from_static("URI=spiffe://forged"));
+        headers.append(CLIENT_CERTIFICATE, HeaderValue::from_static("URI=spiffe://forged-too"));
+        headers.append("x-isthmus-anything", HeaderValue::from_static("1"));
+        headers.append(FORWARDED, HeaderValue::from_static("for=1.2.3.4"));
+        set_outcome(&mut headers, Outcome::NotSent, "why");
+        strip_claims(&mut headers);
+        assert!(headers.is_empty(), "{headers:?}");
+        for outcome in [Outcome::NotSent, Outcome::Broken, Outcome::SessionOver, Outcome::Denied] {
+            set_outcome(&mut headers, outcome, "why");
+            assert_eq!(take_outcome(&mut headers), Some((outcome, "why".to_owned())));
+            assert!(headers.is_empty());
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! HTTP messages as a proxy sees them: whom a request is for, which fields it may carry, and its body.
+
+pub mod authority;
+pub mod body;
+pub mod fields;
+pub mod reply;
+pub mod server;
+
+pub use body::Body;

@@ -1,0 +1,33 @@
+//! Responses that the data plane itself writes: a status, a line that says what to check.
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response, StatusCode};
+
+use super::body::Body;
+use super::fields::{Outcome, set_outcome};
+
+/// A response with a line of text.
+#[must_use]
+pub fn text(status: StatusCode, text: &str) -> Response<Body> {
+    let mut response = Response::new(Body::whole(Bytes::from(format!("{text}\n"))));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// A response for the calling data plane.
+#[must_use]
+pub fn outcome(status: StatusCode, reason: &str, outcome: Outcome) -> Response<Body> {
+    let mut response = text(status, reason);
+    set_outcome(response.headers_mut(), outcome, reason);
+    response
+}
+
+/// An empty response.
+#[must_use]
+pub fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}

@@ -1,0 +1,118 @@
+//! hyper's servers with this data plane's bounds.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+
+use super::body::Body;
+
+/// A request's head has to be complete after this, and an idle HTTP/1 connection is closed. As long as the
+/// idle timeouts of common clients' pools, so that they close first.
+pub const HEAD_WITHIN: Duration = Duration::from_secs(60);
+/// Header fields in one HTTP/1 message.
+pub const FIELDS_MAX: usize = 100;
+/// Bytes of one HTTP/1 head, and of the buffer it is read into.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Decoded bytes of one HTTP/2 header list. HPACK's tables are small by default; this bounds the sum.
+pub const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
+/// Requests under way on one HTTP/2 connection.
+pub const STREAMS_MAX: u32 = 256;
+/// Streams that a peer may reset before they were looked at (rapid reset): beyond it, GOAWAY.
+pub const RESETS_PENDING_MAX: usize = 32;
+/// Streams reset for the peer's own errors (made you reset): beyond it, GOAWAY.
+pub const RESETS_PROVOKED_MAX: usize = 128;
+/// What one stream may have in flight towards us: 80 Mbit/s at 100 ms.
+pub const STREAM_WINDOW: u32 = 1024 * 1024;
+/// What one connection may have in flight towards us.
+pub const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Bytes of responses buffered per HTTP/2 stream when the peer does not read.
+pub const SEND_BUFFER: usize = 256 * 1024;
+/// How often an HTTP/2 client is asked whether it is still there.
+pub const PING_EVERY: Duration = Duration::from_secs(10);
+/// How long it may take to answer.
+pub const PONG_WITHIN: Duration = Duration::from_secs(20);
+
+/// HTTP/2 server settings.
+fn http2_builder() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+        .max_local_error_reset_streams(RESETS_PROVOKED_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PONG_WITHIN);
+    builder
+}
+
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .max_headers(FIELDS_MAX)
+        .max_header_size(HEAD_BYTES_MAX)
+        .max_buf_size(HEAD_BYTES_MAX);
+    builder
+}
+
+/// Serves HTTP/1.1 until the peer closes, or until `drain` and the request under way is answered.
+pub async fn serve_http1<I, H, F>(io: I, drain: &CancellationToken, handle: H)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Response<Body>>,
+{
+    let service = service_fn(|request| {
+        let response = handle(request);
+        async move { Ok::<_, Infallible>(response.await) }
+    });
+    let mut connection = pin!(http1_builder().serve_connection(TokioIo::new(io), service).with_upgrades());
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = drain.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "HTTP/1 connection ended");
+    }
+}
+
+/// Serves HTTP/2 until the peer closes, or until `drain` and every request under way is answered.
+pub async fn serve_http2<I, H, F>(io: I, drain: impl Future<Output = ()>, handle: H)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Request<Incoming>) -> F + Send + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let response = handle(request);
+        async move { Ok::<_, Infallible>(response.await) }
+    });
+    let mut connection = pin!(http2_builder().serve_connection(TokioIo::new(io), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = drain => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "HTTP/2 connection ended");
+    }
+}

@@ -1,0 +1,135 @@
+//! TCP through the federation: one CONNECT stream to the first destination that takes it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Method, Request, StatusCode, Uri};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use isthmus_model::name::ServiceName;
+use isthmus_model::route::{Destination, DestinationKey};
+use isthmus_model::snapshot::Site;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use super::exchange::{ATTEMPTS_MAX, SESSIONS_PER_ATTEMPT, authority};
+use super::target::Target;
+use crate::balance::ejection::Failure;
+use crate::balance::{Load, Pick, Tried};
+use crate::message::Body;
+use crate::message::fields::{Outcome, take_outcome};
+use crate::plaintext::CONNECT_WITHIN;
+use crate::plane::DataPlane;
+use crate::tcp::{IDLE_MAX, connect, copy_both};
+use crate::tunnel::Lease;
+
+/// No destination took the connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    #[error("no instance of {0} is known anywhere")]
+    Nowhere(ServiceName),
+    #[error("{0} cannot be reached: {1}")]
+    Unreachable(ServiceName, String),
+    #[error("{0} turns this caller away: {1}")]
+    Denied(ServiceName, String),
+}
+
+/// A way to an instance of the service.
+pub(super) struct Opened {
+    way: Way,
+    _load: Load,
+}
+
+enum Way {
+    /// A stream of a session, which stays leased.
+    Tunnel(TokioIo<Upgraded>, Lease),
+    /// A connection to an instance without a sidecar.
+    Direct(TcpStream),
+}
+
+impl Opened {
+    /// Copies to and from `client` until both sides ended.
+    pub(super) async fn copy<S: AsyncRead + AsyncWrite + Unpin>(self, client: S) -> io::Result<(u64, u64)> {
+        match self.way {
+            Way::Tunnel(stream, lease) => {
+                let copied = copy_both(client, stream, IDLE_MAX).await;
+                drop(lease);
+                copied
+            }
+            Way::Direct(stream) => copy_both(client, stream, IDLE_MAX).await,
+        }
+    }
+}
+
+/// Why one destination did not take it.
+enum Miss {
+    Unreachable(String),
+    Denied(String),
+}
+
+/// Opens a way to `target`, trying destinations in the plan's order. No byte of the client's was sent when
+/// one fails, so the next is always tried.
+pub(super) async fn open(plane: &DataPlane, target: &Target) -> Result<Opened, OpenError> {
+    let name = &target.service.name;
+    let site = plane.snapshot().site.clone();
+    let traffic = plane.balancer().traffic(name);
+    let mut tried = Tried::default();
+    let mut last = None;
+    for _ in 0..ATTEMPTS_MAX {
+        let random = plane.balancer().random();
+        let Some(pick) = traffic.pick(&target.service, target.port.port, &tried, random, Instant::now()) else { break };
+        match open_at(plane, target, &site, &pick).await {
+            Ok(way) => {
+                pick.succeeded();
+                return Ok(Opened { way, _load: pick.into_load() });
+            }
+            Err(Miss::Denied(reason)) => {
+                pick.succeeded();
+                return Err(OpenError::Denied(name.clone(), reason));
+            }
+            Err(Miss::Unreachable(reason)) => {
+                pick.failed(Failure::Unreachable, Instant::now());
+                tracing::debug!(service = %name, destination = ?pick.key(), reason, "not reached");
+                last = Some(reason);
+                tried.note(&pick);
+            }
+        }
+    }
+    Err(match last {
+        Some(reason) => OpenError::Unreachable(name.clone(), reason),
+        None => OpenError::Nowhere(name.clone()),
+    })
+}
+
+async fn open_at(plane: &DataPlane, target: &Target, site: &Arc<Site>, pick: &Pick) -> Result<Way, Miss> {
+    let unreachable = |error: &dyn std::fmt::Display| Miss::Unreachable(error.to_string());
+    if let (Destination::Local(endpoint), DestinationKey::Local(address)) = (&pick.destination, pick.key())
+        && endpoint.sidecar_port.is_none()
+    {
+        return connect(*address, CONNECT_WITHIN).await.map(Way::Direct).map_err(|error| unreachable(&error));
+    }
+    let mut over = String::new();
+    for _ in 0..SESSIONS_PER_ATTEMPT {
+        let lease = plane.tunnels().lease(&pick.destination, pick.key(), &target.service.name, site);
+        let lease = lease.await.map_err(|error| unreachable(&error))?;
+        let mut request = Request::new(Body::empty());
+        *request.method_mut() = Method::CONNECT;
+        *request.uri_mut() = Uri::from(authority(target));
+        let mut response = lease.send(request).await.map_err(|error| unreachable(&error))?;
+        match (response.status(), take_outcome(response.headers_mut())) {
+            (StatusCode::OK, _) => {
+                let stream = hyper::upgrade::on(response).await.map_err(|error| unreachable(&error))?;
+                return Ok(Way::Tunnel(TokioIo::new(stream), lease));
+            }
+            (_, Some((Outcome::SessionOver, reason))) => {
+                lease.retire();
+                over = reason;
+            }
+            (_, Some((Outcome::Denied, reason))) => return Err(Miss::Denied(reason)),
+            (_, Some((_, reason))) => return Err(Miss::Unreachable(reason)),
+            (status, None) => return Err(Miss::Unreachable(format!("CONNECT was answered with {status}"))),
+        }
+    }
+    Err(Miss::Unreachable(over))
+}

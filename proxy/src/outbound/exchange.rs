@@ -1,0 +1,243 @@
+//! One request through the federation: attempts, and when another one is safe.
+//!
+//! | what happened | another attempt elsewhere |
+//! | --- | --- |
+//! | never sent (no connection, refused stream, the far side says so) | always, if the body is still whole |
+//! | sent, no response headers came (session broke, fell silent) | idempotent methods, within the budget |
+//! | a response came, whatever it says | never |
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use hyper::body::Incoming;
+use isthmus_model::catalog::AppProtocol;
+use isthmus_model::name::ClusterName;
+use isthmus_model::route::{Destination, DestinationKey};
+use isthmus_model::snapshot::Site;
+
+use super::request::Answer;
+use super::target::Target;
+use crate::balance::ejection::Failure;
+use crate::balance::{Pick, Tried};
+use crate::message::body::Replay;
+use crate::message::fields::{Outcome, strip_claims, strip_hop_by_hop, take_outcome};
+use crate::message::{Body, reply};
+use crate::metrics::ServiceLabels;
+use crate::plane::DataPlane;
+use crate::tunnel::{DialError, SESSIONS_USUAL, SendError};
+
+/// Destinations that one request tries. Two of the own cluster, then two of each level further away: with the
+/// own cluster and two others dead at once, the next is reached.
+pub(super) const ATTEMPTS_MAX: usize = 6;
+/// Sessions that one attempt may find closing under its hands: all that there usually are, and a new one.
+pub(super) const SESSIONS_PER_ATTEMPT: usize = SESSIONS_USUAL + 1;
+
+/// The canonical authority of a target: what is sent through tunnels and to applications.
+pub(super) fn authority(target: &Target) -> Authority {
+    let text = format!("{}:{}", target.service.name.host(), target.port.port);
+    Authority::try_from(text).expect("labels and a number are an authority")
+}
+
+/// A request as it is sent, again and again if need be.
+struct Outgoing {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Replay,
+}
+
+impl Outgoing {
+    async fn prepare(
+        target: &Target,
+        request: Request<Incoming>,
+    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let (parts, body) = request.into_parts();
+        let mut headers = parts.headers;
+        strip_hop_by_hop(&mut headers);
+        strip_claims(&mut headers);
+        // The authority says it, in canonical form.
+        headers.remove(http::header::HOST);
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(Scheme::HTTP);
+        uri.authority = Some(authority(target));
+        let path = parts.uri.into_parts().path_and_query;
+        uri.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        Ok(Self { method: parts.method, uri: Uri::from_parts(uri)?, headers, body: Replay::prepare(body).await? })
+    }
+
+    fn attempt(&self) -> Request<Body> {
+        let mut request = Request::new(self.body.lend());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+}
+
+/// How an attempt ended without an answer.
+struct Failed {
+    sent: bool,
+    /// What to hold against the destination, if it is its fault.
+    failure: Option<Failure>,
+    reason: String,
+}
+
+impl Failed {
+    fn dial(error: &DialError) -> Self {
+        let ours = matches!(error, DialError::PoolFull | DialError::Abandoned);
+        let failure = if ours { None } else { Some(Failure::Unreachable) };
+        Self { sent: false, failure, reason: error.to_string() }
+    }
+
+    fn session(error: &SendError) -> Self {
+        let sent = matches!(error, SendError::Broken(_));
+        let failure = if sent { Failure::Broken } else { Failure::Unreachable };
+        Self { sent, failure: Some(failure), reason: error.to_string() }
+    }
+}
+
+/// Sends `request` to the service; the answer is the service's, or says why there is none.
+pub(super) async fn send(plane: &DataPlane, target: &Target, request: Request<Incoming>) -> Answer {
+    let outgoing = match Outgoing::prepare(target, request).await {
+        Ok(outgoing) => outgoing,
+        Err(error) => return reply::text(StatusCode::BAD_REQUEST, &format!("the request broke off: {error}")).into(),
+    };
+    let name = &target.service.name;
+    let site = plane.snapshot().site.clone();
+    let traffic = plane.balancer().traffic(name);
+    traffic.budget().earn(Instant::now());
+    let mut tried = Tried::default();
+    let mut last: Option<Failed> = None;
+    for attempt in 0..ATTEMPTS_MAX {
+        let random = plane.balancer().random();
+        let Some(pick) = traffic.pick(&target.service, target.port.port, &tried, random, Instant::now()) else { break };
+        if attempt > 0 {
+            plane.metrics().retries.get_or_create(&ServiceLabels { service: name.to_string() }).inc();
+        }
+        let cluster = cluster_of(&pick.destination, &site);
+        let failed = match Box::pin(attempt_at(plane, target, &site, &outgoing, pick, &mut tried)).await {
+            Ok(response) => return Answer { response, cluster: Some(cluster) },
+            Err(failed) => failed,
+        };
+        tracing::debug!(service = %name, %cluster, reason = failed.reason, sent = failed.sent, "attempt failed");
+        let again = outgoing.body.is_intact()
+            && (!failed.sent || (outgoing.method.is_idempotent() && traffic.budget().spend(Instant::now())));
+        last = Some(failed);
+        if !again {
+            break;
+        }
+    }
+    no_answer(target, last).into()
+}
+
+fn cluster_of(destination: &Destination, site: &Site) -> ClusterName {
+    match destination {
+        Destination::Local(_) => site.cluster.clone(),
+        Destination::Remote { backend, .. } => backend.cluster.name.clone(),
+    }
+}
+
+fn no_answer(target: &Target, last: Option<Failed>) -> Response<Body> {
+    let name = &target.service.name;
+    match last {
+        None => reply::text(StatusCode::SERVICE_UNAVAILABLE, &format!("no instance of {name} is known anywhere")),
+        Some(Failed { sent: false, reason, .. }) => {
+            reply::text(StatusCode::SERVICE_UNAVAILABLE, &format!("{name} cannot be reached: {reason}"))
+        }
+        Some(Failed { reason, .. }) => {
+            reply::text(StatusCode::BAD_GATEWAY, &format!("{name} did not answer: {reason}"))
+        }
+    }
+}
+
+/// One attempt, with what it teaches about the destination.
+async fn attempt_at(
+    plane: &DataPlane,
+    target: &Target,
+    site: &Arc<Site>,
+    outgoing: &Outgoing,
+    pick: Pick,
+    tried: &mut Tried,
+) -> Result<Response<Body>, Failed> {
+    let direct = match (&pick.destination, pick.key()) {
+        (Destination::Local(endpoint), DestinationKey::Local(address)) if endpoint.sidecar_port.is_none() => {
+            Some(*address)
+        }
+        _ => None,
+    };
+    let sent = match direct {
+        Some(address) => {
+            let http2 = target.port.protocol == AppProtocol::Http2;
+            let sent = plane.apps().send(address, http2, outgoing.attempt()).await;
+            sent.map_err(|error| {
+                let sent = !error.never_sent();
+                let failure = if sent { Failure::Broken } else { Failure::Unreachable };
+                Failed { sent, failure: Some(failure), reason: error.to_string() }
+            })
+        }
+        None => through_tunnel(plane, target, site, outgoing, &pick).await,
+    };
+    match sent {
+        Ok(mut response) => {
+            let unwell = matches!(response.status().as_u16(), 502..=504);
+            if unwell {
+                pick.failed(Failure::Unwell, Instant::now())
+            } else {
+                pick.succeeded()
+            }
+            strip_hop_by_hop(response.headers_mut());
+            strip_claims(response.headers_mut());
+            Ok(response.map(|body| body.holding(pick.into_load())))
+        }
+        Err(failed) => {
+            if let Some(failure) = failed.failure {
+                pick.failed(failure, Instant::now());
+            }
+            tried.note(&pick);
+            Err(failed)
+        }
+    }
+}
+
+/// Sends through a session. One that is just closing is no fault of the destination: the next is tried.
+async fn through_tunnel(
+    plane: &DataPlane,
+    target: &Target,
+    site: &Arc<Site>,
+    outgoing: &Outgoing,
+    pick: &Pick,
+) -> Result<Response<Body>, Failed> {
+    let mut closed = None;
+    for _ in 0..SESSIONS_PER_ATTEMPT {
+        let lease = plane.tunnels().lease(&pick.destination, pick.key(), &target.service.name, site);
+        let lease = lease.await.map_err(|error| Failed::dial(&error))?;
+        let (failed, again) = match lease.send(outgoing.attempt()).await {
+            Ok(mut response) => match take_outcome(response.headers_mut()) {
+                Some((Outcome::SessionOver, reason)) => {
+                    lease.retire();
+                    (Failed { sent: false, failure: Some(Failure::Unreachable), reason }, true)
+                }
+                told => return told_by_far_side(told, response.map(|body| Body::streamed(body).holding(lease))),
+            },
+            Err(error) => (Failed::session(&error), matches!(error, SendError::NotSent(_))),
+        };
+        closed = Some(failed);
+        if !again || !outgoing.body.is_intact() {
+            break;
+        }
+    }
+    Err(closed.unwrap_or_else(|| Failed::dial(&DialError::Abandoned)))
+}
+
+/// What became of a request by what the data plane at the other end told about its response.
+fn told_by_far_side(told: Option<(Outcome, String)>, response: Response<Body>) -> Result<Response<Body>, Failed> {
+    match told {
+        None | Some((Outcome::Denied, _)) => Ok(response),
+        Some((Outcome::NotSent | Outcome::SessionOver, reason)) => {
+            Err(Failed { sent: false, failure: Some(Failure::Unreachable), reason })
+        }
+        Some((Outcome::Broken, reason)) => Err(Failed { sent: true, failure: Some(Failure::Broken), reason }),
+    }
+}

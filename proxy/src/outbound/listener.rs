@@ -1,0 +1,182 @@
+//! The listener that clients reach: what a connection is, and for whom.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use isthmus_model::name::ServiceName;
+use isthmus_model::route::Found;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::connect::open;
+use super::original;
+use super::request::{Client, Scope};
+use super::target::{Target, target};
+use crate::accept::{Accepted, Accepting, BindError};
+use crate::message::server::{HEAD_WITHIN, serve_http1, serve_http2};
+use crate::metrics::{Direction, Reason, ReasonLabels};
+use crate::plane::DataPlane;
+use crate::tcp::{IDLE_MAX, Prefixed, connect, copy_both};
+
+/// The client connection preface of HTTP/2 (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// A client that has not said its first word after this is not going to.
+const FIRST_BYTE_WITHIN: Duration = HEAD_WITHIN;
+/// How long the rest of the world may take to answer for a redirected connection. The client waits for
+/// itself; this only keeps abandoned ones from piling up.
+const REDIRECTED_WITHIN: Duration = Duration::from_secs(30);
+
+/// What a listener's connections are for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Any service of the federation: by original destination, or as a forward proxy.
+    Proxy,
+    /// One port of one service: a virtual address of a gateway.
+    Service {
+        /// The service.
+        name: ServiceName,
+        /// Its port.
+        port: u16,
+    },
+}
+
+/// A bound listener for clients.
+pub struct OutboundListener {
+    accepting: Accepting,
+    plane: DataPlane,
+    mode: Mode,
+}
+
+impl OutboundListener {
+    /// Binds. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub fn bind(address: SocketAddr, plane: DataPlane, mode: Mode) -> Result<Self, BindError> {
+        Ok(Self { accepting: Accepting::bind(address, Direction::Outbound)?, plane, mode })
+    }
+
+    /// The bound address.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.accepting.local_addr()
+    }
+
+    /// Serves until `shutdown`, then lets requests under way finish.
+    pub async fn serve(self, shutdown: CancellationToken) {
+        let Self { accepting, plane, mode } = self;
+        let metrics = plane.metrics().clone();
+        let handle = |accepted| {
+            let (plane, mode) = (plane.clone(), mode.clone());
+            async move { Box::pin(connection(plane, mode, accepted)).await }
+        };
+        accepting.run(&metrics, shutdown, handle).await;
+    }
+}
+
+async fn connection(plane: DataPlane, mode: Mode, accepted: Accepted) {
+    match mode {
+        Mode::Service { name, port } => {
+            let found = plane.find_service(&name, port).await;
+            match target(found, &name.host(), port) {
+                Ok(target) => for_target(plane, target, accepted).await,
+                Err(error) => tracing::debug!(%error, peer = %accepted.peer, "connection closed"),
+            }
+        }
+        Mode::Proxy => match original::destination(&accepted.stream) {
+            Some(original) => redirected(plane, original, accepted).await,
+            None => http(plane, Scope::Federation, accepted).await,
+        },
+    }
+}
+
+/// A connection that was on its way to `original`.
+async fn redirected(plane: DataPlane, original: SocketAddr, accepted: Accepted) {
+    match plane.find_address(original).await {
+        Found::Service(service, port) => for_target(plane, Target { service, port }, accepted).await,
+        Found::NotFound | Found::NotOurs => elsewhere(original, accepted).await,
+        // A gateway that does not answer must not cut a workload off from everything else. A virtual
+        // address that nobody knows leads nowhere by itself.
+        Found::Unasked(_) => elsewhere(original, accepted).await,
+        Found::NoSuchPort(service) => {
+            tracing::debug!(service = %service.name, port = original.port(), "no such port: connection closed");
+        }
+    }
+}
+
+/// Not for the federation: goes where it was going.
+async fn elsewhere(original: SocketAddr, accepted: Accepted) {
+    let moved = match connect(original, REDIRECTED_WITHIN).await {
+        Ok(upstream) => copy_both(accepted.stream, upstream, IDLE_MAX).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = moved {
+        tracing::debug!(%error, %original, peer = %accepted.peer, "redirected connection ended");
+    }
+    drop(accepted.entry);
+}
+
+/// A connection for one port of one service.
+async fn for_target(plane: DataPlane, target: Target, accepted: Accepted) {
+    if target.port.protocol.is_http() {
+        return http(plane, Scope::Service(target.service.name.clone(), target.port.port), accepted).await;
+    }
+    match open(&plane, &target).await {
+        Ok(opened) => {
+            if let Err(error) = opened.copy(accepted.stream).await {
+                tracing::debug!(%error, service = %target.service.name, "TCP connection ended");
+            }
+        }
+        Err(error) => tracing::debug!(%error, service = %target.service.name, "TCP connection closed"),
+    }
+    drop(accepted.entry);
+}
+
+/// Serves HTTP, whichever version the client opens with.
+async fn http(plane: DataPlane, scope: Scope, accepted: Accepted) {
+    let Accepted { mut stream, peer, gate, life, entry } = accepted;
+    let pending = gate.pend();
+    let opening = tokio::select! {
+        opening = timeout(FIRST_BYTE_WITHIN, opening(&mut stream)) => opening,
+        () = pending.displaced() => {
+            plane.metrics().refused.get_or_create(&ReasonLabels { reason: Reason::Displaced }).inc();
+            return;
+        }
+        () = life.drain.cancelled() => return,
+    };
+    drop(pending);
+    let Ok(Ok((is_http2, read))) = opening else {
+        tracing::debug!(%peer, "connection closed before it sent anything");
+        return;
+    };
+    let stream = Prefixed::new(read, stream);
+    let drain = life.drain.clone();
+    let client = Client { plane, scope, life, entry };
+    if is_http2 {
+        let handle = move |request| client.clone().answer(request);
+        serve_http2(stream, async move { drain.cancelled().await }, handle).await;
+    } else {
+        serve_http1(stream, &drain, |request| client.clone().answer(request)).await;
+    }
+}
+
+/// Reads until it is clear whether the client speaks HTTP/2.
+async fn opening(stream: &mut TcpStream) -> io::Result<(bool, Bytes)> {
+    let mut read = BytesMut::with_capacity(1024);
+    loop {
+        if stream.read_buf(&mut read).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let compared = read.len().min(PREFACE.len());
+        if read[..compared] != PREFACE[..compared] {
+            return Ok((false, read.freeze()));
+        }
+        if compared == PREFACE.len() {
+            return Ok((true, read.freeze()));
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The way out: from a client to the best place that serves what it asked for.
+//!
+//! A listener takes HTTP/1.1, HTTP/2 in the clear, or any TCP, and learns the service from the connection's
+//! original destination, from the request's authority, or from the listener's own configuration. It is no
+//! open proxy: what is not a service of the federation is refused, except that a redirected connection to
+//! elsewhere goes where it was going.
+
+mod connect;
+mod exchange;
+mod listener;
+mod original;
+mod request;
+mod target;
+
+pub use listener::{Mode, OutboundListener};

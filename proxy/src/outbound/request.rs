@@ -1,0 +1,125 @@
+//! One request of a client: what it asks for, and what it gets.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::CONNECTION;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use isthmus_model::name::{ClusterName, ServiceName};
+
+use super::connect::open;
+use super::exchange;
+use super::target::{NoTarget, Target, target};
+use crate::accept::Lifetime;
+use crate::limits::Entry;
+use crate::message::authority::{Authority, requested};
+use crate::message::{Body, reply};
+use crate::metrics::Direction;
+use crate::plane::DataPlane;
+
+/// What a client's connection may ask for.
+#[derive(Clone, Debug)]
+pub(super) enum Scope {
+    /// Any service of the federation.
+    Federation,
+    /// The service and port that the connection's address stands for.
+    Service(ServiceName, u16),
+}
+
+/// A client's connection, as its requests see it.
+#[derive(Clone)]
+pub(super) struct Client {
+    pub(super) plane: DataPlane,
+    pub(super) scope: Scope,
+    pub(super) life: Lifetime,
+    /// Held by tunnels that outlive the HTTP connection.
+    pub(super) entry: Arc<Entry>,
+}
+
+/// A response and where it came from.
+pub(super) struct Answer {
+    pub(super) response: Response<Body>,
+    pub(super) cluster: Option<ClusterName>,
+}
+
+impl From<Response<Body>> for Answer {
+    fn from(response: Response<Body>) -> Self {
+        Self { response, cluster: None }
+    }
+}
+
+impl Client {
+    /// Answers one request.
+    pub(super) async fn answer(self, request: Request<Incoming>) -> Response<Body> {
+        let started = Instant::now();
+        let (plane, version) = (self.plane.clone(), request.version());
+        let (service, answer) = match self.target(&request).await {
+            Ok(target) => (target.service.name.to_string(), Box::pin(self.serve(&target, request)).await),
+            Err(error) => (String::new(), Answer::from(rejection(version, &error))),
+        };
+        let cluster = answer.cluster.map(String::from).unwrap_or_default();
+        let status = answer.response.status();
+        plane.metrics().request(Direction::Outbound, service, cluster, status, started.elapsed());
+        answer.response
+    }
+
+    async fn target(&self, request: &Request<Incoming>) -> Result<Target, NoTarget> {
+        let authority = requested(request)?;
+        let found = match &self.scope {
+            Scope::Federation => self.plane.find_host(&authority.host, authority.port).await,
+            Scope::Service(name, port) => {
+                check_scope(&authority, name, *port, request.method() == Method::CONNECT)?;
+                self.plane.find_service(name, *port).await
+            }
+        };
+        target(found, &authority.host, authority.port)
+    }
+
+    async fn serve(&self, target: &Target, request: Request<Incoming>) -> Answer {
+        if request.method() == Method::CONNECT {
+            return self.tunnel(target, request).await.into();
+        }
+        exchange::send(&self.plane, target, request).await
+    }
+
+    /// Opens the way first: the client is told 200 only when bytes can flow. What it sends before that
+    /// is held and passed on.
+    async fn tunnel(&self, target: &Target, request: Request<Incoming>) -> Response<Body> {
+        let opened = match open(&self.plane, target).await {
+            Ok(opened) => opened,
+            Err(error) => return reply::text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
+        };
+        let entry = self.entry.clone();
+        let service = target.service.name.clone();
+        self.life.spawn(async move {
+            let copied = match hyper::upgrade::on(request).await {
+                Ok(client) => opened.copy(TokioIo::new(client)).await,
+                Err(error) => Err(std::io::Error::other(error)),
+            };
+            if let Err(error) = copied {
+                tracing::debug!(%service, %error, "tunnel ended");
+            }
+            drop(entry);
+        });
+        reply::empty(StatusCode::OK)
+    }
+}
+
+/// The address decided about the service. A host that means another service came to the wrong place; any
+/// other host is how this client calls this one.
+fn check_scope(authority: &Authority, name: &ServiceName, port: u16, connect: bool) -> Result<(), NoTarget> {
+    let named = ServiceName::from_host(&authority.host);
+    let other = named.is_some_and(|named| named != *name) || (connect && authority.port != port);
+    if other { Err(NoTarget::Misdirected(name.clone(), port, authority.host.clone())) } else { Ok(()) }
+}
+
+fn rejection(version: Version, error: &NoTarget) -> Response<Body> {
+    let mut response = reply::text(error.status(), &error.to_string());
+    if matches!(error, NoTarget::BadRequest(_)) && version < Version::HTTP_2 {
+        // What follows on the connection cannot be trusted to be where we think it is.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}

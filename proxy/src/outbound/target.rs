@@ -1,0 +1,61 @@
+//! From a name or an address to a service, or to what the client is told instead.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use isthmus_model::catalog::ServicePort;
+use isthmus_model::name::ServiceName;
+use isthmus_model::route::Found;
+use isthmus_model::snapshot::Service;
+
+use crate::message::authority::BadRequest;
+
+/// A service and one of its ports.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub(super) service: Arc<Service>,
+    pub(super) port: ServicePort,
+}
+
+/// Why there is no target. The text goes to the client.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoTarget {
+    #[error(transparent)]
+    BadRequest(#[from] BadRequest),
+    #[error("this address is {0} port {1}: {2} is elsewhere")]
+    Misdirected(ServiceName, u16, String),
+    #[error("{0:?} is not a federation service: names end in .svc.clusterset.local, and nothing else is proxied")]
+    NotOurs(String),
+    #[error("no cluster exports {0:?}; check `isthmus services`")]
+    NotFound(String),
+    #[error("{0} has no port {1}; it has {2}")]
+    NoSuchPort(ServiceName, u16, String),
+    #[error("this cluster's gateway does not answer, and {0:?} has not been used here before; check the gateway")]
+    Unasked(String),
+}
+
+impl NoTarget {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::Misdirected(..) => StatusCode::MISDIRECTED_REQUEST,
+            Self::NotOurs(_) => StatusCode::FORBIDDEN,
+            Self::NotFound(_) | Self::NoSuchPort(..) => StatusCode::NOT_FOUND,
+            Self::Unasked(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// Reads the model's answer about `host`:`port`.
+pub(super) fn target(found: Found, host: &str, port: u16) -> Result<Target, NoTarget> {
+    match found {
+        Found::Service(service, port) => Ok(Target { service, port }),
+        Found::NoSuchPort(service) => {
+            let ports: Vec<String> = service.ports.iter().map(|port| port.port.to_string()).collect();
+            Err(NoTarget::NoSuchPort(service.name.clone(), port, ports.join(", ")))
+        }
+        Found::NotFound => Err(NoTarget::NotFound(host.to_owned())),
+        Found::NotOurs => Err(NoTarget::NotOurs(host.to_owned())),
+        Found::Unasked(_) => Err(NoTarget::Unasked(host.to_owned())),
+    }
+}

@@ -1,0 +1,9 @@
+//! Byte streams: connecting, copying between two, and putting back what was read too early.
+
+pub mod connect;
+pub mod copy;
+pub mod prefixed;
+
+pub use connect::connect;
+pub use copy::{IDLE_MAX, copy_both};
+pub use prefixed::Prefixed;

@@ -1,0 +1,168 @@
+//! Opens a session: TCP, mutual TLS with the service's SNI, HTTP/2.
+//!
+//! In TLS 1.3 a client is done before the server has judged the client's certificate. So a session counts as
+//! open only when the server has sent its first bytes: a request is then never lost to a refusal that
+//! was already on its way. That costs a round trip per session, and makes "never sent" true.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use isthmus_identity::tls::LiveIdentity;
+use isthmus_model::name::{ServiceName, TrustDomain};
+use isthmus_model::route::{Destination, DestinationKey};
+use isthmus_model::snapshot::Site;
+use isthmus_model::spiffe::{Principal, SpiffeId};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use super::session::{Connection, Opened};
+use super::watched::{SILENCE_TICK, Watched};
+use crate::message::server::{CONNECTION_WINDOW, HEADER_LIST_BYTES_MAX, PONG_WITHIN, SEND_BUFFER, STREAM_WINDOW};
+use crate::metrics::{Metrics, Reason};
+use crate::tcp::{Prefixed, connect};
+
+/// How long TCP may take: the slowest round trip between regions, twice.
+pub const CONNECT_WITHIN: Duration = Duration::from_millis(750);
+/// How long TLS and the server's first bytes may take: two of the slowest round trips, and the gateway's own
+/// way to the workload. The kernel accepts on behalf of a frozen process, so this is what finds it out.
+pub const HANDSHAKE_WITHIN: Duration = Duration::from_millis(1_500);
+
+/// Room for the server's SETTINGS, which is what it sends first.
+const FIRST_READ: usize = 256;
+
+/// Why there is no session.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DialError {
+    /// TCP failed.
+    #[error("cannot connect to {0}: {1}")]
+    Connect(SocketAddr, Arc<io::Error>),
+    /// TLS failed: no trust, no identity, the wrong one, or no HTTP/2.
+    #[error("no session with {0}: {1}; check the certificates and clocks of both sides")]
+    Tls(SocketAddr, Arc<io::Error>),
+    /// TLS took too long.
+    #[error("{0} does not answer the handshake")]
+    Silent(SocketAddr),
+    /// The peer is not who may answer for the service.
+    #[error("{0} is not who may answer for the service")]
+    Identity(SocketAddr),
+    /// The pool is full of busy sessions.
+    #[error("too many destinations have open sessions")]
+    PoolFull,
+    /// The process is ending.
+    #[error("the dial was abandoned")]
+    Abandoned,
+}
+
+impl DialError {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Connect(..) => Reason::Connect,
+            Self::Tls(..) => Reason::Tls,
+            Self::Silent(_) => Reason::Timeout,
+            Self::Identity(_) => Reason::Identity,
+            Self::PoolFull | Self::Abandoned => Reason::Total,
+        }
+    }
+}
+
+/// Whether the holder of `id` may answer at `destination` (secure naming).
+pub(super) fn may_answer(destination: &Destination, site: &Site, id: &SpiffeId) -> bool {
+    if id.trust_domain.federation != site.federation {
+        return false;
+    }
+    match destination {
+        Destination::Local(endpoint) => {
+            id.trust_domain.cluster == site.cluster
+                && matches!(&id.principal, Principal::Workload(workload) if *workload == endpoint.workload)
+        }
+        Destination::Remote { backend, .. } => backend.may_answer(id),
+    }
+}
+
+/// Everything that one dial needs.
+pub(super) struct Dial {
+    destination: Destination,
+    address: SocketAddr,
+    sni: String,
+    site: Arc<Site>,
+}
+
+impl Dial {
+    pub(super) fn new(destination: Destination, key: &DestinationKey, service: &ServiceName, site: Arc<Site>) -> Self {
+        let (DestinationKey::Local(address) | DestinationKey::Remote(_, address)) = key;
+        let cluster = match key {
+            DestinationKey::Local(_) => site.cluster.clone(),
+            DestinationKey::Remote(cluster, _) => cluster.clone(),
+        };
+        let target = TrustDomain { cluster, federation: site.federation.clone() };
+        Self { destination, address: *address, sni: target.service_sni(service), site }
+    }
+
+    pub(super) async fn run(self, identity: &LiveIdentity, metrics: &Metrics) -> Result<Opened, DialError> {
+        let opened = self.open(identity).await;
+        if let Err(error) = &opened {
+            metrics.handshake_failed(error.reason());
+            tracing::debug!(%error, sni = self.sni, "dial failed");
+        }
+        opened
+    }
+
+    async fn open(&self, identity: &LiveIdentity) -> Result<Opened, DialError> {
+        let tcp = connect(self.address, CONNECT_WITHIN)
+            .await
+            .map_err(|error| DialError::Connect(self.address, Arc::new(error)))?;
+        let tls = timeout(HANDSHAKE_WITHIN, self.handshake(identity, tcp));
+        let tls = tls.await.map_err(|_| DialError::Silent(self.address))?;
+        let tls = tls.map_err(|error| DialError::Tls(self.address, Arc::new(error)))?;
+        let (tls, first) = tls;
+        let peer = identity.peer(tls.get_ref().1).map(|verified| verified.id().clone());
+        let peer = peer.filter(|id| may_answer(&self.destination, &self.site, id));
+        let peer = peer.ok_or(DialError::Identity(self.address))?;
+        let http = http2_builder().handshake(TokioIo::new(Watched::new(Prefixed::new(first, tls)))).await;
+        let (send, connection): (_, Connection) =
+            http.map_err(|error| DialError::Tls(self.address, Arc::new(io::Error::other(error))))?;
+        Ok(Opened { send, connection, peer })
+    }
+
+    /// The TLS stream and the first bytes read from it.
+    async fn handshake(&self, identity: &LiveIdentity, tcp: TcpStream) -> io::Result<(TlsStream<TcpStream>, Bytes)> {
+        let (destination, site) = (self.destination.clone(), self.site.clone());
+        let expected = Arc::new(move |id: &SpiffeId| may_answer(&destination, &site, id));
+        let config = identity.client_config(expected, &[b"h2"]);
+        let name = ServerName::try_from(self.sni.clone()).map_err(io::Error::other)?;
+        let mut tls = TlsConnector::from(config).connect(name, tcp).await?;
+        if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return Err(io::Error::other("the peer does not speak HTTP/2"));
+        }
+        let mut first = BytesMut::with_capacity(FIRST_READ);
+        match tls.read_buf(&mut first).await? {
+            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer refused the session")),
+            _ => Ok((tls, first.freeze())),
+        }
+    }
+}
+
+fn http2_builder() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_send_buf_size(SEND_BUFFER)
+        // The pings give a live peer something to say; `Watched` judges the silence. Also while idle: a
+        // dead session is then found before a request gets on it.
+        .keep_alive_interval(SILENCE_TICK)
+        .keep_alive_while_idle(true)
+        .keep_alive_timeout(PONG_WITHIN);
+    builder
+}

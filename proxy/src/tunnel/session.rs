@@ -1,0 +1,176 @@
+//! One session: who is at its other end, how busy it is, and when it ends.
+
+use std::error::Error as _;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use isthmus_model::spiffe::SpiffeId;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use super::watched::Watched;
+use super::{Key, Shared};
+use crate::message::Body;
+use crate::tcp::Prefixed;
+
+/// A session without requests is closed after this: long enough for a service that is called every minute
+/// or so to stay warm.
+pub const SESSION_IDLE: Duration = Duration::from_secs(60);
+/// How often a session looks whether it is idle.
+const IDLE_CHECK: Duration = Duration::from_secs(15);
+
+pub(super) type Connection = http2::Connection<TokioIo<Watched<Prefixed<TlsStream<TcpStream>>>>, Body, TokioExecutor>;
+
+/// A session that was just opened and is not driven yet.
+pub(super) struct Opened {
+    pub(super) send: http2::SendRequest<Body>,
+    pub(super) connection: Connection,
+    pub(super) peer: SpiffeId,
+}
+
+/// An open session.
+pub(super) struct Session {
+    send: http2::SendRequest<Body>,
+    peer: SpiffeId,
+    streams: AtomicUsize,
+    /// The peer takes no more requests on it.
+    over: AtomicBool,
+    opened_at: Instant,
+    /// Milliseconds after `opened_at` at which the last stream ended.
+    idle_since: AtomicU64,
+}
+
+impl Opened {
+    /// Starts driving the connection.
+    pub(super) fn into_session(self, pool: &Arc<Shared>, key: Key) -> Arc<Session> {
+        let session = Arc::new(Session {
+            send: self.send,
+            peer: self.peer,
+            streams: AtomicUsize::new(0),
+            over: AtomicBool::new(false),
+            opened_at: Instant::now(),
+            idle_since: AtomicU64::new(0),
+        });
+        let weak = Arc::downgrade(&session);
+        tokio::spawn(drive(self.connection, weak, Arc::downgrade(pool), key));
+        session
+    }
+}
+
+impl Session {
+    pub(super) fn is_open(&self) -> bool {
+        !self.send.is_closed() && !self.over.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn peer(&self) -> &SpiffeId {
+        &self.peer
+    }
+
+    pub(super) fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    fn idle_for(&self) -> Duration {
+        let since = Duration::from_millis(self.idle_since.load(Ordering::Relaxed));
+        if self.streams() > 0 { Duration::ZERO } else { self.opened_at.elapsed().saturating_sub(since) }
+    }
+}
+
+/// Drives the connection to its end; takes it out of the pool when it ended or nobody needs it.
+async fn drive(connection: Connection, session: Weak<Session>, pool: Weak<Shared>, key: Key) {
+    let Some(metrics) = pool.upgrade().map(|pool| pool.metrics.clone()) else { return };
+    metrics.tunnels.inc();
+    let mut connection = pin!(connection);
+    let mut check = tokio::time::interval(IDLE_CHECK);
+    let ended = loop {
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            _ = check.tick() => {
+                if let (Some(session), Some(pool)) = (session.upgrade(), pool.upgrade())
+                    && session.idle_for() >= SESSION_IDLE
+                {
+                    pool.forget(&key, &session);
+                }
+            }
+        }
+    };
+    metrics.tunnels.dec();
+    if let (Some(session), Some(pool)) = (session.upgrade(), pool.upgrade()) {
+        pool.forget(&key, &session);
+    }
+    match ended {
+        Ok(()) => tracing::debug!(destination = ?key.0, service = %key.1, "session closed"),
+        Err(error) => tracing::debug!(destination = ?key.0, service = %key.1, %error, "session broke"),
+    }
+}
+
+/// A place on a session; given back when dropped.
+pub struct Lease(Arc<Session>);
+
+impl Lease {
+    pub(super) fn new(session: Arc<Session>) -> Self {
+        session.streams.fetch_add(1, Ordering::Relaxed);
+        Self(session)
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer(&self) -> &SpiffeId {
+        &self.0.peer
+    }
+
+    /// Keeps new requests off the session: its peer said that it takes none, and will close it.
+    pub fn retire(&self) {
+        self.0.over.store(true, Ordering::Relaxed);
+    }
+
+    /// Sends a request.
+    ///
+    /// # Errors
+    /// Whether the peer may have seen it.
+    pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, SendError> {
+        let sent = self.0.send.clone().try_send_request(request).await;
+        sent.map_err(|mut error| {
+            let returned = error.take_message().is_some();
+            classify(error.into_error(), returned)
+        })
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let millis = u64::try_from(self.0.opened_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.0.idle_since.store(millis, Ordering::Relaxed);
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Why no response came.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The connection ended before the peer took the request.
+    #[error("the connection closed before the request was sent: {0}")]
+    NotSent(hyper::Error),
+    /// The connection or stream broke after.
+    #[error("the connection broke before an answer came: {0}")]
+    Broken(hyper::Error),
+}
+
+/// Tells the two apart. `returned`: hyper gave the request back unsent.
+#[must_use]
+pub fn classify(error: hyper::Error, returned: bool) -> SendError {
+    let unprocessed = error.source().and_then(|source| source.downcast_ref::<h2::Error>()).is_some_and(|error| {
+        // RFC 9113 §8.7: a refused stream, and every stream above the last one of a GOAWAY, was not
+        // processed. A GOAWAY that reports an error takes processed streams down with it.
+        let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        let going = error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
+        refused || going
+    });
+    if returned || unprocessed { SendError::NotSent(error) } else { SendError::Broken(error) }
+}

@@ -1,0 +1,161 @@
+//! A stream that fails when the peer falls silent.
+//!
+//! The HTTP/2 client pings several times a second, so a live peer is never silent for long. hyper's own
+//! keep-alive wants each ping answered in time, which a large upload on a slow line delays although the
+//! peer is well; here *any* byte is a sign of life. Silence is counted in ticks that this process itself
+//! has seen pass, so that a pause of our own (a busy machine, a stopped process) counts as one tick, not
+//! as the peer's silence.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep};
+
+/// One tick of silence; also the interval of pings.
+pub const SILENCE_TICK: Duration = Duration::from_millis(250);
+/// Ticks without a byte from the peer after which it is given up: a round trip of half a second is alive.
+pub const SILENCE_TICKS: u32 = 3;
+/// Ticks for which the peer may take no byte from us. Longer, because buffers on a slow line empty in lumps.
+pub const WRITE_STALL_TICKS: u32 = 8;
+
+/// A stream whose reads and writes fail with [`io::ErrorKind::TimedOut`] when nothing moves.
+pub(super) struct Watched<S> {
+    stream: S,
+    reads: Silence,
+    writes: Silence,
+}
+
+impl<S> Watched<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, reads: Silence::new(SILENCE_TICKS), writes: Silence::new(WRITE_STALL_TICKS) }
+    }
+}
+
+struct Silence {
+    tick: Pin<Box<Sleep>>,
+    waiting: bool,
+    ticks: u32,
+    ticks_max: u32,
+}
+
+impl Silence {
+    fn new(ticks_max: u32) -> Self {
+        Self { tick: Box::pin(sleep(SILENCE_TICK)), waiting: false, ticks: 0, ticks_max }
+    }
+
+    /// Something moved.
+    fn broken(&mut self) {
+        self.waiting = false;
+    }
+
+    /// Nothing moved: registers for the next tick. Ready with an error when it was the last one.
+    fn goes_on<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if !self.waiting {
+            self.waiting = true;
+            self.ticks = 0;
+            self.tick.as_mut().reset(Instant::now() + SILENCE_TICK);
+        }
+        while self.tick.as_mut().poll(cx).is_ready() {
+            self.ticks += 1;
+            if self.ticks >= self.ticks_max {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer fell silent")));
+            }
+            self.tick.as_mut().reset(Instant::now() + SILENCE_TICK);
+        }
+        Poll::Pending
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+            Poll::Ready(read) => {
+                self.reads.broken();
+                Poll::Ready(read)
+            }
+            Poll::Pending => self.reads.goes_on(cx),
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.stream).poll_write(cx, buf) {
+            Poll::Ready(written) => {
+                self.writes.broken();
+                Poll::Ready(written)
+            }
+            Poll::Pending => self.writes.goes_on(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.stream).poll_write_vectored(cx, bufs) {
+            Poll::Ready(written) => {
+                self.writes.broken();
+                Poll::Ready(written)
+            }
+            Poll::Pending => self.writes.goes_on(cx),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.stream).poll_flush(cx) {
+            Poll::Ready(flushed) => {
+                self.writes.broken();
+                Poll::Ready(flushed)
+            }
+            Poll::Pending => self.writes.goes_on(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.stream).poll_shutdown(cx) {
+            Poll::Ready(shut) => Poll::Ready(shut),
+            Poll::Pending => self.writes.goes_on(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn any_byte_is_a_sign_of_life_and_silence_ends_it() {
+        let (ours, mut theirs) = duplex(16);
+        let mut watched = Watched::new(ours);
+        let start = Instant::now();
+        for _ in 0..10 {
+            tokio::time::sleep(SILENCE_TICK * 2).await;
+            theirs.write_all(b".").await.expect("written");
+            watched.read_u8().await.expect("alive");
+        }
+        let error = watched.read_u8().await.expect_err("silent");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(start.elapsed(), SILENCE_TICK * 20 + SILENCE_TICK * SILENCE_TICKS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_is_given_up_later() {
+        let (ours, _theirs) = duplex(16);
+        let mut watched = Watched::new(ours);
+        let start = Instant::now();
+        let error = watched.write_all(&[0; 64]).await.expect_err("stalled");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(start.elapsed(), SILENCE_TICK * WRITE_STALL_TICKS);
+    }
+}

@@ -1,0 +1,16 @@
+//! The federation end to end: the real binary as gateways, sidecars, applications and operator's tool.
+//!
+//! Each test has clusters of its own on loopback addresses of its own, and waits for conditions only. What a
+//! test kills is a process, with the signal that a crash, a freeze or an operator would be.
+
+mod calls;
+mod catalog;
+mod failover;
+mod federation;
+mod hostile;
+mod join;
+mod load;
+mod manifests;
+mod redirect;
+mod registry;
+mod workload;
