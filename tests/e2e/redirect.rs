@@ -121,4 +121,12 @@ async fn a_redirected_connection_reaches_the_service_that_its_address_stands_for
         netns.application(script).ok().filter(|answer| answer.contains("nowhere"))
     })
     .await;
+
+    // A rule that catches the sidecar's own connections too costs these connections, not the sidecar.
+    let everyone = ["-t", "nat", "-A", "OUTPUT", "-p", "tcp", "-d", "127.1.2.4", "-j", "REDIRECT", "--to-ports"];
+    netns.run("iptables", &[&everyone[..], &[&OUTBOUND.to_string()]].concat()).expect("a rule");
+    netns.application("exec 3<>/dev/tcp/127.1.2.4/80; cat <&3").expect("connected, then cut");
+    beside_client.wait_for_output(PATIENCE, "redirected to itself").await;
+    let answer = netns.application(script).expect("the sidecar serves on");
+    assert!(answer.contains("nowhere"), "{answer}");
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::CliError;
+use super::{CliError, tell};
 use crate::admin::api;
 
 /// How long a connection to the same machine may take.
@@ -94,7 +94,7 @@ impl AdminClient {
         let answered = tokio::select! {
             answered = answer.as_mut() => answered,
             () = tokio::time::sleep(PATIENCE) => {
-                eprintln!("isthmus: waiting for the gateway at {} ...", self.address);
+                tell(format_args!("isthmus: waiting for the gateway at {} ...", self.address));
                 answer.await
             }
         };

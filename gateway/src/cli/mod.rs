@@ -18,6 +18,7 @@ mod table;
 mod time;
 mod token;
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -184,8 +185,8 @@ pub fn main() -> ExitCode {
         Err(error) => {
             match &error {
                 // Editors and CI jump to lines that begin with `file:line:`.
-                CliError::Config(problems) => eprintln!("{problems}"),
-                _ => eprintln!("isthmus: {error}"),
+                CliError::Config(problems) => tell(problems),
+                _ => tell(format_args!("isthmus: {error}")),
             }
             ExitCode::from(error.exit_code())
         }
@@ -250,6 +251,11 @@ impl Asker {
             }
         }
     }
+}
+
+/// Says something beside the answer, on standard error. Who closed that has no use for it.
+fn tell(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 fn print(text: &str) -> Result<(), CliError> {

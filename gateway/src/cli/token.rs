@@ -8,7 +8,7 @@ use isthmus_model::registry::token::TokenId;
 use isthmus_model::spiffe::WorkloadName;
 
 use super::table::Table;
-use super::{Asker, CliError, Output, time};
+use super::{Asker, CliError, Output, tell, time};
 use crate::admin::api::{Grant, TokenCreated, TokenRequest, TokenRevoked, TokenState, Tokens};
 use crate::config::duration;
 
@@ -102,7 +102,7 @@ async fn create(asker: &Asker, args: CreateArgs) -> Result<(), CliError> {
     if asker.output == Output::Table
         && let Ok(TokenCreated { id, expires_at, .. }) = serde_json::from_value(answer.clone())
     {
-        eprintln!("token {id}, until {}; use it {hint}", time::moment(expires_at));
+        tell(format_args!("token {id}, until {}; use it {hint}", time::moment(expires_at)));
     }
     asker.print(answer, |created: &TokenCreated| format!("{}\n", created.token))
 }

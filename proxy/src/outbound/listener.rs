@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::connect::open;
+use super::elsewhere::Forwarded;
 use super::original;
 use super::request::{Client, Scope};
 use super::target::{Target, target};
@@ -20,15 +21,12 @@ use crate::accept::{Accepted, Accepting, BindError};
 use crate::message::server::{HEAD_WITHIN, serve_http1, serve_http2};
 use crate::metrics::{Direction, Reason, ReasonLabels};
 use crate::plane::DataPlane;
-use crate::tcp::{IDLE_MAX, Prefixed, connect, copy_both};
+use crate::tcp::Prefixed;
 
 /// The client connection preface of HTTP/2 (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A client that has not said its first word after this is not going to.
 const FIRST_BYTE_WITHIN: Duration = HEAD_WITHIN;
-/// How long the rest of the world may take to answer for a redirected connection. The client waits for
-/// itself; this only keeps abandoned ones from piling up.
-const REDIRECTED_WITHIN: Duration = Duration::from_secs(30);
 
 /// What a listener's connections are for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,15 +68,16 @@ impl OutboundListener {
     pub async fn serve(self, shutdown: CancellationToken) {
         let Self { accepting, plane, mode } = self;
         let metrics = plane.metrics().clone();
+        let forwarded = Forwarded::default();
         let handle = |accepted| {
-            let (plane, mode) = (plane.clone(), mode.clone());
-            async move { Box::pin(connection(plane, mode, accepted)).await }
+            let (plane, mode, forwarded) = (plane.clone(), mode.clone(), forwarded.clone());
+            async move { Box::pin(connection(plane, mode, forwarded, accepted)).await }
         };
         accepting.run(&metrics, shutdown, handle).await;
     }
 }
 
-async fn connection(plane: DataPlane, mode: Mode, accepted: Accepted) {
+async fn connection(plane: DataPlane, mode: Mode, forwarded: Forwarded, accepted: Accepted) {
     match mode {
         Mode::Service { name, port } => {
             let found = plane.find_service(&name, port).await;
@@ -88,36 +87,24 @@ async fn connection(plane: DataPlane, mode: Mode, accepted: Accepted) {
             }
         }
         Mode::Proxy => match original::destination(&accepted.stream) {
-            Some(original) => redirected(plane, original, accepted).await,
+            Some(original) => redirected(plane, original, forwarded, accepted).await,
             None => http(plane, Scope::Federation, accepted).await,
         },
     }
 }
 
 /// A connection that was on its way to `original`.
-async fn redirected(plane: DataPlane, original: SocketAddr, accepted: Accepted) {
+async fn redirected(plane: DataPlane, original: SocketAddr, forwarded: Forwarded, accepted: Accepted) {
     match plane.find_address(original).await {
         Found::Service(service, port) => for_target(plane, Target { service, port }, accepted).await,
-        Found::NotFound | Found::NotOurs => elsewhere(original, accepted).await,
+        Found::NotFound | Found::NotOurs => forwarded.forward(original, accepted).await,
         // A gateway that does not answer must not cut a workload off from everything else. A virtual
         // address that nobody knows leads nowhere by itself.
-        Found::Unasked(_) => elsewhere(original, accepted).await,
+        Found::Unasked(_) => forwarded.forward(original, accepted).await,
         Found::NoSuchPort(service) => {
             tracing::debug!(service = %service.name, port = original.port(), "no such port: connection closed");
         }
     }
-}
-
-/// Not for the federation: goes where it was going.
-async fn elsewhere(original: SocketAddr, accepted: Accepted) {
-    let moved = match connect(original, REDIRECTED_WITHIN).await {
-        Ok(upstream) => copy_both(accepted.stream, upstream, IDLE_MAX).await,
-        Err(error) => Err(error),
-    };
-    if let Err(error) = moved {
-        tracing::debug!(%error, %original, peer = %accepted.peer, "redirected connection ended");
-    }
-    drop(accepted.entry);
 }
 
 /// A connection for one port of one service.

@@ -6,6 +6,7 @@
 //! elsewhere goes where it was going.
 
 mod connect;
+mod elsewhere;
 mod exchange;
 mod listener;
 mod original;

@@ -146,22 +146,34 @@ fn json_and_lists_are_manifests_too() {
 
 #[test]
 fn kinds_without_meaning_here_are_silent_and_unknown_ones_are_not() {
-    let text = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Servce\nmetadata: {name: b}\n";
+    let text = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n---\napiVersion: example.com/v1\nkind: Widget\nmetadata: {name: b}\n";
     let reading = read_text(text);
     let (line, reason) = problem(&reading);
     assert_eq!(line, 6);
-    assert!(reason.contains("Servce"), "{reason}");
+    assert!(reason.contains("Widget"), "{reason}");
     assert_eq!(reading.problems.list[0].severity, Severity::Warning);
     assert!(!reading.is_broken());
+}
+
+/// A slip in the kind of a Service must not withdraw it: nothing tells it from a document that was removed.
+#[test]
+fn a_misspelt_kind_of_the_catalog_keeps_what_was_there() {
+    let reading = read_text(&service("a").replace("kind: Service", "kind: Servce"));
+    let (line, reason) = problem(&reading);
+    assert!(line == 2 && reason.contains("check its spelling"), "{line} {reason}");
+    assert_eq!(reading.problems.list[0].severity, Severity::Error);
+    assert!(reading.is_broken());
 }
 
 /// `kind: EndpointSlice` cut short must not pass for another kind: the slice of before has to stay.
 #[test]
 fn a_file_that_ends_in_the_middle_of_a_kind_is_not_whole() {
-    let reading = read_text("apiVersion: discovery.k8s.io/v1\nkind: Endpoint");
-    let (line, reason) = problem(&reading);
-    assert!(line == 2 && reason.contains("is the file whole?"), "{reason}");
-    assert!(reading.is_broken());
+    for api_version in ["discovery.k8s.io/v1", "discovery.k8s/v1"] {
+        let reading = read_text(&format!("apiVersion: {api_version}\nkind: Endpoint"));
+        let (line, reason) = problem(&reading);
+        assert!(line == 2 && reason.contains("is the file whole?"), "{reason}");
+        assert!(reading.is_broken());
+    }
 }
 
 #[test]

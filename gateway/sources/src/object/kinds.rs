@@ -10,6 +10,8 @@ pub(super) enum Class {
     Unused,
     /// A kind of the catalog in a version that is not read. Says which one is.
     WrongVersion(&'static str),
+    /// Not a kind of its group, which is one of the catalog's: a slip of the pen.
+    Misspelt,
     Unknown,
 }
 
@@ -71,8 +73,10 @@ pub(super) fn classify(api_version: &str, kind: &str) -> Class {
     if let Some((.., versions, newest, known)) = CATALOG_KINDS.iter().find(|(g, k, ..)| (*g, *k) == (group, kind)) {
         return if versions.contains(&version) { Class::Catalog(*known) } else { Class::WrongVersion(newest) };
     }
-    let unused = UNUSED_KINDS.iter().any(|(g, kinds)| *g == group && kinds.contains(&kind));
-    if unused { Class::Unused } else { Class::Unknown }
+    if UNUSED_KINDS.iter().any(|(g, kinds)| *g == group && kinds.contains(&kind)) {
+        return Class::Unused;
+    }
+    if CATALOG_KINDS.iter().any(|(g, ..)| *g == group) { Class::Misspelt } else { Class::Unknown }
 }
 
 #[cfg(test)]
@@ -90,8 +94,10 @@ mod tests {
             ("v1", "List", Class::List),
             ("apps/v1", "Deployment", Class::Unused),
             ("serving.knative.dev/v1", "Service", Class::Unknown),
-            ("v1", "Servce", Class::Unknown),
-            ("v1", "service", Class::Unknown),
+            ("apps/v1", "Deploymnet", Class::Unknown),
+            ("v1", "Servce", Class::Misspelt),
+            ("v1", "service", Class::Misspelt),
+            ("multicluster.x-k8s.io/v1beta1", "ServiceExprot", Class::Misspelt),
         ] {
             assert_eq!(classify(api_version, kind), class, "{api_version} {kind}");
         }

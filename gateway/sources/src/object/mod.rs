@@ -139,6 +139,12 @@ pub(crate) fn subject(manifest: &Value) -> Result<Subject, Remark> {
             let reason = format!("{} {} is not supported: use apiVersion {expected}", header.api_version, header.kind);
             return Err(Remark::about(header.api_version, reason));
         }
+        // Whatever it is meant to be, it may have been good before: an error, so that this stays.
+        kinds::Class::Misspelt => {
+            let reason =
+                format!("{} has no kind {}: check its spelling; is the file whole?", header.api_version, header.kind);
+            return Err(Remark::about(header.kind, reason));
+        }
         kinds::Class::Unknown => {
             let Header { api_version, kind, .. } = header;
             // No kind does without a name: this is rather the beginning of a file that was not written to its end.
