@@ -21,7 +21,7 @@ use isthmus_wire::peer::join_reply::Result as ReplyResult;
 use isthmus_wire::peer::{Admission, JoinRequest};
 use std::net::SocketAddr;
 use tokio::time::Instant;
-use tonic::Request;
+use tonic::{Code, Request};
 
 use crate::data_dir::{DataDir, DataDirError, NodeFile};
 use crate::dial::{self, ALPN_H2};
@@ -123,6 +123,16 @@ pub enum EnrollError {
     WrongRoot {
         /// Who was asked.
         contact: SocketAddr,
+    },
+    /// The contact is a gateway of the federation, but not where gateways join.
+    #[error(
+        "{contact} takes no joins: is this a workload token? Joining takes one of `token create --cluster {cluster}`"
+    )]
+    NoJoins {
+        /// Who was asked.
+        contact: SocketAddr,
+        /// Who wants to join.
+        cluster: ClusterName,
     },
     /// The federation said no.
     #[error(transparent)]
@@ -309,6 +319,8 @@ async fn ask(
     let reply = client.redeem(call).await.map_err(|status| {
         if matches!(VerifyError::find_in(&status), Some(VerifyError::RootMismatch)) {
             EnrollError::WrongRoot { contact }
+        } else if status.code() == Code::Unimplemented {
+            EnrollError::NoJoins { contact, cluster: token.cluster.clone() }
         } else {
             EnrollError::Unreachable { last: describe(&status) }
         }

@@ -253,12 +253,19 @@ async fn a_workload_token_admits_no_gateway() {
     east.start(None);
     east.ready().await;
     let token: Value = east.token("--workload", "shop/reviews", "10m").await;
-    let mut token = parse(&text(&token["token"]));
+    let token = parse(&text(&token["token"]));
     let before = east.revision().await;
-    token.contacts = vec![east.at(port::EAST_WEST)];
     let other = Cluster::new("us-east", "");
-    let (code, told) = refused(&other.config(DOMAIN, "us-east", "gateway: gw-2"), &other, &token.to_string()).await;
-    assert_eq!(code, Some(1));
-    assert!(told.contains("the token is of the wrong kind"), "{told}");
-    assert_eq!(east.revision().await, before);
+    let config = other.config(DOMAIN, "us-east", "gateway: gw-2");
+    // As it was made, it leads to where sidecars call; and who alters it gets no further.
+    for (contact, reason) in [
+        (port::CONTROL, "takes no joins: is this a workload token?"),
+        (port::EAST_WEST, "the token is of the wrong kind"),
+    ] {
+        let token = BearerToken { contacts: vec![east.at(contact)], ..token.clone() };
+        let (code, told) = refused(&config, &other, &token.to_string()).await;
+        assert_eq!(code, Some(1));
+        assert!(told.contains(reason), "{told}");
+        assert_eq!(east.revision().await, before);
+    }
 }
