@@ -170,6 +170,16 @@ pub enum Refusal {
         /// Whose gateway it would admit.
         cluster: ClusterName,
     },
+    /// A key names one gateway; this one is another's.
+    #[error(
+        "the key is that of gateway {gateway} in cluster {cluster}: a data directory cannot be copied, start this gateway with an empty one"
+    )]
+    KeyInUse {
+        /// The cluster of the gateway that has the key.
+        cluster: ClusterName,
+        /// That gateway.
+        gateway: Label,
+    },
     /// The origin may not change this record.
     #[error("cluster {origin} may change only its own records")]
     NotOwner {

@@ -281,19 +281,22 @@ impl Registry {
     ) -> Result<Outcome, Refusal> {
         let token = self.token(id)?;
         token.admits(secret_hash, &newcomer.cluster, &newcomer.key, at)?;
-        if let TokenState::Redeemed { .. } = token.state {
-            let same = |node: &Node| node.key == newcomer.key && node.cluster == newcomer.cluster;
-            let (node, _) = self.nodes.iter().find(|(_, node)| same(node)).ok_or(Refusal::TokenUsed)?;
-            return Ok(Outcome::Admitted { node: *node });
+        if let TokenState::Redeemed { node, .. } = token.state {
+            // Replaced since: its place is another's.
+            return if self.nodes.contains_key(&node) { Ok(Outcome::Admitted { node }) } else { Err(Refusal::TokenUsed) };
         }
         // Checked again: the cluster may have become a member since the token was minted.
         self.check_grantor(&token.minted_by, &token.grant)?;
-        if self.nodes.values().filter(|node| !node.is_gateway(newcomer)).count() >= NODES_MAX {
+        let mut others = self.nodes.values().filter(|node| !node.is_gateway(newcomer));
+        if others.clone().count() >= NODES_MAX {
             return Err(limit("gateways", NODES_MAX));
+        }
+        if let Some(owner) = others.find(|node| node.key == newcomer.key) {
+            return Err(Refusal::KeyInUse { cluster: owner.cluster.clone(), gateway: owner.gateway.clone() });
         }
         let node = self.admit(newcomer, at);
         if let Some(token) = self.tokens.get_mut(id) {
-            token.state = TokenState::Redeemed { key: newcomer.key, at };
+            token.state = TokenState::Redeemed { key: newcomer.key, node, at };
         }
         Ok(Outcome::Admitted { node })
     }

@@ -184,6 +184,26 @@ fn a_used_token_does_not_bring_back_a_gateway_that_was_replaced() {
 }
 
 #[test]
+fn a_key_names_one_gateway_and_a_repeated_redemption_tells_that_ones_id() {
+    let mut fed = Federated::of_two();
+    fed.changes("us-west", mint(2, join("us-west")));
+    fed.changes("us-east", mint(3, join("eu-central")));
+    let second = |key| Introduction { gateway: "gw-2".parse().expect("a label"), ..introduction("us-west", key) };
+    let in_use = || Refusal::KeyInUse { cluster: cluster("us-west"), gateway: "gw-1".parse().expect("a label") };
+    fed.refuses("us-west", redeem(2, second(2)), in_use());
+    fed.refuses("us-east", redeem(3, introduction("eu-central", 2)), in_use());
+    for _ in 0..2 {
+        assert_eq!(fed.apply("us-west", redeem(2, second(3))), Ok(Outcome::Admitted { node: 3 }));
+    }
+    // A gateway that comes back without its registry but with its key stays the one that it is.
+    fed.changes("us-west", mint(4, join("us-west")));
+    for _ in 0..2 {
+        assert_eq!(fed.apply("us-west", redeem(4, second(3))), Ok(Outcome::Admitted { node: 4 }));
+    }
+    fed.refuses("us-west", redeem(2, second(3)), Refusal::TokenUsed);
+}
+
+#[test]
 fn every_bad_token_has_its_own_refusal() {
     let mut fed = Federated::new();
     fed.changes("us-east", mint(1, join("us-west")));

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::Refusal;
 use crate::name::ClusterName;
+use crate::registry::node::NodeId;
 use crate::spiffe::WorkloadName;
 use crate::time::UnixMillis;
 
@@ -129,6 +130,8 @@ pub enum TokenState {
     Redeemed {
         /// The gateway's key.
         key: Digest,
+        /// The node id that it got.
+        node: NodeId,
         /// When.
         at: UnixMillis,
     },
