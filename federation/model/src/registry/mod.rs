@@ -283,7 +283,11 @@ impl Registry {
         token.admits(secret_hash, &newcomer.cluster, &newcomer.key, at)?;
         if let TokenState::Redeemed { node, .. } = token.state {
             // Replaced since: its place is another's.
-            return if self.nodes.contains_key(&node) { Ok(Outcome::Admitted { node }) } else { Err(Refusal::TokenUsed) };
+            return if self.nodes.contains_key(&node) {
+                Ok(Outcome::Admitted { node })
+            } else {
+                Err(Refusal::TokenUsed)
+            };
         }
         // Checked again: the cluster may have become a member since the token was minted.
         self.check_grantor(&token.minted_by, &token.grant)?;
