@@ -19,6 +19,7 @@ pub mod network;
 pub mod node;
 pub mod propose;
 pub mod publish;
+pub mod quorum;
 pub mod raft_types;
 pub mod serve;
 pub mod status;

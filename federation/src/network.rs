@@ -1,10 +1,8 @@
 //! The Raft library's messages over gRPC, both ways.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use isthmus_model::registry::node::NodeId;
-use isthmus_model::time::UnixMillis;
 use isthmus_wire::peer::RaftMessage;
 use isthmus_wire::peer::raft_client::RaftClient;
 use isthmus_wire::peer::raft_server;
@@ -22,6 +20,7 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::caller;
 use crate::dial::Dialer;
+use crate::quorum::QuorumWord;
 use crate::raft_types::{Peer, PeerAddress, Raft, RegistryRaft};
 
 /// The encoding of [`RaftMessage::body`]: JSON of openraft 0.9's messages.
@@ -36,13 +35,14 @@ pub const SNAPSHOT_CHUNK_LEN: u64 = 1 << 20;
 #[derive(Clone)]
 pub struct Network {
     dialer: Dialer,
+    quorum: QuorumWord,
 }
 
 impl Network {
-    /// A network over the dialer's channels.
+    /// A network over the dialer's channels, which passes on how old `quorum`'s last word is.
     #[must_use]
-    pub fn new(dialer: Dialer) -> Self {
-        Self { dialer }
+    pub fn new(dialer: Dialer, quorum: QuorumWord) -> Self {
+        Self { dialer, quorum }
     }
 }
 
@@ -51,6 +51,7 @@ pub struct Replica {
     id: NodeId,
     address: Option<PeerAddress>,
     channel: Option<Channel>,
+    quorum: QuorumWord,
 }
 
 impl RaftNetworkFactory<RegistryRaft> for Network {
@@ -58,7 +59,7 @@ impl RaftNetworkFactory<RegistryRaft> for Network {
 
     async fn new_client(&mut self, target: NodeId, node: &Peer) -> Replica {
         let channel = node.0.as_ref().map(|address| self.dialer.channel(address));
-        Replica { id: target, address: node.0.clone(), channel }
+        Replica { id: target, address: node.0.clone(), channel, quorum: self.quorum.clone() }
     }
 }
 
@@ -84,7 +85,8 @@ impl Replica {
             return Err(Unreachable::new(&missing).into());
         };
         let body = serde_json::to_vec(message).map_err(|error| NetworkError::new(&error))?;
-        let mut request = Request::new(RaftMessage { format: FORMAT, body });
+        let quorum_age_ms = self.quorum.age().map(millis);
+        let mut request = Request::new(RaftMessage { format: FORMAT, body, quorum_age_ms });
         request.set_timeout(option.hard_ttl());
         let mut client = RaftClient::new(channel)
             .max_decoding_message_size(MESSAGE_LEN_MAX)
@@ -141,39 +143,25 @@ impl RaftNetwork<RegistryRaft> for Replica {
 }
 
 /// How long an unreachable replica is left alone. Short, so that one that is back is soon in step.
-const UNREACHABLE_PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
-
-/// When a leader was last heard. Followers and learners tell their staleness by it.
-#[derive(Clone, Debug, Default)]
-pub struct LeaderHeard(Arc<AtomicU64>);
-
-impl LeaderHeard {
-    fn note(&self) {
-        let now = UnixMillis::from(std::time::SystemTime::now());
-        self.0.store(now.0, Ordering::Relaxed);
-    }
-
-    /// The time of the last accepted message of a leader; `None` before the first.
-    #[must_use]
-    pub fn at(&self) -> Option<UnixMillis> {
-        match self.0.load(Ordering::Relaxed) {
-            0 => None,
-            millis => Some(UnixMillis(millis)),
-        }
-    }
-}
+const UNREACHABLE_PAUSE: Duration = Duration::from_millis(200);
 
 /// The server side: hands messages of other gateways to the local replica.
 pub struct RaftService {
     raft: Raft,
-    heard: LeaderHeard,
+    quorum: QuorumWord,
 }
 
 impl RaftService {
-    /// Serves `raft`, noting in `heard` when its leader speaks.
+    /// Serves `raft`, noting in `quorum` what its leader says of one.
     #[must_use]
-    pub fn new(raft: Raft, heard: LeaderHeard) -> Self {
-        Self { raft, heard }
+    pub fn new(raft: Raft, quorum: QuorumWord) -> Self {
+        Self { raft, quorum }
+    }
+
+    fn note(&self, quorum_age_ms: Option<u64>) {
+        if let Some(age) = quorum_age_ms {
+            self.quorum.note(Duration::from_millis(age));
+        }
     }
 }
 
@@ -189,17 +177,22 @@ fn decode<T: DeserializeOwned>(request: Request<RaftMessage>) -> Result<T, Statu
     serde_json::from_slice(&message.body).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
+fn millis(age: Duration) -> u64 {
+    u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn encode<T: Serialize>(answer: &T) -> Result<Response<RaftMessage>, Status> {
     let body = serde_json::to_vec(answer).map_err(|error| Status::internal(error.to_string()))?;
-    Ok(Response::new(RaftMessage { format: FORMAT, body }))
+    Ok(Response::new(RaftMessage { format: FORMAT, body, quorum_age_ms: None }))
 }
 
 #[tonic::async_trait]
 impl raft_server::Raft for RaftService {
     async fn append(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        let quorum_age_ms = request.get_ref().quorum_age_ms;
         let answer = self.raft.append_entries(decode(request)?).await;
         if matches!(answer, Ok(AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_))) {
-            self.heard.note();
+            self.note(quorum_age_ms);
         }
         encode(&answer)
     }
@@ -209,9 +202,10 @@ impl raft_server::Raft for RaftService {
     }
 
     async fn install_snapshot(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
+        let quorum_age_ms = request.get_ref().quorum_age_ms;
         let answer = self.raft.install_snapshot(decode(request)?).await;
         if answer.is_ok() {
-            self.heard.note();
+            self.note(quorum_age_ms);
         }
         encode(&answer)
     }

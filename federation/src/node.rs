@@ -21,8 +21,9 @@ use tonic::service::Routes;
 use crate::dial::Dialer;
 use crate::enroll::Member;
 use crate::join::JoinService;
-use crate::network::{LeaderHeard, MESSAGE_LEN_MAX, Network, RaftService, SNAPSHOT_CHUNK_LEN};
+use crate::network::{MESSAGE_LEN_MAX, Network, RaftService, SNAPSHOT_CHUNK_LEN};
 use crate::propose::{ProposeError, Proposer, RegistryService};
+use crate::quorum::QuorumWord;
 use crate::raft_types::{Peer, PeerAddress, Raft};
 use crate::status::{self, RegistryStatus};
 use crate::store::{LogStore, StateMachine};
@@ -81,7 +82,7 @@ pub enum StartError {
 pub struct Replica {
     handle: Handle,
     raft: Raft,
-    heard: LeaderHeard,
+    quorum: QuorumWord,
     root: Option<Arc<RootAuthority>>,
     tasks: TaskTracker,
 }
@@ -142,21 +143,21 @@ impl Replica {
         let (log, machine) = open_store(member).await?;
         let registry = machine.watch();
         let dialer = Dialer::new(member.name.federation.clone(), identity);
+        let quorum = QuorumWord::default();
         let config = Arc::new(raft_config(member, timing).validate()?);
-        let network = Network::new(dialer.clone());
+        let network = Network::new(dialer.clone(), quorum.clone());
         let raft = Raft::new(member.node, config, network, log, machine).await.map_err(fatal)?;
         let (publish, status) = watch::channel(RegistryStatus::default());
         let proposer = Proposer { cluster: member.name.cluster.clone(), raft: raft.clone(), dialer };
         let handle = Handle { proposer, registry: registry.clone(), status };
-        let heard = LeaderHeard::default();
         let tasks = TaskTracker::new();
-        tasks.spawn(status::keep(raft.clone(), heard.clone(), timing.election_max, publish, shutdown.clone()));
+        tasks.spawn(status::keep(raft.clone(), quorum.clone(), timing.election_max, publish, shutdown.clone()));
         // Nobody is to see the status of a replica that has not looked at itself yet.
         let mut first = handle.status();
         let _ = first.wait_for(|status| status.node == member.node).await;
         tasks.spawn(membership::keep(raft.clone(), registry, shutdown.clone()));
         let root = member.root.take().map(Arc::new);
-        let replica = Self { handle, raft, heard, root, tasks };
+        let replica = Self { handle, raft, quorum, root, tasks };
         if member.founder {
             replica.initialize(member).await?;
             replica.tasks.spawn(found(replica.handle.clone(), founding(member), shutdown.clone()));
@@ -186,7 +187,7 @@ impl Replica {
     /// The gRPC services for other gateways, to be served under the gateways' SNI.
     #[must_use]
     pub fn gateway_services(&self) -> Routes {
-        let raft = RaftServer::new(RaftService::new(self.raft.clone(), self.heard.clone()))
+        let raft = RaftServer::new(RaftService::new(self.raft.clone(), self.quorum.clone()))
             .max_decoding_message_size(MESSAGE_LEN_MAX)
             .max_encoding_message_size(MESSAGE_LEN_MAX);
         let registry =

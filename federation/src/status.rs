@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::network::LeaderHeard;
+use crate::quorum::QuorumWord;
 use crate::raft_types::{Peer, Raft};
 
 /// How often the status is taken. Staleness grows with time, not with events.
@@ -65,35 +65,15 @@ impl RegistryStatus {
     }
 }
 
-/// When a replica last had a quorum's word, from what it knows itself.
-struct Word {
-    /// Told by the leader about itself.
-    millis_since_quorum: Option<u64>,
-    /// When a leader was last heard here.
-    leader_heard: Option<UnixMillis>,
-    /// When this process started: what is on disk may be older than that.
-    started: UnixMillis,
-    now: UnixMillis,
-    patience: Duration,
+/// Since when, if `silence` is longer than `patience`.
+fn stale_since(silence: Duration, patience: Duration, now: UnixMillis) -> Option<UnixMillis> {
+    let millis = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
+    (silence > patience).then(|| UnixMillis(now.0.saturating_sub(millis)))
 }
 
-impl Word {
-    fn stale_since(&self, leads: bool) -> Option<UnixMillis> {
-        let last = if leads {
-            let since = self.millis_since_quorum.unwrap_or(0);
-            UnixMillis(self.now.0.saturating_sub(since))
-        } else {
-            self.leader_heard.unwrap_or(self.started)
-        };
-        (self.now.since(last) > self.patience).then_some(last)
-    }
-}
-
-fn status(metrics: &RaftMetrics<NodeId, Peer>, word: &Word) -> RegistryStatus {
+fn status(metrics: &RaftMetrics<NodeId, Peer>, stale_since: Option<UnixMillis>) -> RegistryStatus {
     let membership = metrics.membership_config.membership();
     let voters: Vec<NodeId> = membership.voter_ids().collect();
-    let leads = metrics.state.is_leader();
-    let stale_since = word.stale_since(leads);
     let role = match metrics.state {
         ServerState::Leader => Role::Leader,
         ServerState::Candidate => Role::Candidate,
@@ -117,12 +97,11 @@ fn status(metrics: &RaftMetrics<NodeId, Peer>, word: &Word) -> RegistryStatus {
 /// Publishes the status until told to stop. `patience` is how long silence is nothing special: an election.
 pub(crate) async fn keep(
     raft: Raft,
-    heard: LeaderHeard,
+    quorum: QuorumWord,
     patience: Duration,
     publish: watch::Sender<RegistryStatus>,
     shutdown: CancellationToken,
 ) {
-    let started = SystemTime::now().into();
     let metrics = raft.metrics();
     let mut stopped = false;
     loop {
@@ -136,9 +115,10 @@ pub(crate) async fn keep(
                 tracing::error!(%error, "the registry's replica stopped; traffic goes on with what is agreed. \
                     Check the disk under the data directory, then restart this gateway");
             }
-            let millis_since_quorum = metrics.millis_since_quorum_ack;
-            let word = Word { millis_since_quorum, leader_heard: heard.at(), started, now, patience };
-            status(&metrics, &word)
+            if let Some(millis) = metrics.millis_since_quorum_ack.filter(|_| metrics.state.is_leader()) {
+                quorum.note(Duration::from_millis(millis));
+            }
+            status(&metrics, stale_since(quorum.silence(), patience, now))
         };
         publish.send_if_modified(|known| {
             let changed = *known != current;
@@ -159,26 +139,9 @@ pub type RegistryWatch = watch::Receiver<Arc<Registry>>;
 mod tests {
     use super::*;
 
-    fn word(millis_since_quorum: Option<u64>, leader_heard: Option<u64>) -> Word {
-        Word {
-            millis_since_quorum,
-            leader_heard: leader_heard.map(UnixMillis),
-            started: UnixMillis(50_000),
-            now: UnixMillis(100_000),
-            patience: Duration::from_secs(2),
-        }
-    }
-
     #[test]
-    fn a_leader_is_stale_when_its_quorum_is_silent() {
-        assert_eq!(word(Some(500), None).stale_since(true), None);
-        assert_eq!(word(Some(7_000), Some(100_000)).stale_since(true), Some(UnixMillis(93_000)));
-    }
-
-    #[test]
-    fn a_follower_is_stale_when_its_leader_is_silent() {
-        assert_eq!(word(Some(9_000), Some(99_000)).stale_since(false), None);
-        assert_eq!(word(None, Some(90_000)).stale_since(false), Some(UnixMillis(90_000)));
-        assert_eq!(word(None, None).stale_since(false), Some(UnixMillis(50_000)));
+    fn silence_is_stale_only_when_it_is_longer_than_an_election() {
+        let since = |secs| stale_since(Duration::from_secs(secs), Duration::from_secs(2), UnixMillis(100_000));
+        assert_eq!((since(0), since(2), since(7)), (None, None, Some(UnixMillis(93_000))));
     }
 }

@@ -134,6 +134,25 @@ async fn one_gateway_down_stops_nothing_and_two_down_stop_only_agreement() {
     answers_from(client.outbound(), "details", "us-west").await;
 }
 
+/// It had been the leader: it takes the lead up again and goes on sending heartbeats, with nobody behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_comes_back_alone_shows_all_that_was_agreed_and_claims_no_quorum() {
+    let mut clusters = start(["us-east", "us-west", "eu-central"]).await;
+    let leader = text(&clusters[0].status().await["registry"]["leader"]["cluster"]);
+    clusters.sort_by_key(|cluster| cluster.name != leader);
+    let [leader, follower, other] = &mut clusters;
+    // Told to the operator an instant before everything dies.
+    let token = text(&leader.token("--workload", "shop/reviews", "1h").await["id"]);
+    tokio::join!(leader.crash(), follower.crash(), other.crash());
+    leader.start(None);
+    leader.ready().await;
+    assert!(agreed(leader).await.0.contains(&token), "what was agreed is forgotten");
+    let stale = async |cluster: &Cluster| cluster.status().await["registry"]["stale_for_ms"].as_u64() > Some(2_000);
+    wait_until(SOON, "it to say that no quorum stands behind it", async || stale(leader).await).await;
+    follower.start(None);
+    wait_until(SOON, "a quorum to stand behind it again", async || !stale(leader).await).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_restarts_or_is_gone_does_not_disturb_traffic_between_sidecars() {
     let [mut east] = start(["us-east"]).await;

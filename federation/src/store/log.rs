@@ -5,7 +5,7 @@ use std::ops::RangeBounds;
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader, Vote};
-use redb::{Durability, ReadableDatabase, ReadableTable};
+use redb::{ReadableDatabase, ReadableTable};
 
 use super::{Failure, File, LOG, off_thread};
 use crate::raft_types::{LogEntry, LogId, RegistryRaft, StorageError};
@@ -74,18 +74,18 @@ impl RaftLogStorage<RegistryRaft> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), StorageError> {
         let (file, vote) = (self.file.clone(), *vote);
-        off_thread(ErrorSubject::Vote, ErrorVerb::Write, move || file.put(VOTE, &vote, Durability::Immediate)).await
+        off_thread(ErrorSubject::Vote, ErrorVerb::Write, move || file.put(VOTE, &vote)).await
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, StorageError> {
         self.file.get(VOTE).map_err(|failure| failure.on(ErrorSubject::Vote, ErrorVerb::Read))
     }
 
-    /// The commit mark only saves replay time and is rewritten all the time: it is not synced.
+    /// Synced before the entries are applied: what was once seen as agreed is seen again after a restart, also
+    /// where no quorum is left to ask.
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
         let file = self.file.clone();
-        off_thread(ErrorSubject::Logs, ErrorVerb::Write, move || file.put(COMMITTED, &committed, Durability::None))
-            .await
+        off_thread(ErrorSubject::Logs, ErrorVerb::Write, move || file.put(COMMITTED, &committed)).await
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
@@ -107,7 +107,7 @@ impl RaftLogStorage<RegistryRaft> for LogStore {
                 .iter()
                 .map(|entry| Ok((entry.log_id.index, serde_json::to_vec(entry)?)))
                 .collect::<Result<_, Failure>>()?;
-            file.write(Durability::Immediate, |transaction| {
+            file.write(|transaction| {
                 let mut log = transaction.open_table(LOG)?;
                 for (index, bytes) in &rows {
                     log.insert(index, bytes.as_slice())?;
@@ -123,7 +123,7 @@ impl RaftLogStorage<RegistryRaft> for LogStore {
     async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
         let file = self.file.clone();
         off_thread(ErrorSubject::Logs, ErrorVerb::Write, move || {
-            file.write(Durability::Immediate, |transaction| {
+            file.write(|transaction| {
                 transaction.open_table(LOG)?.retain_in(log_id.index.., |_, _| false)?;
                 Ok(())
             })
@@ -135,8 +135,8 @@ impl RaftLogStorage<RegistryRaft> for LogStore {
         let file = self.file.clone();
         off_thread(ErrorSubject::Logs, ErrorVerb::Write, move || {
             // Mark first: a crash in between leaves entries that are known to be purged, never a hole.
-            file.put(PURGED, &log_id, Durability::Immediate)?;
-            file.write(Durability::Immediate, |transaction| {
+            file.put(PURGED, &log_id)?;
+            file.write(|transaction| {
                 transaction.open_table(LOG)?.retain_in(..=log_id.index, |_, _| false)?;
                 Ok(())
             })

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use isthmus_model::registry::Registry;
 use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, ErrorSubject, ErrorVerb, OptionalSend, RaftSnapshotBuilder, SnapshotMeta};
-use redb::Durability;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -77,7 +76,7 @@ impl RaftSnapshotBuilder<RegistryRaft> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<RegistryRaft>, StorageError> {
         let (file, image) = (self.file.clone(), self.image.clone());
         off_thread(ErrorSubject::Snapshot(None), ErrorVerb::Write, move || {
-            file.put(SNAPSHOT, &image, Durability::Immediate)?;
+            file.put(SNAPSHOT, &image)?;
             as_snapshot(&image)
         })
         .await
@@ -146,7 +145,7 @@ impl RaftStateMachine<RegistryRaft> for StateMachine {
         let image = off_thread(ErrorSubject::Snapshot(None), ErrorVerb::Write, move || {
             let received: Image = serde_json::from_slice(snapshot.get_ref())?;
             let image = Image { meta, registry: received.registry };
-            file.put(SNAPSHOT, &image, Durability::Immediate)?;
+            file.put(SNAPSHOT, &image)?;
             Ok(image)
         })
         .await?;

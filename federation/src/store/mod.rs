@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use openraft::{ErrorSubject, ErrorVerb, StorageIOError};
-use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -139,23 +139,18 @@ impl File {
     }
 
     /// Writes a singleton.
-    fn put<T: Serialize>(&self, name: &str, value: &T, durability: Durability) -> Result<(), Failure> {
+    fn put<T: Serialize>(&self, name: &str, value: &T) -> Result<(), Failure> {
         let bytes = serde_json::to_vec(value)?;
-        self.write(durability, |transaction| {
+        self.write(|transaction| {
             let mut meta = transaction.open_table(META)?;
             meta.insert(name, bytes.as_slice())?;
             Ok(())
         })
     }
 
-    /// Runs one write transaction.
-    fn write(
-        &self,
-        durability: Durability,
-        change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
-    ) -> Result<(), Failure> {
-        let mut transaction = self.database.begin_write().map_err(redb::Error::from)?;
-        transaction.set_durability(durability).map_err(redb::Error::from)?;
+    /// Runs one write transaction, which is synced when this returns.
+    fn write(&self, change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>) -> Result<(), Failure> {
+        let transaction = self.database.begin_write().map_err(redb::Error::from)?;
         change(&transaction)?;
         transaction.commit().map_err(redb::Error::from)?;
         Ok(())
