@@ -48,7 +48,13 @@ fn admit(session: &Session, request: &Request<Incoming>) -> Result<Admitted, Ref
         Refused::denied(StatusCode::MISDIRECTED_REQUEST, reason)
     })?;
     let random = session.plane.balancer().random();
-    session.landing.admit(&session.plane.snapshot(), &session.peer, &service, authority.port, random)
+    let admitted = session.landing.admit(&session.plane.snapshot(), &session.peer, &service, authority.port, random)?;
+    if request.method() == Method::CONNECT && admitted.protocol.is_http() {
+        // The application believes what requests say about their caller, because it is written here.
+        let reason = format!("port {} of {service} speaks HTTP: it takes requests, and no CONNECT", authority.port);
+        return Err(Refused::denied(StatusCode::FORBIDDEN, reason));
+    }
+    Ok(admitted)
 }
 
 /// Connects to the application, then lets bytes flow.

@@ -10,10 +10,10 @@ use hyper_util::rt::TokioIo;
 use isthmus_model::name::{ClusterName, ServiceName};
 
 use super::connect::open;
-use super::exchange;
 use super::target::{NoTarget, Target, target};
+use super::{exchange, listener};
 use crate::accept::Lifetime;
-use crate::limits::Entry;
+use crate::limits::{Entry, Gate};
 use crate::message::authority::{Authority, requested};
 use crate::message::{Body, reply};
 use crate::metrics::Direction;
@@ -33,6 +33,9 @@ pub(super) enum Scope {
 pub(super) struct Client {
     pub(super) plane: DataPlane,
     pub(super) scope: Scope,
+    /// Whether the connection is itself what a CONNECT opened.
+    pub(super) within_connect: bool,
+    pub(super) gate: Gate,
     pub(super) life: Lifetime,
     /// Held by tunnels that outlive the HTTP connection.
     pub(super) entry: Arc<Entry>,
@@ -67,6 +70,10 @@ impl Client {
 
     async fn target(&self, request: &Request<Incoming>) -> Result<Target, NoTarget> {
         let authority = requested(request)?;
+        if self.within_connect && request.method() == Method::CONNECT {
+            // One level is what clients need; without a bound, a client could nest connections at will.
+            return Err(NoTarget::Nested);
+        }
         let found = match &self.scope {
             Scope::Federation => self.plane.find_host(&authority.host, authority.port).await,
             Scope::Service(name, port) => {
@@ -78,10 +85,27 @@ impl Client {
     }
 
     async fn serve(&self, target: &Target, request: Request<Incoming>) -> Answer {
-        if request.method() == Method::CONNECT {
-            return self.tunnel(target, request).await.into();
+        if request.method() != Method::CONNECT {
+            return exchange::send(&self.plane, target, request).await;
         }
-        exchange::send(&self.plane, target, request).await
+        if target.port.protocol.is_http() {
+            return self.requests_within(target, request).into();
+        }
+        self.tunnel(target, request).await.into()
+    }
+
+    /// What comes through a CONNECT to a port that speaks HTTP is served as requests, as on a connection that was
+    /// redirected there. Passed on as bytes, it could claim to come from anybody: claims are taken out of requests.
+    fn requests_within(&self, target: &Target, request: Request<Incoming>) -> Response<Body> {
+        let scope = Scope::Service(target.service.name.clone(), target.port.port);
+        let within = Self { scope, within_connect: true, ..self.clone() };
+        self.life.spawn(async move {
+            match hyper::upgrade::on(request).await {
+                Ok(stream) => listener::serve(within, TokioIo::new(stream)).await,
+                Err(error) => tracing::debug!(%error, "a CONNECT ended before it began"),
+            }
+        });
+        reply::empty(StatusCode::OK)
     }
 
     /// Opens the way first: the client is told 200 only when bytes can flow. What it sends before that
