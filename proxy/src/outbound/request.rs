@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use isthmus_model::name::{ClusterName, ServiceName};
 
@@ -15,7 +14,7 @@ use super::{exchange, listener};
 use crate::accept::Lifetime;
 use crate::limits::{Entry, Gate};
 use crate::message::authority::{Authority, requested};
-use crate::message::{Body, reply};
+use crate::message::{Body, Received, reply};
 use crate::metrics::Direction;
 use crate::plane::DataPlane;
 
@@ -55,7 +54,7 @@ impl From<Response<Body>> for Answer {
 
 impl Client {
     /// Answers one request.
-    pub(super) async fn answer(self, request: Request<Incoming>) -> Response<Body> {
+    pub(super) async fn answer(self, request: Request<Received>) -> Response<Body> {
         let started = Instant::now();
         let (plane, version) = (self.plane.clone(), request.version());
         let (service, answer) = match self.target(&request).await {
@@ -68,7 +67,7 @@ impl Client {
         answer.response
     }
 
-    async fn target(&self, request: &Request<Incoming>) -> Result<Target, NoTarget> {
+    async fn target(&self, request: &Request<Received>) -> Result<Target, NoTarget> {
         let authority = requested(request)?;
         if self.within_connect && request.method() == Method::CONNECT {
             // One level is what clients need; without a bound, a client could nest connections at will.
@@ -84,7 +83,7 @@ impl Client {
         target(found, &authority.host, authority.port)
     }
 
-    async fn serve(&self, target: &Target, request: Request<Incoming>) -> Answer {
+    async fn serve(&self, target: &Target, request: Request<Received>) -> Answer {
         if request.method() != Method::CONNECT {
             return exchange::send(&self.plane, target, request).await;
         }
@@ -96,7 +95,7 @@ impl Client {
 
     /// What comes through a CONNECT to a port that speaks HTTP is served as requests, as on a connection that was
     /// redirected there. Passed on as bytes, it could claim to come from anybody: claims are taken out of requests.
-    fn requests_within(&self, target: &Target, request: Request<Incoming>) -> Response<Body> {
+    fn requests_within(&self, target: &Target, request: Request<Received>) -> Response<Body> {
         let scope = Scope::Service(target.service.name.clone(), target.port.port);
         let within = Self { scope, within_connect: true, ..self.clone() };
         self.life.spawn(async move {
@@ -110,7 +109,7 @@ impl Client {
 
     /// Opens the way first: the client is told 200 only when bytes can flow. What it sends before that
     /// is held and passed on.
-    async fn tunnel(&self, target: &Target, request: Request<Incoming>) -> Response<Body> {
+    async fn tunnel(&self, target: &Target, request: Request<Received>) -> Response<Body> {
         let opened = match open(&self.plane, target).await {
             Ok(opened) => opened,
             Err(error) => return reply::text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
