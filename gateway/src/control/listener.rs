@@ -45,7 +45,7 @@ impl ControlListener {
             let (server, metrics) = (server.clone(), metrics.clone());
             async move {
                 let pending = accepted.gate.pend();
-                if let Some(tls) = handshake::accept(&acceptor, accepted.stream, pending, &metrics).await {
+                if let Some(tls) = handshake::accept_new(&acceptor, accepted.stream, pending, &metrics).await {
                     // The server ends only when the gateway stops.
                     let _ = server.send(PeerStream::new(tls, &identity)).await;
                 }

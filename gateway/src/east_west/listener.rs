@@ -106,6 +106,7 @@ impl Shared {
         };
         let ClientHello { sni, bytes } = match hello {
             Ok(hello) => hello,
+            Err(HelloError::Nothing) => return,
             Err(error) => {
                 let reason = if matches!(error, HelloError::Timeout) { Reason::Timeout } else { Reason::Tls };
                 tracing::debug!(%peer, %error, "no usable ClientHello");
