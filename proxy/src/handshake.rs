@@ -71,6 +71,7 @@ async fn within<T>(
 mod tests {
     use isthmus_identity::LiveIdentity;
     use isthmus_identity::tls::ClientAuth;
+    use prometheus_client::metrics::gauge::Gauge;
     use prometheus_client::registry::Registry;
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
@@ -98,7 +99,7 @@ mod tests {
                 reset(&peer).expect("set");
             }
             drop(peer);
-            let pending = Gate::new(Limits::LISTENER).pend();
+            let pending = Gate::new(Limits::LISTENER, Gauge::default()).pend();
             assert!(accept_new(&tls, stream, pending, &metrics).await.is_none(), "{what}");
             let labels = crate::metrics::ReasonLabels { reason: Reason::Tls };
             assert_eq!(metrics.handshakes_failed.get_or_create(&labels).get(), failed, "{what}");
