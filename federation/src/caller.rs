@@ -15,6 +15,8 @@ use tonic::{Request, Status};
 pub struct PeerStream<S = TcpStream> {
     tls: TlsStream<S>,
     caller: Caller,
+    /// What lives as long as the connection.
+    _held: Option<Box<dyn Send>>,
 }
 
 /// The peer of a connection. `None` when it showed no certificate, as a newcomer does.
@@ -27,7 +29,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PeerStream<S> {
     /// Wraps a connection whose handshake is done.
     pub fn new(tls: TlsStream<S>, identity: &LiveIdentity) -> Self {
         let verified = identity.peer(tls.get_ref().1);
-        Self { tls, caller: Caller { verified } }
+        Self { tls, caller: Caller { verified }, _held: None }
+    }
+
+    /// Keeps `held` until the connection ends: what it counts as where it was accepted.
+    #[must_use]
+    pub fn holding(self, held: impl Send + 'static) -> Self {
+        Self { _held: Some(Box::new(held)), ..self }
     }
 }
 

@@ -52,7 +52,6 @@ pub struct BindError {
 pub struct Accepting {
     listener: TcpListener,
     local: SocketAddr,
-    gate: Gate,
     direction: Direction,
 }
 
@@ -67,7 +66,7 @@ pub struct Accepted {
     pub gate: Gate,
     /// When the listener's tasks end.
     pub life: Lifetime,
-    /// Held as long as anything of the connection lives.
+    /// Held as long as anything of the connection lives, by whoever takes it over: it counts until then.
     pub entry: Arc<Entry>,
 }
 
@@ -122,7 +121,7 @@ impl Accepting {
     pub fn bind(address: SocketAddr, direction: Direction) -> Result<Self, BindError> {
         let bound = listen(address).and_then(|listener| Ok((listener.local_addr()?, listener)));
         let (local, listener) = bound.map_err(|source| BindError { address, source })?;
-        Ok(Self { listener, local, gate: Gate::new(Limits::LISTENER), direction })
+        Ok(Self { listener, local, direction })
     }
 
     /// The bound address.
@@ -138,7 +137,7 @@ impl Accepting {
     {
         let life = Lifetime::new(shutdown.clone());
         let labels = DirectionLabels { direction: self.direction };
-        let open = metrics.connections.get_or_create_owned(&labels);
+        let gate = Gate::new(Limits::LISTENER, metrics.connections.get_or_create_owned(&labels));
         let mut short_of = false;
         loop {
             let accepted = tokio::select! {
@@ -158,7 +157,7 @@ impl Accepting {
                 }
             };
             short_of = false;
-            let entry = match self.gate.enter(peer.ip()) {
+            let entry = match gate.enter(peer.ip()) {
                 Ok(entry) => Arc::new(entry),
                 Err(reason) => {
                     metrics.refused.get_or_create(&ReasonLabels { reason }).inc();
@@ -169,14 +168,8 @@ impl Accepting {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "cannot set TCP_NODELAY");
             }
-            let accepted = Accepted { stream, peer, gate: self.gate.clone(), life: life.clone(), entry };
-            let task = handle(accepted);
-            let open = open.clone();
-            open.inc();
-            life.spawn(async move {
-                task.await;
-                open.dec();
-            });
+            let accepted = Accepted { stream, peer, gate: gate.clone(), life: life.clone(), entry };
+            life.spawn(handle(accepted));
         }
         drop(self.listener);
         life.finish().await;

@@ -1,8 +1,10 @@
 //! TLS handshakes of a listener, within their bounds.
 
+use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -13,21 +15,46 @@ use crate::metrics::{Metrics, Reason};
 /// How long a handshake may take. Two round trips of the slowest WAN, with room.
 pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 
-/// Completes a handshake. `None`, counted by its reason, when it fails, takes longer than
-/// [`HANDSHAKE_WITHIN`], or has to make room for newer connections.
+/// Completes a handshake on a connection whose first bytes were seen. `None`, counted by its reason, when it fails,
+/// takes longer than [`HANDSHAKE_WITHIN`], or has to make room for newer connections.
 pub async fn accept<S>(tls: &TlsAcceptor, stream: S, pending: Pending, metrics: &Metrics) -> Option<TlsStream<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    within(pending, metrics, async { tls.accept(stream).await.map(Some) }).await
+}
+
+/// As [`accept`], on a new connection. One that the peer closes before its first byte is `None` and not counted: so
+/// do those who look whether anything listens, the gateway's own probes among them.
+pub async fn accept_new(
+    tls: &TlsAcceptor,
+    stream: TcpStream,
+    pending: Pending,
+    metrics: &Metrics,
+) -> Option<TlsStream<TcpStream>> {
+    let handshake = async {
+        match stream.peek(&mut [0]).await {
+            Ok(1..) => tls.accept(stream).await.map(Some),
+            Ok(0) | Err(_) => Ok(None),
+        }
+    };
+    within(pending, metrics, handshake).await
+}
+
+async fn within<T>(
+    pending: Pending,
+    metrics: &Metrics,
+    handshake: impl Future<Output = io::Result<Option<T>>>,
+) -> Option<T> {
     let handshake = tokio::select! {
-        handshake = timeout(HANDSHAKE_WITHIN, tls.accept(stream)) => handshake,
+        handshake = timeout(HANDSHAKE_WITHIN, handshake) => handshake,
         () = pending.displaced() => {
             metrics.handshake_failed(Reason::Displaced);
             return None;
         }
     };
     match handshake {
-        Ok(Ok(tls)) => Some(tls),
+        Ok(Ok(tls)) => tls,
         Ok(Err(error)) => {
             tracing::debug!(%error, "a TLS handshake failed");
             metrics.handshake_failed(Reason::Tls);
@@ -36,6 +63,46 @@ where
         Err(_) => {
             metrics.handshake_failed(Reason::Timeout);
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_identity::LiveIdentity;
+    use isthmus_identity::tls::ClientAuth;
+    use prometheus_client::metrics::gauge::Gauge;
+    use prometheus_client::registry::Registry;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::limits::{Gate, Limits};
+
+    #[tokio::test]
+    async fn a_connection_that_says_nothing_and_leaves_is_no_failed_handshake() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let metrics = Metrics::register(&mut Registry::default());
+        let tls = TlsAcceptor::from(LiveIdentity::new().server_config(ClientAuth::Required, &[b"h2"]));
+        let reset = |peer: &TcpStream| socket2::SockRef::from(peer).set_linger(Some(Duration::ZERO));
+        for (what, words, resets, failed) in [
+            ("a probe", &b""[..], false, 0),
+            ("a probe that resets", b"", true, 0),
+            ("half a record", b"\x16\x03", false, 1),
+            ("no TLS", b"GET / HTTP/1.1\r\n\r\n", false, 2),
+        ] {
+            let mut peer = TcpStream::connect(address).await.expect("connected");
+            let (stream, _) = listener.accept().await.expect("accepted");
+            peer.write_all(words).await.expect("written");
+            if resets {
+                reset(&peer).expect("set");
+            }
+            drop(peer);
+            let pending = Gate::new(Limits::LISTENER, Gauge::default()).pend();
+            assert!(accept_new(&tls, stream, pending, &metrics).await.is_none(), "{what}");
+            let labels = crate::metrics::ReasonLabels { reason: Reason::Tls };
+            assert_eq!(metrics.handshakes_failed.get_or_create(&labels).get(), failed, "{what}");
         }
     }
 }

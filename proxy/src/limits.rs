@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Reason;
@@ -38,6 +39,8 @@ pub struct Gate(Arc<State>);
 #[derive(Debug)]
 struct State {
     limits: Limits,
+    /// Shows how many there are.
+    open: Gauge,
     counts: Mutex<Counts>,
     pending: Mutex<VecDeque<(u64, CancellationToken)>>,
     next: AtomicU64,
@@ -51,10 +54,11 @@ struct Counts {
 }
 
 impl Gate {
-    /// A gate that nobody has passed.
+    /// A gate that nobody has passed; `open` shows how many did and have not left.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
-        Self(Arc::new(State { limits, counts: Mutex::default(), pending: Mutex::default(), next: AtomicU64::new(0) }))
+    pub fn new(limits: Limits, open: Gauge) -> Self {
+        let (counts, pending, next) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
+        Self(Arc::new(State { limits, open, counts, pending, next }))
     }
 
     /// Lets a connection in.
@@ -74,6 +78,7 @@ impl Gate {
         }
         *of_source += 1;
         counts.total += 1;
+        self.0.open.inc();
         Ok(Entry { gate: self.0.clone(), source })
     }
 
@@ -114,6 +119,7 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let mut counts = self.gate.counts();
         counts.total = counts.total.saturating_sub(1);
+        self.gate.open.dec();
         if let Some(of_source) = counts.by_source.get_mut(&self.source) {
             *of_source -= 1;
             if *of_source == 0 {
@@ -156,7 +162,8 @@ mod tests {
 
     #[test]
     fn connections_are_counted_by_source_and_in_all() {
-        let gate = Gate::new(SMALL);
+        let open = Gauge::default();
+        let gate = Gate::new(SMALL, open.clone());
         let one = IpAddr::from([10, 0, 0, 1]);
         let mapped = "::ffff:10.0.0.1".parse().expect("valid");
         let first = gate.enter(one).expect("room");
@@ -165,13 +172,14 @@ mod tests {
         let _third = gate.enter([10, 0, 0, 2].into()).expect("room");
         assert_eq!(gate.enter([10, 0, 0, 3].into()).err(), Some(Reason::Total));
         drop(first);
+        assert_eq!(open.get(), 2);
         assert!(gate.enter(one).is_ok());
         assert_eq!(gate.0.counts().by_source.len(), 2, "sources without connections are forgotten");
     }
 
     #[test]
     fn the_oldest_pending_makes_room() {
-        let gate = Gate::new(SMALL);
+        let gate = Gate::new(SMALL, Gauge::default());
         let (first, second) = (gate.pend(), gate.pend());
         let third = gate.pend();
         assert!(first.displaced.is_cancelled());

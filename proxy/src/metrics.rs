@@ -3,9 +3,10 @@
 //! Labels are bounded: services and clusters are names that the registry admitted, codes are five classes,
 //! reasons are enums. Nothing that a peer chooses freely becomes a label.
 
+use std::fmt;
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -16,7 +17,7 @@ use prometheus_client::registry::{Registry, Unit};
 const LATENCY_BOUNDS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0];
 
 /// Which side of a workload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
     /// From the application.
     Outbound,
@@ -26,6 +27,18 @@ pub enum Direction {
     EastWest,
     /// From sidecars, at a gateway's control port.
     Control,
+}
+
+impl EncodeLabelValue for Direction {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        let text = match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+            Self::EastWest => "east_west",
+            Self::Control => "control",
+        };
+        text.encode(encoder)
+    }
 }
 
 /// Labels of a finished request.
@@ -44,7 +57,8 @@ pub struct RequestLabels {
 /// Labels of what happens to a service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ServiceLabels {
-    /// `namespace/name`.
+    /// `namespace/name`; empty for what happened to none: always 0, so that the metric exists before anything
+    /// happened.
     pub service: String,
 }
 
@@ -63,7 +77,7 @@ pub struct ReasonLabels {
 }
 
 /// Why a connection or handshake came to nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// It took longer than its bound.
     Timeout,
@@ -81,6 +95,30 @@ pub enum Reason {
     Source,
     /// The peer could not be connected to.
     Connect,
+}
+
+impl Reason {
+    /// Why a handshake fails.
+    const OF_HANDSHAKES: [Self; 7] =
+        [Self::Timeout, Self::Tls, Self::Name, Self::Identity, Self::Displaced, Self::Total, Self::Connect];
+    /// Why a connection is refused.
+    const OF_REFUSALS: [Self; 3] = [Self::Displaced, Self::Total, Self::Source];
+}
+
+impl EncodeLabelValue for Reason {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        let text = match self {
+            Self::Timeout => "timeout",
+            Self::Tls => "tls",
+            Self::Name => "name",
+            Self::Identity => "identity",
+            Self::Displaced => "displaced",
+            Self::Total => "total",
+            Self::Source => "source",
+            Self::Connect => "connect",
+        };
+        text.encode(encoder)
+    }
 }
 
 /// The metrics. One per process; shared by all listeners.
@@ -136,7 +174,26 @@ impl Metrics {
         registry.register("connections", "Open connections", metrics.connections.clone());
         let help = "Bytes passed through unopened";
         registry.register_with_unit("passthrough", help, Unit::Bytes, metrics.passthrough.clone());
+        metrics.begin();
         metrics
+    }
+
+    /// A counter that appears with its first event has no rise that an alarm could see: these begin at 0.
+    fn begin(&self) {
+        for reason in Reason::OF_HANDSHAKES {
+            drop(self.handshakes_failed.get_or_create(&ReasonLabels { reason }));
+        }
+        for reason in Reason::OF_REFUSALS {
+            drop(self.refused.get_or_create(&ReasonLabels { reason }));
+        }
+        self.begin_service(String::new());
+    }
+
+    /// The same for a service that comes into use.
+    pub fn begin_service(&self, service: String) {
+        let labels = ServiceLabels { service };
+        drop(self.retries.get_or_create(&labels));
+        drop(self.ejections.get_or_create(&labels));
     }
 
     /// Counts a finished request.
@@ -166,5 +223,31 @@ fn class(code: http::StatusCode) -> &'static str {
         3 => "3xx",
         4 => "4xx",
         _ => "5xx",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_watch_is_there_from_the_start_in_lower_snake_case() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        metrics.begin_service("shop/reviews".to_owned());
+        drop(metrics.connections.get_or_create(&DirectionLabels { direction: Direction::EastWest }));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+        for line in [
+            "isthmus_ejections_total{service=\"\"} 0",
+            "isthmus_retries_total{service=\"\"} 0",
+            "isthmus_ejections_total{service=\"shop/reviews\"} 0",
+            "isthmus_handshakes_failed_total{reason=\"tls\"} 0",
+            "isthmus_handshakes_failed_total{reason=\"identity\"} 0",
+            "isthmus_connections_refused_total{reason=\"source\"} 0",
+            "isthmus_connections{direction=\"east_west\"} 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
     }
 }

@@ -9,17 +9,16 @@ use std::time::{Duration, Instant};
 
 use federation::{
     Federation, HOST, HTTP, TCP, app, counting_app, dead, echo, endpoint, exchange, frozen, gateway, get,
-    mortal_gateway, remote, request, reviews, splicing_gateway, status,
+    mortal_gateway, read_head, remote, request, reviews, splicing_gateway, status,
 };
 use isthmus_model::locality::Proximity::{OtherRegion, SameRegion};
 use isthmus_model::route::Question;
 use isthmus_model::snapshot::{Coverage, Service};
-use isthmus_proxy::inbound::serve_terminated;
 use isthmus_proxy::outbound::Mode;
-use isthmus_proxy::{DataPlane, metrics, tunnel};
+use isthmus_proxy::{metrics, tunnel};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_reaches_another_cluster_with_both_ends_proven() {
@@ -79,14 +78,6 @@ async fn connect_carries_tcp_with_half_close() {
     tokio::join!(writing, reading);
     assert_eq!(&back[..6], b"early ");
     assert!(back[6..] == big, "{} bytes came back", back.len());
-}
-
-async fn read_head(stream: &mut TcpStream) -> String {
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        head.push(char::from(stream.read_u8().await.expect("an answer")));
-    }
-    head
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -221,21 +212,8 @@ async fn a_gateway_answers_for_instances_without_a_sidecar() {
     let federation = Federation::found(&["us-east", "us-west"]);
     let (dead, alive) = (dead().await, app("bare").await);
     let bare = |app| endpoint("shop/legacy", app, app, None);
-    let identity = federation.identity("us-west", "shop/reviews");
-    let (_view, watched) =
-        watch::channel(Arc::new(federation.view("us-west", reviews(vec![bare(dead), bare(alive)], vec![]))));
-    let plane = DataPlane::new(watched, None, identity, federation::metrics());
-    let listener = TcpListener::bind(federation::ANY_PORT).await.expect("bound");
-    let gateway = listener.local_addr().expect("bound");
-    let shutdown = federation.shutdown.clone();
-    tokio::spawn(async move {
-        let config = plane.identity().server_config(isthmus_identity::ClientAuth::Required, &[b"h2"]);
-        let acceptor = tokio_rustls::TlsAcceptor::from(config);
-        while let Ok((stream, _)) = listener.accept().await {
-            let tls = acceptor.accept(stream).await.expect("a handshake");
-            tokio::spawn(serve_terminated(tls, plane.clone(), shutdown.clone()));
-        }
-    });
+    let legacy = reviews(vec![bare(dead), bare(alive)], vec![]);
+    let gateway = federation.terminating_gateway("us-west", legacy).await;
     let east = federation.outbound("us-east", reviews(vec![], vec![remote("us-west", OtherRegion, gateway)])).await;
     for _ in 0..4 {
         let response = request(east.address, "POST", "/", "", "body").await;

@@ -96,7 +96,8 @@ pub struct Service {
     pub name: ServiceName,
     /// Its virtual address in the own cluster.
     pub vip: Option<IpAddr>,
-    /// Its ports, merged over all offers: where two clusters disagree on a port, the older offer wins.
+    /// Its ports, merged over all offers: where two clusters disagree on a port, the older offer wins. What the own
+    /// cluster says about the protocol of its own port stands for the own cluster.
     pub ports: Vec<ServicePort>,
     /// Whether any cluster offers it to the federation: whether its global name exists.
     pub federated: bool,
@@ -255,7 +256,7 @@ impl Sources<'_> {
             name: name.clone(),
             vip,
             ports: match offers {
-                Some(offers) => merge_ports(offers),
+                Some(offers) => merge_ports(offers, local.map_or(&[], |local| &local.ports)),
                 None => local.map(|local| local.ports.clone()).unwrap_or_default(),
             },
             federated: offers.is_some(),
@@ -291,15 +292,18 @@ impl Sources<'_> {
     }
 }
 
-/// The union of all offers' ports by number; the oldest offer decides a port's name and protocol.
-fn merge_ports(offers: &BTreeMap<ClusterName, Exported>) -> Vec<ServicePort> {
+/// The union of all offers' ports by number; the oldest offer decides a port's name and protocol. But how the own
+/// instances are protected depends on the protocol, and so no other cluster decides about it.
+fn merge_ports(offers: &BTreeMap<ClusterName, Exported>, own: &[ServicePort]) -> Vec<ServicePort> {
     let mut oldest_first: Vec<_> = offers.iter().collect();
     oldest_first.sort_by_key(|(cluster, offer)| (offer.since, *cluster));
     let mut ports: BTreeMap<u16, &ServicePort> = BTreeMap::new();
     for port in oldest_first.iter().flat_map(|(_, offer)| &offer.export.ports) {
         ports.entry(port.port).or_insert(port);
     }
-    ports.into_values().take(PORTS_PER_SERVICE_MAX).cloned().collect()
+    let protocol = |port: &ServicePort| own.iter().find(|own| own.port == port.port).unwrap_or(port).protocol;
+    let ports = ports.into_values().take(PORTS_PER_SERVICE_MAX);
+    ports.map(|port| ServicePort { protocol: protocol(port), ..port.clone() }).collect()
 }
 
 #[cfg(test)]

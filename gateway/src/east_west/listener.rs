@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use isthmus_federation::caller::PeerStream;
 use isthmus_identity::ClientAuth;
 use isthmus_model::snapshot::Service;
@@ -106,6 +107,7 @@ impl Shared {
         };
         let ClientHello { sni, bytes } = match hello {
             Ok(hello) => hello,
+            Err(HelloError::Nothing) => return,
             Err(error) => {
                 let reason = if matches!(error, HelloError::Timeout) { Reason::Timeout } else { Reason::Tls };
                 tracing::debug!(%peer, %error, "no usable ClientHello");
@@ -116,12 +118,10 @@ impl Shared {
         // Boxed, so that a connection that has not said anything yet costs no more than its ClientHello's buffer.
         match Meaning::of(&sni, &view) {
             Meaning::Gateway => {
-                let stream = Prefixed::new(bytes, accepted.stream);
-                Box::pin(self.hand_over(stream, &self.known, &self.gateway_server, pending)).await;
+                Box::pin(self.hand_over(accepted, bytes, &self.known, &self.gateway_server, pending)).await;
             }
             Meaning::Newcomer => {
-                let stream = Prefixed::new(bytes, accepted.stream);
-                Box::pin(self.hand_over(stream, &self.newcomers, &self.newcomer_server, pending)).await;
+                Box::pin(self.hand_over(accepted, bytes, &self.newcomers, &self.newcomer_server, pending)).await;
             }
             Meaning::Service(service) => {
                 Box::pin(self.session(&service, accepted.stream, bytes, pending)).await;
@@ -139,19 +139,22 @@ impl Shared {
 
     async fn hand_over(
         &self,
-        stream: Prefixed<TcpStream>,
+        accepted: Accepted,
+        read: Bytes,
         tls: &TlsAcceptor,
         server: &mpsc::Sender<Opened>,
         pending: Pending,
     ) {
+        let Accepted { stream, entry, .. } = accepted;
+        let stream = Prefixed::new(read, stream);
         if let Some(tls) = handshake::accept(tls, stream, pending, self.metrics()).await {
             // The server ends only when the gateway stops.
-            let _ = server.send(PeerStream::new(tls, self.plane.identity())).await;
+            let _ = server.send(PeerStream::new(tls, self.plane.identity()).holding(entry)).await;
         }
     }
 
     /// A session for a service: unopened to a sidecar, or opened here where no instance has one.
-    async fn session(&self, service: &Service, client: TcpStream, read: bytes::Bytes, pending: Pending) {
+    async fn session(&self, service: &Service, client: TcpStream, read: Bytes, pending: Pending) {
         let sidecars = self.load.order(&service.endpoints);
         if sidecars.is_empty() {
             let stream = Prefixed::new(read, client);

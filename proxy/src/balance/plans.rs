@@ -97,6 +97,7 @@ impl Pick {
 
 impl Traffic {
     pub(super) fn new(service: ServiceName, metrics: Arc<Metrics>) -> Self {
+        metrics.begin_service(service.to_string());
         Self {
             service,
             metrics,

@@ -80,7 +80,9 @@ impl Landing {
             Self::Gateway => instances(snapshot, peer, service, port, random)?,
         };
         let known = snapshot.services.get(service).and_then(|service| service.port(port));
-        Ok(Admitted { targets, protocol: known.map(|port| port.protocol).unwrap_or_default() })
+        // Without its protocol nobody could tell whether bytes may pass that claim to be somebody's.
+        let known = known.ok_or_else(|| Denial::NoSuchPort(service.clone(), port))?;
+        Ok(Admitted { targets, protocol: known.protocol })
     }
 }
 

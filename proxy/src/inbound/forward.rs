@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ServiceName;
@@ -14,13 +13,13 @@ use super::session::Session;
 use crate::message::authority::requested;
 use crate::message::body::Replay;
 use crate::message::fields::{Outcome, set_client_certificate, strip_claims, strip_hop_by_hop};
-use crate::message::{Body, reply};
+use crate::message::{Body, Received, reply};
 use crate::metrics::Direction;
 use crate::plaintext::CONNECT_WITHIN;
 use crate::tcp::{IDLE_MAX, connect, copy_both};
 
 /// Answers one request.
-pub(super) async fn answer(session: Arc<Session>, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn answer(session: Arc<Session>, request: Request<Received>) -> Response<Body> {
     let started = Instant::now();
     let response = match admit(&session, &request) {
         Ok(admitted) if request.method() == Method::CONNECT => tunnel(&session, &admitted, request).await,
@@ -36,7 +35,7 @@ pub(super) async fn answer(session: Arc<Session>, request: Request<Incoming>) ->
     response
 }
 
-fn admit(session: &Session, request: &Request<Incoming>) -> Result<Admitted, Refused> {
+fn admit(session: &Session, request: &Request<Received>) -> Result<Admitted, Refused> {
     if !session.is_trusted() {
         let reason = "the certificate that opened this session is no longer valid here: open a new one";
         return Err(Refused::session_over(reason));
@@ -48,11 +47,17 @@ fn admit(session: &Session, request: &Request<Incoming>) -> Result<Admitted, Ref
         Refused::denied(StatusCode::MISDIRECTED_REQUEST, reason)
     })?;
     let random = session.plane.balancer().random();
-    session.landing.admit(&session.plane.snapshot(), &session.peer, &service, authority.port, random)
+    let admitted = session.landing.admit(&session.plane.snapshot(), &session.peer, &service, authority.port, random)?;
+    if request.method() == Method::CONNECT && admitted.protocol.is_http() {
+        // The application believes what requests say about their caller, because it is written here.
+        let reason = format!("port {} of {service} speaks HTTP: it takes requests, and no CONNECT", authority.port);
+        return Err(Refused::denied(StatusCode::FORBIDDEN, reason));
+    }
+    Ok(admitted)
 }
 
 /// Connects to the application, then lets bytes flow.
-async fn tunnel(session: &Session, admitted: &Admitted, request: Request<Incoming>) -> Response<Body> {
+async fn tunnel(session: &Session, admitted: &Admitted, request: Request<Received>) -> Response<Body> {
     let mut failed = String::new();
     for target in &admitted.targets {
         let stream = match connect(*target, CONNECT_WITHIN).await {
@@ -79,7 +84,7 @@ async fn tunnel(session: &Session, admitted: &Admitted, request: Request<Incomin
 }
 
 /// Passes the request to the first instance that takes it.
-async fn forward(session: &Session, admitted: &Admitted, request: Request<Incoming>) -> Response<Body> {
+async fn forward(session: &Session, admitted: &Admitted, request: Request<Received>) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
     strip_hop_by_hop(&mut parts.headers);
     strip_claims(&mut parts.headers);

@@ -55,7 +55,7 @@ impl InboundListener {
 async fn connection(plane: DataPlane, tls: TlsAcceptor, own_address: IpAddr, accepted: Accepted) {
     let Accepted { stream, peer, gate, life, entry } = accepted;
     let handshake = tokio::select! {
-        handshake = handshake::accept(&tls, stream, gate.pend(), plane.metrics()) => handshake,
+        handshake = handshake::accept_new(&tls, stream, gate.pend(), plane.metrics()) => handshake,
         () = life.drain.cancelled() => return,
     };
     let Some(tls) = handshake else { return };

@@ -9,6 +9,8 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
+use super::Received;
+
 /// Request bodies up to this size are read before the request is sent, so that it can be sent again.
 pub const REPLAYED_MAX: u64 = 64 * 1024;
 
@@ -22,7 +24,7 @@ enum Content {
     Empty,
     Whole(Bytes),
     Streamed(Incoming),
-    Lent { source: Arc<Mutex<Option<Incoming>>>, taken: Option<Incoming> },
+    Lent { source: Arc<Mutex<Option<Received>>>, taken: Option<Received> },
 }
 
 impl Body {
@@ -76,7 +78,7 @@ impl HttpBody for Body {
                     *taken = lock(source).take();
                 }
                 match taken {
-                    Some(incoming) => Pin::new(incoming).poll_frame(cx),
+                    Some(received) => Pin::new(received).poll_frame(cx),
                     None => Poll::Ready(None),
                 }
             }
@@ -87,7 +89,8 @@ impl HttpBody for Body {
         match &self.content {
             Content::Empty => true,
             Content::Whole(_) => false,
-            Content::Streamed(incoming) | Content::Lent { taken: Some(incoming), .. } => incoming.is_end_stream(),
+            Content::Streamed(incoming) => incoming.is_end_stream(),
+            Content::Lent { taken: Some(received), .. } => received.is_end_stream(),
             Content::Lent { source, taken: None } => lock(source).as_ref().is_none_or(HttpBody::is_end_stream),
         }
     }
@@ -96,7 +99,8 @@ impl HttpBody for Body {
         match &self.content {
             Content::Empty => SizeHint::with_exact(0),
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Streamed(incoming) | Content::Lent { taken: Some(incoming), .. } => incoming.size_hint(),
+            Content::Streamed(incoming) => incoming.size_hint(),
+            Content::Lent { taken: Some(received), .. } => received.size_hint(),
             Content::Lent { source, taken: None } => {
                 lock(source).as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
             }
@@ -104,7 +108,7 @@ impl HttpBody for Body {
     }
 }
 
-fn lock(source: &Mutex<Option<Incoming>>) -> MutexGuard<'_, Option<Incoming>> {
+fn lock(source: &Mutex<Option<Received>>) -> MutexGuard<'_, Option<Received>> {
     source.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -113,7 +117,7 @@ pub enum Replay {
     /// Can be sent any number of times.
     Whole(Bytes),
     /// Can be sent again as long as nobody has begun to read it.
-    Once(Arc<Mutex<Option<Incoming>>>),
+    Once(Arc<Mutex<Option<Received>>>),
 }
 
 impl Replay {
@@ -121,26 +125,26 @@ impl Replay {
     ///
     /// # Errors
     /// When the client breaks off while its body is read.
-    pub async fn prepare(incoming: Incoming) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-        if incoming.is_end_stream() {
+    pub async fn prepare(received: Received) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        if received.is_end_stream() {
             return Ok(Self::Whole(Bytes::new()));
         }
-        match incoming.size_hint().exact() {
+        match received.size_hint().exact() {
             Some(length) if length <= REPLAYED_MAX => {
                 let limit = usize::try_from(REPLAYED_MAX).unwrap_or(usize::MAX);
-                Ok(Self::Whole(Limited::new(incoming, limit).collect().await?.to_bytes()))
+                Ok(Self::Whole(Limited::new(received, limit).collect().await?.to_bytes()))
             }
-            _ => Ok(Self::once(incoming)),
+            _ => Ok(Self::once(received)),
         }
     }
 
     /// A body that is not read ahead.
     #[must_use]
-    pub fn once(incoming: Incoming) -> Self {
-        if incoming.is_end_stream() {
+    pub fn once(received: Received) -> Self {
+        if received.is_end_stream() {
             Self::Whole(Bytes::new())
         } else {
-            Self::Once(Arc::new(Mutex::new(Some(incoming))))
+            Self::Once(Arc::new(Mutex::new(Some(received))))
         }
     }
 

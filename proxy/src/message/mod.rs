@@ -3,7 +3,9 @@
 pub mod authority;
 pub mod body;
 pub mod fields;
+pub mod received;
 pub mod reply;
 pub mod server;
 
 pub use body::Body;
+pub use received::Received;

@@ -6,14 +6,13 @@ use std::pin::pin;
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-use super::body::Body;
+use super::{Body, Received};
 
 /// A request's head has to be complete after this, and an idle HTTP/1 connection is closed. As long as the
 /// idle timeouts of common clients' pools, so that they close first.
@@ -73,11 +72,11 @@ fn http1_builder() -> http1::Builder {
 pub async fn serve_http1<I, H, F>(io: I, drain: &CancellationToken, handle: H)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    H: Fn(Request<Incoming>) -> F,
+    H: Fn(Request<Received>) -> F,
     F: Future<Output = Response<Body>>,
 {
     let service = service_fn(|request| {
-        let response = handle(request);
+        let response = handle(Received::by_http1(request));
         async move { Ok::<_, Infallible>(response.await) }
     });
     let mut connection = pin!(http1_builder().serve_connection(TokioIo::new(io), service).with_upgrades());
@@ -97,11 +96,11 @@ where
 pub async fn serve_http2<I, H, F>(io: I, drain: impl Future<Output = ()>, handle: H)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    H: Fn(Request<Incoming>) -> F + Send + 'static,
+    H: Fn(Request<Received>) -> F + Send + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let service = service_fn(move |request| {
-        let response = handle(request);
+        let response = handle(Received::by_http2(request));
         async move { Ok::<_, Infallible>(response.await) }
     });
     let mut connection = pin!(http2_builder().serve_connection(TokioIo::new(io), service));

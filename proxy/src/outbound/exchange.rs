@@ -11,7 +11,6 @@ use std::time::Instant;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
-use hyper::body::Incoming;
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ClusterName;
 use isthmus_model::route::{Destination, DestinationKey};
@@ -23,7 +22,7 @@ use crate::balance::ejection::Failure;
 use crate::balance::{Pick, Tried};
 use crate::message::body::Replay;
 use crate::message::fields::{Outcome, strip_claims, strip_hop_by_hop, take_outcome};
-use crate::message::{Body, reply};
+use crate::message::{Body, Received, reply};
 use crate::metrics::ServiceLabels;
 use crate::plane::DataPlane;
 use crate::tunnel::{DialError, SESSIONS_USUAL, SendError};
@@ -51,7 +50,7 @@ struct Outgoing {
 impl Outgoing {
     async fn prepare(
         target: &Target,
-        request: Request<Incoming>,
+        request: Request<Received>,
     ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let (parts, body) = request.into_parts();
         let mut headers = parts.headers;
@@ -99,7 +98,7 @@ impl Failed {
 }
 
 /// Sends `request` to the service; the answer is the service's, or says why there is none.
-pub(super) async fn send(plane: &DataPlane, target: &Target, request: Request<Incoming>) -> Answer {
+pub(super) async fn send(plane: &DataPlane, target: &Target, request: Request<Received>) -> Answer {
     let outgoing = match Outgoing::prepare(target, request).await {
         Ok(outgoing) => outgoing,
         Err(error) => return reply::text(StatusCode::BAD_REQUEST, &format!("the request broke off: {error}")).into(),

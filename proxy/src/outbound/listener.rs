@@ -2,13 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use isthmus_model::name::ServiceName;
 use isthmus_model::route::Found;
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -123,26 +123,41 @@ async fn for_target(plane: DataPlane, target: Target, accepted: Accepted) {
     drop(accepted.entry);
 }
 
-/// Serves HTTP, whichever version the client opens with.
+/// Serves HTTP on a connection of its own.
 async fn http(plane: DataPlane, scope: Scope, accepted: Accepted) {
-    let Accepted { mut stream, peer, gate, life, entry } = accepted;
-    let pending = gate.pend();
+    let Accepted { stream, peer: _, gate, life, entry } = accepted;
+    http_on(Client { plane, scope, within_connect: false, gate, life, entry }, stream).await;
+}
+
+/// Serves HTTP within a client's CONNECT. Boxed and opaque, because that is a request of `http_on` again.
+pub(super) fn serve<S>(client: Client, stream: S) -> Pin<Box<dyn Future<Output = ()> + Send>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    Box::pin(http_on(client, stream))
+}
+
+/// Serves HTTP, whichever version the client opens with.
+async fn http_on<S>(client: Client, mut stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let pending = client.gate.pend();
     let opening = tokio::select! {
         opening = timeout(FIRST_BYTE_WITHIN, opening(&mut stream)) => opening,
         () = pending.displaced() => {
-            plane.metrics().refused.get_or_create(&ReasonLabels { reason: Reason::Displaced }).inc();
+            client.plane.metrics().refused.get_or_create(&ReasonLabels { reason: Reason::Displaced }).inc();
             return;
         }
-        () = life.drain.cancelled() => return,
+        () = client.life.drain.cancelled() => return,
     };
     drop(pending);
     let Ok(Ok((is_http2, read))) = opening else {
-        tracing::debug!(%peer, "connection closed before it sent anything");
+        tracing::debug!("connection closed before it sent anything");
         return;
     };
     let stream = Prefixed::new(read, stream);
-    let drain = life.drain.clone();
-    let client = Client { plane, scope, life, entry };
+    let drain = client.life.drain.clone();
     if is_http2 {
         let handle = move |request| client.clone().answer(request);
         serve_http2(stream, async move { drain.cancelled().await }, handle).await;
@@ -152,7 +167,7 @@ async fn http(plane: DataPlane, scope: Scope, accepted: Accepted) {
 }
 
 /// Reads until it is clear whether the client speaks HTTP/2.
-async fn opening(stream: &mut TcpStream) -> io::Result<(bool, Bytes)> {
+async fn opening<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<(bool, Bytes)> {
     let mut read = BytesMut::with_capacity(1024);
     loop {
         if stream.read_buf(&mut read).await? == 0 {

@@ -5,17 +5,16 @@ use std::time::Instant;
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use isthmus_model::name::{ClusterName, ServiceName};
 
 use super::connect::open;
-use super::exchange;
 use super::target::{NoTarget, Target, target};
+use super::{exchange, listener};
 use crate::accept::Lifetime;
-use crate::limits::Entry;
+use crate::limits::{Entry, Gate};
 use crate::message::authority::{Authority, requested};
-use crate::message::{Body, reply};
+use crate::message::{Body, Received, reply};
 use crate::metrics::Direction;
 use crate::plane::DataPlane;
 
@@ -33,6 +32,9 @@ pub(super) enum Scope {
 pub(super) struct Client {
     pub(super) plane: DataPlane,
     pub(super) scope: Scope,
+    /// Whether the connection is itself what a CONNECT opened.
+    pub(super) within_connect: bool,
+    pub(super) gate: Gate,
     pub(super) life: Lifetime,
     /// Held by tunnels that outlive the HTTP connection.
     pub(super) entry: Arc<Entry>,
@@ -52,7 +54,7 @@ impl From<Response<Body>> for Answer {
 
 impl Client {
     /// Answers one request.
-    pub(super) async fn answer(self, request: Request<Incoming>) -> Response<Body> {
+    pub(super) async fn answer(self, request: Request<Received>) -> Response<Body> {
         let started = Instant::now();
         let (plane, version) = (self.plane.clone(), request.version());
         let (service, answer) = match self.target(&request).await {
@@ -65,8 +67,12 @@ impl Client {
         answer.response
     }
 
-    async fn target(&self, request: &Request<Incoming>) -> Result<Target, NoTarget> {
+    async fn target(&self, request: &Request<Received>) -> Result<Target, NoTarget> {
         let authority = requested(request)?;
+        if self.within_connect && request.method() == Method::CONNECT {
+            // One level is what clients need; without a bound, a client could nest connections at will.
+            return Err(NoTarget::Nested);
+        }
         let found = match &self.scope {
             Scope::Federation => self.plane.find_host(&authority.host, authority.port).await,
             Scope::Service(name, port) => {
@@ -77,16 +83,33 @@ impl Client {
         target(found, &authority.host, authority.port)
     }
 
-    async fn serve(&self, target: &Target, request: Request<Incoming>) -> Answer {
-        if request.method() == Method::CONNECT {
-            return self.tunnel(target, request).await.into();
+    async fn serve(&self, target: &Target, request: Request<Received>) -> Answer {
+        if request.method() != Method::CONNECT {
+            return exchange::send(&self.plane, target, request).await;
         }
-        exchange::send(&self.plane, target, request).await
+        if target.port.protocol.is_http() {
+            return self.requests_within(target, request).into();
+        }
+        self.tunnel(target, request).await.into()
+    }
+
+    /// What comes through a CONNECT to a port that speaks HTTP is served as requests, as on a connection that was
+    /// redirected there. Passed on as bytes, it could claim to come from anybody: claims are taken out of requests.
+    fn requests_within(&self, target: &Target, request: Request<Received>) -> Response<Body> {
+        let scope = Scope::Service(target.service.name.clone(), target.port.port);
+        let within = Self { scope, within_connect: true, ..self.clone() };
+        self.life.spawn(async move {
+            match hyper::upgrade::on(request).await {
+                Ok(stream) => listener::serve(within, TokioIo::new(stream)).await,
+                Err(error) => tracing::debug!(%error, "a CONNECT ended before it began"),
+            }
+        });
+        reply::empty(StatusCode::OK)
     }
 
     /// Opens the way first: the client is told 200 only when bytes can flow. What it sends before that
     /// is held and passed on.
-    async fn tunnel(&self, target: &Target, request: Request<Incoming>) -> Response<Body> {
+    async fn tunnel(&self, target: &Target, request: Request<Received>) -> Response<Body> {
         let opened = match open(&self.plane, target).await {
             Ok(opened) => opened,
             Err(error) => return reply::text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),

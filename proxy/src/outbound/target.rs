@@ -22,6 +22,8 @@ pub(super) struct Target {
 pub(super) enum NoTarget {
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
+    #[error("this connection is what a CONNECT opened: a CONNECT within it is not served")]
+    Nested,
     #[error("this address is {0} port {1}: {2} is elsewhere")]
     Misdirected(ServiceName, u16, String),
     #[error("{0:?} is not a federation service: names end in .svc.clusterset.local, and nothing else is proxied")]
@@ -37,7 +39,7 @@ pub(super) enum NoTarget {
 impl NoTarget {
     pub(super) fn status(&self) -> StatusCode {
         match self {
-            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::Nested => StatusCode::BAD_REQUEST,
             Self::Misdirected(..) => StatusCode::MISDIRECTED_REQUEST,
             Self::NotOurs(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) | Self::NoSuchPort(..) => StatusCode::NOT_FOUND,

@@ -27,7 +27,10 @@ pub enum HelloError {
     /// Not complete in time.
     #[error("no complete ClientHello in time")]
     Timeout,
-    /// Closed before.
+    /// Closed before the first byte: somebody looked whether anything listens.
+    #[error("the connection closed before its first byte")]
+    Nothing,
+    /// Closed in the middle.
     #[error("the connection closed before a complete ClientHello")]
     Closed,
     /// Complete, without a name.
@@ -38,7 +41,7 @@ pub enum HelloError {
     Malformed(#[from] Malformed),
     /// The connection failed.
     #[error("the connection failed: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
 }
 
 /// Reads the ClientHello, within `within` from now for all of it.
@@ -61,8 +64,11 @@ async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<ClientHello, Hello
             if bytes.capacity() == bytes.len() {
                 bytes.reserve(needed.saturating_sub(bytes.len()).min(CLIENT_HELLO_MAX));
             }
-            if stream.read_buf(&mut bytes).await? == 0 {
-                return Err(HelloError::Closed);
+            match stream.read_buf(&mut bytes).await {
+                Ok(1..) => {}
+                Ok(0) | Err(_) if bytes.is_empty() => return Err(HelloError::Nothing),
+                Ok(0) => return Err(HelloError::Closed),
+                Err(error) => return Err(HelloError::Io(error)),
             }
         }
         match sni(&bytes)? {
@@ -70,5 +76,17 @@ async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<ClientHello, Hello
             Progress::Sni(sni) => return Ok(ClientHello { sni, bytes: bytes.freeze() }),
             Progress::NoSni => return Err(HelloError::NoSni),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_only_looks_is_told_apart_from_who_breaks_off() {
+        let read = async |mut bytes: &[u8]| read_client_hello(&mut bytes, Duration::from_secs(1)).await;
+        assert!(matches!(read(b"").await, Err(HelloError::Nothing)));
+        assert!(matches!(read(&[22, 3, 1]).await, Err(HelloError::Closed)));
     }
 }

@@ -3,6 +3,7 @@
 //! HTTP/1.1 over kept connections, or HTTP/2 with prior knowledge over one. No pings here: an application
 //! may take as long as it wants.
 
+mod hear_out;
 mod kept;
 
 use std::io;
@@ -18,6 +19,7 @@ use crate::message::Body;
 use crate::message::server::{CONNECTION_WINDOW, HEAD_BYTES_MAX, HEADER_LIST_BYTES_MAX, SEND_BUFFER, STREAM_WINDOW};
 use crate::tcp::connect;
 use crate::tunnel::{SendError, classify};
+use hear_out::HearOut;
 use kept::{Kept, Slot};
 
 pub use kept::{CONNECTIONS_PER_ADDRESS, IDLE_MAX, IDLE_PER_ADDRESS};
@@ -97,7 +99,7 @@ impl Pool {
         let stream = connect(address, CONNECT_WITHIN).await.map_err(|error| AppError::Connect(address, error))?;
         let mut builder = http1::Builder::new();
         builder.max_buf_size(HEAD_BYTES_MAX).max_header_size(HEAD_BYTES_MAX);
-        let opened = builder.handshake(TokioIo::new(stream)).await;
+        let opened = builder.handshake(TokioIo::new(HearOut::new(stream))).await;
         let (sender, connection) = opened.map_err(|error| AppError::Connect(address, io::Error::other(error)))?;
         drive(address, slot, connection);
         Ok(sender)

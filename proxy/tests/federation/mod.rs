@@ -8,14 +8,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use isthmus_identity::{ClusterAuthority, LiveIdentity, PrivateKey, RootAuthority, TrustBundle};
+use isthmus_identity::{ClientAuth, ClusterAuthority, LiveIdentity, PrivateKey, RootAuthority, TrustBundle};
 use isthmus_model::catalog::{AppProtocol, Endpoint, ServicePort};
 use isthmus_model::health::{Agreement, Capacity, Reach};
 use isthmus_model::locality::Proximity;
 use isthmus_model::name::{ClusterName, FederationDomain, ServiceName};
 use isthmus_model::snapshot::{Coverage, Gateway, RemoteBackend, RemoteCluster, Service, Site, Snapshot};
 use isthmus_model::spiffe::SpiffeId;
-use isthmus_proxy::inbound::InboundListener;
+use isthmus_proxy::inbound::{InboundListener, serve_terminated};
 use isthmus_proxy::outbound::{Mode, OutboundListener};
 use isthmus_proxy::passthrough::{read_client_hello, relay};
 use isthmus_proxy::{DataPlane, Demand, Metrics};
@@ -167,6 +167,25 @@ impl Federation {
         let ended = tokio::spawn(listener.serve(shutdown.clone()));
         Workload { address, endpoint: endpoint(address.port()), view, plane, shutdown, ended }
     }
+
+    /// A gateway of `cluster` that opens sessions for `service`, whose instances have no sidecar.
+    pub async fn terminating_gateway(&self, cluster: &str, service: Service) -> SocketAddr {
+        let (view, watched) = watch::channel(Arc::new(self.view(cluster, service)));
+        let plane = DataPlane::new(watched, None, self.identity(cluster, SERVICE), metrics());
+        let listener = TcpListener::bind(ANY_PORT).await.expect("bound");
+        let address = listener.local_addr().expect("bound");
+        let shutdown = self.shutdown.clone();
+        tokio::spawn(async move {
+            let config = plane.identity().server_config(ClientAuth::Required, &[b"h2"]);
+            let acceptor = tokio_rustls::TlsAcceptor::from(config);
+            while let Ok((stream, _)) = listener.accept().await {
+                let tls = acceptor.accept(stream).await.expect("a handshake");
+                tokio::spawn(serve_terminated(tls, plane.clone(), shutdown.clone()));
+            }
+            drop(view);
+        });
+        address
+    }
 }
 
 pub struct Outbound {
@@ -298,6 +317,15 @@ pub async fn splicing_gateway(workload: SocketAddr) -> SocketAddr {
         }
     });
     address
+}
+
+/// The head of a response, and no byte of what follows it.
+pub async fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        head.push(char::from(stream.read_u8().await.expect("an answer")));
+    }
+    head
 }
 
 /// An HTTP/1.1 application that answers with its name, the path, and who its sidecar says the caller is.

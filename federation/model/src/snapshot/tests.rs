@@ -169,6 +169,18 @@ fn the_oldest_offer_decides_what_a_port_is_and_all_offers_ports_are_there() {
     assert_eq!(reviews.remotes[0].ports, [80], "a backend has the ports that it offers itself");
 }
 
+/// A port that takes bytes is not asked who sends them: another cluster must not make one of a port for requests.
+#[test]
+fn an_older_offer_does_not_turn_the_own_clusters_http_into_bytes() {
+    let mut world = World::new();
+    world.join(introduction("us-west", "gw-1", "us-west-2", 2));
+    world.export("us-west", "shop/reviews", export(&[port(9080, AppProtocol::Tcp, "raw")]));
+    world.export("us-east", "shop/reviews", http());
+    world.runs("shop/reviews", true, &[endpoint(10)]);
+    let reviews = service_of(&world.build(), "shop/reviews");
+    assert_eq!(reviews.ports, [port(9080, AppProtocol::Http, "raw")]);
+}
+
 #[test]
 fn merged_ports_are_bounded() {
     let mut world = World::new();
