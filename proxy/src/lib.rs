@@ -25,6 +25,7 @@ pub mod plaintext;
 pub mod plane;
 pub mod tcp;
 pub mod tunnel;
+pub mod unix_socket;
 
 pub use accept::{BindError, DRAIN_WITHIN};
 pub use metrics::Metrics;
