@@ -1,4 +1,4 @@
-//! The sidecar put together: agent, data plane, its two listeners, and a status port.
+//! The sidecar put together: agent, data plane, its two listeners, a status port and the Workload API.
 //!
 //! Order matters twice. At the start everything is bound before anything serves, so that an address in use
 //! is an error and not half a sidecar. At the end the listeners drain first and the agent stops last:
@@ -30,6 +30,7 @@ use crate::inbound::InboundListener;
 use crate::metrics::Metrics;
 use crate::outbound::{Mode, OutboundListener};
 use crate::plane::DataPlane;
+use crate::workload_api::WorkloadApi;
 use status::StatusListener;
 
 /// The most worker threads: more than any machine that a sidecar shares with its application has to spare.
@@ -142,6 +143,7 @@ pub struct Sidecar {
     outbound: OutboundListener,
     inbound: InboundListener,
     status: Option<StatusListener>,
+    workload_api: Option<WorkloadApi>,
     drain: Duration,
 }
 
@@ -168,8 +170,10 @@ impl Sidecar {
             bound.map_err(|source| anyhow!("metrics: {}", BindError { address, source }))
         });
         let status = status.transpose()?;
+        let workload_api = config.workload_api.map(|config| WorkloadApi::bind(config, agent.clone())).transpose();
+        let workload_api = workload_api.map_err(|error| anyhow!("workload_api: {error}"))?;
         undo.disarm();
-        Ok(Self { agent, agent_shutdown, outbound, inbound, status, drain: config.drain })
+        Ok(Self { agent, agent_shutdown, outbound, inbound, status, workload_api, drain: config.drain })
     }
 
     /// Where applications' connections arrive.
@@ -193,8 +197,10 @@ impl Sidecar {
     /// Serves until `shutdown`, then drains.
     pub async fn serve(self, shutdown: CancellationToken) {
         info!(outbound = %self.outbound_addr(), inbound = %self.inbound_addr(), status = ?self.status_addr(), "serving");
-        let status_shutdown = CancellationToken::new();
-        let status = self.status.map(|status| status.serve(shutdown.clone(), status_shutdown.clone()));
+        // What an application may still ask while its last requests are answered.
+        let drained = CancellationToken::new();
+        let status = self.status.map(|status| status.serve(shutdown.clone(), drained.clone()));
+        let workload_api = self.workload_api.map(|workload_api| workload_api.serve(drained.clone()));
         let draining = shutdown.clone();
         let listeners = async {
             let both = async { tokio::join!(self.outbound.serve(shutdown.clone()), self.inbound.serve(shutdown)) };
@@ -207,14 +213,19 @@ impl Sidecar {
                 () = overdue => warn!(drain_secs = self.drain.as_secs(), "requests under way are cut off"),
             }
             self.agent_shutdown.cancel();
-            status_shutdown.cancel();
+            drained.cancel();
         };
         let status = async {
             if let Some(status) = status {
                 status.await;
             }
         };
-        tokio::join!(Box::pin(listeners), status);
+        let workload_api = async {
+            if let Some(workload_api) = workload_api {
+                workload_api.await;
+            }
+        };
+        tokio::join!(Box::pin(listeners), status, Box::pin(workload_api));
     }
 }
 
@@ -226,7 +237,7 @@ mod tests {
     use super::*;
     use crate::agent::AgentConfig;
     use crate::agent::tests::gateway::{FakeGateway, Federation, LIFETIME};
-    use crate::config::TokenSource;
+    use crate::config::{Callers, TokenSource, WorkloadApiConfig};
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -239,6 +250,7 @@ mod tests {
             outbound: any,
             inbound: any,
             metrics: Some(any),
+            workload_api: None,
             drain: Duration::from_secs(1),
             log: Targets::new(),
         }
@@ -249,7 +261,11 @@ mod tests {
         let federation = Federation::new("us-east");
         let (_facts, known) = watch::channel(federation.snapshot());
         let gateway = FakeGateway::start(&federation, known, LIFETIME).await;
-        let sidecar = Sidecar::bind(config(&federation, gateway.address)).expect("free ports");
+        let dir = tempfile::tempdir().expect("a directory");
+        let socket = dir.path().join("workload.sock");
+        let mut config = config(&federation, gateway.address);
+        config.workload_api = Some(WorkloadApiConfig { socket: socket.clone(), callers: Callers::Owner });
+        let sidecar = Sidecar::bind(config).expect("free ports");
         let (agent, shutdown) = (sidecar.agent.clone(), CancellationToken::new());
         let addresses = [Some(sidecar.outbound_addr()), Some(sidecar.inbound_addr()), sidecar.status_addr()];
         let serving = tokio::spawn(sidecar.serve(shutdown.clone()));
@@ -257,9 +273,12 @@ mod tests {
         for address in addresses.into_iter().flatten() {
             tokio::net::TcpStream::connect(address).await.expect("listening");
         }
+        let client = spiffe::WorkloadApiClient::connect_to(format!("unix://{}", socket.display()));
+        client.await.expect("listening").fetch_x509_svid().await.expect("certified");
         shutdown.cancel();
         timeout(PATIENCE, serving).await.expect("in time").expect("no panic");
         timeout(PATIENCE, agent.demand.closed()).await.expect("the agent ends too");
+        assert!(!socket.exists(), "it takes its socket away");
     }
 
     #[tokio::test]
@@ -277,5 +296,10 @@ mod tests {
             let error = Sidecar::bind(config).err().expect("taken").to_string();
             assert!(error.starts_with(&format!("{field}: cannot listen on {address}")), "{error}");
         }
+        let mut config = config(&federation, address);
+        let socket = std::path::PathBuf::from("/nonexistent/workload.sock");
+        config.workload_api = Some(WorkloadApiConfig { socket, callers: Callers::Owner });
+        let error = Sidecar::bind(config).err().expect("no directory").to_string();
+        assert!(error.starts_with("workload_api: cannot create /nonexistent/workload.sock"), "{error}");
     }
 }

@@ -7,11 +7,16 @@
 //! outbound: 10.0.7.21:15001             # default: port 15001 of workload_address
 //! inbound: 10.0.7.21:15006              # default: port 15006 of workload_address
 //! metrics: 127.0.0.1:15020              # /metrics and /readyz; default: none
+//! workload_api:                         # the SPIFFE Workload API; default: none
+//!   socket: /run/isthmus/workload.sock  # an absolute path
+//!   uids: [1000]                        # who gets the certificate; default: the sidecar's own user
 //! drain_seconds: 5                      # at most
 //! log: info                             # or target=level pairs: info,isthmus_proxy=debug
 //! ```
 //!
 //! Fields that are not known are errors. Nothing is read from the environment.
+
+mod workload_api;
 
 use std::fmt;
 use std::io::Read;
@@ -23,6 +28,8 @@ use isthmus_identity::BearerToken;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 use tracing_subscriber::filter::Targets;
+
+pub use workload_api::{Callers, UIDS_MAX, WorkloadApiConfig};
 
 use crate::agent::AgentConfig;
 
@@ -101,6 +108,8 @@ pub struct SidecarConfig {
     pub inbound: SocketAddr,
     /// Where `/metrics` and `/readyz` are served.
     pub metrics: Option<SocketAddr>,
+    /// Where the application gets the workload's certificate and its key.
+    pub workload_api: Option<WorkloadApiConfig>,
     /// How long requests may finish after a signal.
     pub drain: Duration,
     /// What is logged.
@@ -118,6 +127,7 @@ struct Raw {
     outbound: Option<SocketAddr>,
     inbound: Option<SocketAddr>,
     metrics: Option<SocketAddr>,
+    workload_api: Option<workload_api::Raw>,
     drain_seconds: Option<Spanned<u64>>,
     log: Option<Spanned<String>>,
 }
@@ -149,6 +159,7 @@ impl SidecarConfig {
             outbound: raw.outbound.unwrap_or(at(OUTBOUND_PORT)),
             inbound: raw.inbound.unwrap_or(at(INBOUND_PORT)),
             metrics: raw.metrics,
+            workload_api: raw.workload_api.map(|raw| raw.validate(path)).transpose()?,
             drain: drain(path, raw.drain_seconds)?,
             log: log(path, raw.log)?,
         })
@@ -254,6 +265,10 @@ impl fmt::Display for SidecarConfig {
             Some(metrics) => writeln!(f, "metrics: {}", Quoted(metrics))?,
             None => writeln!(f, "# metrics: not served")?,
         }
+        match &self.workload_api {
+            Some(workload_api) => write!(f, "{workload_api}")?,
+            None => writeln!(f, "# workload_api: not served")?,
+        }
         writeln!(f, "drain_seconds: {}", self.drain.as_secs())?;
         writeln!(f, "log: {}", Quoted(&self.log))
     }
@@ -308,7 +323,7 @@ mod tests {
         let token = token();
         let text = format!(
             "token: {token}\ngateways: [\"[::1]:15012\"]\nworkload_address: ::1\nmetrics: 127.0.0.1:15020\n\
-             drain_seconds: 3\nlog: warn,isthmus_proxy=debug\n"
+             workload_api:\n  socket: /run/isthmus/workload.sock\n  uids: [1001, 1000]\ndrain_seconds: 3\nlog: warn,isthmus_proxy=debug\n"
         );
         let config = parse(&text).expect("valid");
         let printed = config.to_string();
@@ -317,6 +332,10 @@ mod tests {
         let again = parse(&printed.replace("(not shown)", &token.to_string())).expect("valid");
         assert_eq!(again.to_string(), printed);
         assert_eq!((again.metrics, again.log), (config.metrics, config.log));
+        assert_eq!(again.workload_api, config.workload_api);
+        let callers = again.workload_api.expect("served").callers;
+        assert_eq!(callers, Callers::Uids([1000, 1001].into()));
+        assert!(callers.admit(1000) && !callers.admit(0), "nobody is let in for being root");
     }
 
     #[test]
@@ -346,6 +365,15 @@ mod tests {
             (with("inbound: 10.0.7.21"), "3"),
             (with("drain_seconds: 6"), "sidecar.yaml:3: drain_seconds: at most 5"),
             (with("log: loud,=x"), "sidecar.yaml:3: log: use error"),
+            (
+                with("workload_api:\n  socket: run/workload.sock"),
+                "sidecar.yaml:4: workload_api.socket: set an absolute",
+            ),
+            (with(&format!("workload_api:\n  socket: /{}", "a".repeat(100))), "sidecar.yaml:4: workload_api.socket: a"),
+            (with("workload_api:\n  socket: /run/s\n  uids: []"), "sidecar.yaml:5: workload_api.uids: list 1 to 64"),
+            (with("workload_api:\n  socket: /run/s\n  mode: 0666"), "line 5"),
+            (with("workload_api:\n  uids: [1000]"), "socket"),
+            (with("workload_api:\n  socket: /run/s\n  uids: [-1]"), "5"),
             (with("gateways: []"), "sidecar.yaml:3: gateways: list 1 to 16"),
             (with("token_file: x"), "both token and token_file"),
             (with("inbound: 10.0.7.21:1\ninbound: 10.0.7.21:2"), "inbound"),

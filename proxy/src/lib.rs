@@ -6,6 +6,8 @@
 //! [`tunnel`]; a gateway passes the session through unopened ([`passthrough`]); [`inbound`] asks the model
 //! whether the authenticated peer may, and hands it to the application over [`plaintext`].
 //!
+//! Beside that path, [`workload_api`] hands a sidecar's identity to an application that does its TLS itself.
+//!
 //! Deliberately absent: HTTP/1 `Upgrade` across the federation (the header is dropped, which RFC 9110 §7.8
 //! allows), response caching and buffering, and any retry of a request that may have had an effect.
 
@@ -25,6 +27,8 @@ pub mod plaintext;
 pub mod plane;
 pub mod tcp;
 pub mod tunnel;
+pub mod unix_socket;
+pub mod workload_api;
 
 pub use accept::{BindError, DRAIN_WITHIN};
 pub use metrics::Metrics;

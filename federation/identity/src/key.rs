@@ -46,7 +46,7 @@ impl PrivateKey {
         Self::from_pkcs8(document.as_ref())
     }
 
-    fn from_pkcs8(der: &[u8]) -> Result<Self, IdentityError> {
+    pub(crate) fn from_pkcs8(der: &[u8]) -> Result<Self, IdentityError> {
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der).map_err(|_| IdentityError::Key)?;
         Ok(Self(Arc::new(KeyMaterial { pair, pkcs8: Zeroizing::new(der.to_vec()) })))
     }
@@ -86,6 +86,11 @@ impl PrivateKey {
         params.distinguished_name = DistinguishedName::new();
         let request = params.serialize_request(self.material()).map_err(|_| IdentityError::Crypto("signing"))?;
         Ok(request.der().to_vec())
+    }
+
+    /// A copy in PKCS#8, DER, for [`ExportedSvid`](crate::ExportedSvid) to hand out.
+    pub(crate) fn to_pkcs8(&self) -> Zeroizing<Vec<u8>> {
+        self.0.pkcs8.clone()
     }
 
     pub(crate) fn material(&self) -> &KeyMaterial {

@@ -30,6 +30,6 @@ pub use certificate::{CERTIFICATE_LEN_MAX, certificate_key_digest};
 pub use error::{IdentityError, VerifyError};
 pub use key::{PrivateKey, sha256};
 pub use request::{CSR_LEN_MAX, csr_key_digest};
-pub use tls::{ClientAuth, Expected, LiveIdentity, pinned_client_config};
+pub use tls::{ClientAuth, Expected, ExportedSvid, LiveIdentity, pinned_client_config};
 pub use token::{BearerToken, CONTACTS_MAX, TokenParseError, TokenSecret};
 pub use verify::{CHAIN_LEN_MAX, PeerUsage, ROOTS_MAX, TrustBundle, Verified};

@@ -11,6 +11,7 @@
 //! that was renewed long ago. Connections are pooled and long-lived, so little is lost.
 
 mod credentials;
+mod export;
 mod pinned;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, CommonState, ServerConfig, version};
 
+pub use export::ExportedSvid;
 pub use pinned::pinned_client_config;
 
 use crate::error::IdentityError;

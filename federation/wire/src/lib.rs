@@ -2,7 +2,8 @@
 //!
 //! [`peer`] and [`control`] are generated from `proto/`; everything that a peer sends passes through a
 //! conversion of this crate before any other code sees it: [`view`] for what a sidecar is told, [`health`]
-//! for what gateways tell each other. [`error`] says which field of a message was bad.
+//! for what gateways tell each other. [`error`] says which field of a message was bad. [`workload`] is the
+//! standard's and not ours; its requests are empty, so that there is nothing to convert.
 
 pub mod error;
 mod field;
@@ -21,4 +22,11 @@ pub mod peer {
 #[allow(missing_docs, clippy::pedantic, unreachable_pub)]
 pub mod control {
     tonic::include_proto!("isthmus.control.v1");
+}
+
+/// The SPIFFE Workload API, X.509 profile: messages and service between a sidecar and its application.
+#[allow(missing_docs, clippy::pedantic, unreachable_pub)]
+pub mod workload {
+    // The standard's service is in no package; prost calls the file of that `_`.
+    tonic::include_proto!("_");
 }

@@ -2,8 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,8 @@ use axum::Router;
 use axum::serve::Listener;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use isthmus_proxy::unix_socket;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,6 +27,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(60);
 /// What a request's head may take up.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// The admin socket is for the gateway's own user.
+const SOCKET_MODE: u32 = 0o600;
 
 /// Why the admin listeners did not come up.
 #[derive(Debug, thiserror::Error)]
@@ -75,10 +77,11 @@ impl AdminServer {
         let port = TcpListener::bind(address).await.map_err(fail)?;
         let bound = port.local_addr().map_err(fail)?;
         let path = config.admin_socket();
-        if UnixStream::connect(&path).await.is_ok() {
+        if unix_socket::answers(&path) {
             return Err(BindError::SocketTaken(path));
         }
-        let socket = bind_private(&path).map_err(|source| BindError::Socket { path: path.clone(), source })?;
+        let socket =
+            unix_socket::bind(&path, SOCKET_MODE).map_err(|source| BindError::Socket { path: path.clone(), source })?;
         Ok(Self { port, address: bound, socket, path })
     }
 
@@ -97,23 +100,6 @@ impl AdminServer {
             tracing::debug!(%error, path = %self.path.display(), "the admin socket was gone already");
         }
     }
-}
-
-/// Binds a Unix socket that has mode 0600 before anyone can see it: in a directory of its own, then moved
-/// into place. The move also replaces what a dead process left there.
-fn bind_private(path: &Path) -> io::Result<UnixListener> {
-    let nursery = path.with_extension("new");
-    match std::fs::remove_dir_all(&nursery) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    std::fs::DirBuilder::new().mode(0o700).create(&nursery)?;
-    let newborn = nursery.join("s");
-    let listener = UnixListener::bind(&newborn)?;
-    std::fs::set_permissions(&newborn, std::fs::Permissions::from_mode(0o600))?;
-    std::fs::rename(&newborn, path)?;
-    std::fs::remove_dir(&nursery)?;
-    Ok(listener)
 }
 
 /// Serves a small HTTP API within bounds, until told to stop and then until open requests are answered.

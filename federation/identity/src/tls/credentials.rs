@@ -22,6 +22,8 @@ pub(super) struct Credentials {
     pub(super) window: Window,
     /// Leaf and intermediate with the key, as a client shows them.
     pub(super) certified: Arc<CertifiedKey>,
+    /// The key again, for [`ExportedSvid`](super::ExportedSvid): what signs for rustls cannot be read back.
+    pub(super) key: PrivateKey,
 }
 
 impl Credentials {
@@ -42,7 +44,7 @@ impl Credentials {
         let window = Window::of(&leaf);
         let signer = sign::any_ecdsa_type(&key.to_rustls()).map_err(|_| IdentityError::Key)?;
         let chain = chain.into_iter().map(CertificateDer::from).collect();
-        Ok(Self { id, window, certified: Arc::new(CertifiedKey::new(chain, signer)) })
+        Ok(Self { id, window, certified: Arc::new(CertifiedKey::new(chain, signer)), key: key.clone() })
     }
 
     /// Adds the root that issued the intermediate, when it is known.

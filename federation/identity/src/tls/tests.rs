@@ -262,3 +262,29 @@ fn renew(live: &LiveIdentity, federation: &Federation, identity: &str) {
     let chain = cluster.sign(&key.csr().expect("requested"), &identity, HOUR, federation.now).expect("signed");
     live.set_credentials(chain, key).expect("credentials");
 }
+
+#[test]
+fn an_exported_svid_is_the_current_certificate_with_the_key_that_signs_for_it() {
+    assert!(LiveIdentity::new().export_svid().is_none(), "nothing to export yet");
+    let federation = Federation::found();
+    let (live, now) = (federation.live(EAST), std::time::SystemTime::now());
+    let exported = live.export_svid().expect("credentials");
+    assert_eq!(exported.id(), &id(EAST));
+    assert!(exported.is_same_as(&live.export_svid().expect("credentials")));
+    assert!(!format!("{exported:?}").contains("key"));
+
+    // What was exported serves another process as it served this one.
+    let key = PrivateKey::from_pkcs8(&exported.private_key()).expect("a key");
+    let elsewhere = LiveIdentity::new();
+    elsewhere.set_trust(federation.bundle());
+    elsewhere.set_credentials(exported.chain().map(<[u8]>::to_vec).collect(), key).expect("they belong together");
+    let (server, client) = (live.server_config(ClientAuth::Required, H2), elsewhere.client_config(only(EAST), H2));
+    handshake(client, server).expect("genuine");
+
+    // Another issuance for the same identity is not the same.
+    let (cluster, key) = (federation.cluster("us-east"), PrivateKey::generate().expect("generated"));
+    let chain = cluster.sign(&key.csr().expect("requested"), &id(EAST), HOUR, now).expect("signed");
+    live.set_credentials(chain, key).expect("credentials");
+    let renewed = live.export_svid().expect("credentials");
+    assert!(!renewed.is_same_as(&exported) && renewed.private_key() != exported.private_key());
+}
