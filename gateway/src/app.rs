@@ -32,7 +32,8 @@ use crate::east_west::EastWestListener;
 use crate::own_identity::OwnIdentity;
 use crate::peers::{HealthService, PeerWatcher};
 use crate::telemetry::Telemetry;
-use crate::{probe, process, vips};
+use crate::vips::Vips;
+use crate::{probe, process};
 
 /// A control message from a sidecar: questions or a certificate request.
 const CONTROL_MESSAGE_LEN_MAX: usize = 1 << 20;
@@ -123,6 +124,7 @@ impl Gateway {
         let mut metrics = MetricsRegistry::default();
         let plane_metrics = Arc::new(Metrics::register(&mut metrics));
         let plane = DataPlane::new(view.clone(), None, identity, plane_metrics);
+        let vips = Vips::new(plane.clone());
         let parts = Parts { config: config.clone(), view, plane, tasks, shutdown };
         let state = AdminState {
             config,
@@ -131,11 +133,12 @@ impl Gateway {
             status: handle.status(),
             source: source.state(),
             peers,
+            vips: vips.served(),
             proposals: handle.into(),
         };
         parts.serve_gateways(east_west, &replica);
         parts.serve_sidecars(control, authority, &state);
-        parts.serve_clients(&mut metrics).await?;
+        parts.serve_clients(vips, &mut metrics).await?;
         parts.serve_operators(admin, state, metrics).await?;
         parts.announce();
         let drain = parts.config.drain;
@@ -181,7 +184,7 @@ impl Parts {
     }
 
     /// DNS, the forward proxy and the virtual addresses, for clients without a sidecar.
-    async fn serve_clients(&self, metrics: &mut MetricsRegistry) -> anyhow::Result<()> {
+    async fn serve_clients(&self, vips: Vips, metrics: &mut MetricsRegistry) -> anyhow::Result<()> {
         let dns_metrics = Arc::new(isthmus_dns::Metrics::default());
         dns_metrics.register(metrics.sub_registry_with_prefix("isthmus"));
         let dns = DnsConfig {
@@ -193,7 +196,7 @@ impl Parts {
         self.tasks.spawn(dns.serve(self.shutdown.clone()));
         let egress = OutboundListener::bind(self.config.listen.egress, self.plane.clone(), Mode::Proxy)?;
         self.tasks.spawn(egress.serve(self.shutdown.clone()));
-        self.tasks.spawn(vips::keep(self.plane.clone(), self.shutdown.clone()));
+        self.tasks.spawn(vips.keep(self.shutdown.clone()));
         Ok(())
     }
 

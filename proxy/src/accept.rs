@@ -47,6 +47,15 @@ pub struct BindError {
     pub source: io::Error,
 }
 
+/// Whose an address is that is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The machine's: an interface has it.
+    Machine,
+    /// A range's that is routed to the machine, without any interface having the address.
+    RoutedRange,
+}
+
 /// A bound listener with its limits.
 #[derive(Debug)]
 pub struct Accepting {
@@ -120,7 +129,15 @@ impl Accepting {
     /// # Errors
     /// [`BindError`].
     pub fn bind(address: SocketAddr, direction: Direction) -> Result<Self, BindError> {
-        let bound = listen(address).and_then(|listener| Ok((listener.local_addr()?, listener)));
+        Self::bind_owned(address, Owner::Machine, direction)
+    }
+
+    /// As [`bind`](Self::bind), for an address that need not be an interface's.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn bind_owned(address: SocketAddr, owner: Owner, direction: Direction) -> Result<Self, BindError> {
+        let bound = listen(address, owner).and_then(|listener| Ok((listener.local_addr()?, listener)));
         let (local, listener) = bound.map_err(|source| BindError { address, source })?;
         Ok(Self { listener, local, gate: Gate::new(Limits::LISTENER), direction })
     }
@@ -189,12 +206,20 @@ fn lost_before_accept(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr, owner: Owner) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for the connections of the last process to time out.
     socket.set_reuse_address(true)?;
+    // Linux lets an IPv4 socket have any address of a local route, but an IPv6 socket only one of an interface. IPv4
+    // does without, so that a range that is not routed here is an error and not silence.
+    if owner == Owner::RoutedRange && address.is_ipv6() {
+        socket.set_freebind_v6(true)?;
+    }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,6 +88,7 @@ async fn tables_read_well() {
     assert!(status.starts_with(&expected), "{status}");
     let ends = "clusters    2 up, 0 down\n\
                 exports     1 of this cluster, 1 in the federation\n\
+                addresses   0 virtual, 1 more cannot be listened on: 10.11.0.1:80: not available\n\
                 problems    1 in the manifests: see `isthmus problems`\n";
     assert!(status.ends_with(ends), "{status}");
 
