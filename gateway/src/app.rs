@@ -15,6 +15,7 @@ use isthmus_federation::{Replica, Timing, exports, publish, serve};
 use isthmus_identity::{BearerToken, ClusterAuthority, LiveIdentity};
 use isthmus_model::catalog::LocalCatalog;
 use isthmus_model::snapshot::Snapshot;
+use isthmus_proxy::accept::patiently;
 use isthmus_proxy::outbound::{Mode, OutboundListener};
 use isthmus_proxy::{DataPlane, Metrics};
 use isthmus_sources::{FileOptions, FileSource, SourceState};
@@ -85,10 +86,10 @@ impl Gateway {
         join: Option<BearerToken>,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Self> {
-        let east_west = EastWestListener::bind(config.listen.east_west)?;
-        let control = ControlListener::bind(config.listen.control)?;
+        let east_west = patiently(async || EastWestListener::bind(config.listen.east_west)).await?;
+        let control = patiently(async || ControlListener::bind(config.listen.control)).await?;
         let mut member = enroll(&config, config.advertised(east_west.local_addr()), join).await?;
-        let admin = AdminServer::bind(&config).await?;
+        let admin = patiently(async || AdminServer::bind(&config).await).await?;
 
         let tasks = TaskTracker::new();
         let identity = LiveIdentity::new();
@@ -192,9 +193,11 @@ impl Parts {
             upstreams: self.config.dns.upstreams.clone(),
             ..DnsConfig::default()
         };
-        let dns = DnsServer::bind(dns, self.view.clone(), dns_metrics).await?;
+        let bind = async || DnsServer::bind(dns.clone(), self.view.clone(), dns_metrics.clone()).await;
+        let dns = patiently(bind).await?;
         self.tasks.spawn(dns.serve(self.shutdown.clone()));
-        let egress = OutboundListener::bind(self.config.listen.egress, self.plane.clone(), Mode::Proxy)?;
+        let bind = async || OutboundListener::bind(self.config.listen.egress, self.plane.clone(), Mode::Proxy);
+        let egress = patiently(bind).await?;
         self.tasks.spawn(egress.serve(self.shutdown.clone()));
         self.tasks.spawn(vips.keep(self.shutdown.clone()));
         Ok(())
@@ -207,7 +210,7 @@ impl Parts {
         state: AdminState,
         metrics: MetricsRegistry,
     ) -> anyhow::Result<()> {
-        let telemetry = Telemetry::bind(&self.config.listen).await?;
+        let telemetry = patiently(async || Telemetry::bind(&self.config.listen).await).await?;
         self.tasks.spawn(telemetry.serve(state.clone(), metrics, self.shutdown.clone()));
         self.tasks.spawn(admin.serve(state, self.shutdown.clone()));
         Ok(())

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,6 +24,36 @@ const BACKLOG: i32 = 1_024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long connections may finish what they do once a listener is told to stop.
 pub const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a predecessor that was just killed may hold its addresses: the kernel closes a process's sockets only
+/// once it has taken its memory apart.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(2);
+/// Pause before an address is tried again.
+const REBIND_PAUSE: Duration = Duration::from_millis(20);
+
+/// Calls `bind` again as long as the address is in use and a predecessor may still be going away.
+///
+/// # Errors
+/// The last error of `bind`.
+pub async fn patiently<T, E>(mut bind: impl AsyncFnMut() -> Result<T, E>) -> Result<T, E>
+where
+    E: std::error::Error + 'static,
+{
+    let deadline = Instant::now() + PREDECESSOR_PATIENCE;
+    loop {
+        match bind().await {
+            Err(error) if is_in_use(&error) && Instant::now() < deadline => tokio::time::sleep(REBIND_PAUSE).await,
+            result => return result,
+        }
+    }
+}
+
+/// Whether an address that is in use is the cause.
+fn is_in_use(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::AddrInUse)
+}
 
 /// Lets the process have as many open files as the system allows it: the usual 1,024 are fewer than the connections
 /// that a listener keeps while they have not shown who they are. Each connection is one, each that is passed
