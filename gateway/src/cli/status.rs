@@ -57,7 +57,8 @@ fn registry_line(registry: &RegistryState) -> String {
 fn agreement_line(registry: &RegistryState) -> String {
     match (registry.stale_since, registry.stale_for_ms) {
         (Some(since), Some(age)) => {
-            format!("agreed state is {} old: no quorum since {}", time::span(age), time::moment(since))
+            // True of an election and of a lost majority alike: which it is shows only later.
+            format!("agreed state is {} old: no leader with a quorum since {}", time::span(age), time::moment(since))
         }
         _ => format!("current, revision {}", registry.revision),
     }

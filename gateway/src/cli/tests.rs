@@ -82,7 +82,7 @@ async fn tables_read_well() {
          cluster     us-east in us-east-1/a\n\
          gateway     gw-1, node 1, isthmus {}\n\
          registry    leader; led by us-east/gw-1, term 3; voters 1, learners 1; applied 9 of 9 entries\n\
-         agreement   agreed state is 12 s old: no quorum since ",
+         agreement   agreed state is 12 s old: no leader with a quorum since ",
         env!("CARGO_PKG_VERSION")
     );
     assert!(status.starts_with(&expected), "{status}");
