@@ -288,6 +288,9 @@ pub struct Destination {
     pub address: SocketAddr,
     /// Whether requests are sent to it.
     pub used: bool,
+    /// Its share of all requests, per mille: its part of its level's, by capacity. 0 when it is not used.
+    #[serde(default)]
+    pub share_permille: u32,
     /// Whether the gateway answers; null for an instance in the own cluster.
     pub reach: Option<Reach>,
     /// Instances behind the address that take work.

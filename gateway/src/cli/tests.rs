@@ -104,7 +104,7 @@ shop/reviews (reviews.shop.svc.clusterset.local), port 80, at 10.11.0.1
 
 LEVEL         SHARE  CLUSTER       ADDRESS            READY  STATE      IDENTITY
 same-cluster  70.0%  us-east       127.0.11.21:15006  1/1    up         spiffe://us-east.acme.mesh/ns/shop/sa/reviews
-same-cluster  70.0%  us-east       127.0.11.22:15006  0/1    not ready  spiffe://us-east.acme.mesh/ns/shop/sa/reviews
+same-cluster  0.0%   us-east       127.0.11.22:15006  0/1    not ready  spiffe://us-east.acme.mesh/ns/shop/sa/reviews
 other-region  30.0%  us-west/gw-1  127.0.0.1:25443    3/4    up         spiffe://us-west.acme.mesh/ns/shop/sa/reviews
 ";
     assert_eq!(endpoints, expected);
