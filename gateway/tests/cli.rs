@@ -154,6 +154,16 @@ fn a_bad_configuration_is_told_line_by_line() {
 }
 
 #[test]
+fn a_reader_that_went_away_is_no_error_to_tell() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/gateway.yaml");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_isthmus"));
+    let output = command.args(["config", "show"]).arg(example).stdout(writer).output().expect("the binary runs");
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(141), ""));
+}
+
+#[test]
 fn the_documented_configuration_is_good_and_prints_as_a_good_one() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/gateway.yaml");
     let checked = isthmus(&format!("config check {}", example.display()));

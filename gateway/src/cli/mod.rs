@@ -127,6 +127,8 @@ Examples:
 
 /// The exit code for wrong usage.
 const USAGE: u8 = 2;
+/// The exit code when standard output is closed: that of a process which SIGPIPE ends, as a shell tells it.
+const UNREAD: u8 = 141;
 /// What every token begins with.
 const TOKEN_PREFIX: &str = "isthmus1.";
 
@@ -196,6 +198,8 @@ pub fn main() -> ExitCode {
     };
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the answer has read enough (`isthmus services | head -1`).
+        Err(CliError::System(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(UNREAD),
         Err(error) => {
             match &error {
                 // Editors and CI jump to lines that begin with `file:line:`.
