@@ -29,6 +29,11 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 /// Reads the text of a file in the directory `base`.
 pub(super) fn read(text: &str, base: &Path) -> Result<GatewayConfig, Vec<Problem>> {
+    // What else is wrong with it may only follow from the tab.
+    read_tree(text, base).map_err(|problems| tree::tab(text).map_or(problems, |tab| vec![tab]))
+}
+
+fn read_tree(text: &str, base: &Path) -> Result<GatewayConfig, Vec<Problem>> {
     let root = tree::parse(text).map_err(|problem| vec![problem])?;
     let mut problems = Vec::new();
     let config = tree::read_file(root, &mut problems, |top| gateway(top, base));

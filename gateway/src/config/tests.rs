@@ -139,9 +139,23 @@ fn each_value_is_checked() {
 #[test]
 fn text_that_is_no_yaml_is_a_problem_at_its_line() {
     assert!(the_problem("dns: [\n").starts_with("6: not valid YAML: "), "{}", the_problem("dns: [\n"));
-    assert!(the_problem("cluster: again\n").starts_with("6: not valid YAML: "), "{}", the_problem("cluster: again\n"));
+    assert_eq!(the_problem("cluster: again\n"), "6: `cluster` is there twice: keep one");
+    assert_eq!(the_problem("---\na: 1\n"), "7: `---` begins another document: keep one");
     assert_eq!(GatewayConfig::parse("", Path::new("")).expect_err("empty").len(), 5);
     assert_eq!(GatewayConfig::parse("- a\n", Path::new("")).expect_err("a list").first().map(|p| p.line), Some(1));
+}
+
+#[test]
+fn a_tab_is_told_as_such_and_not_as_what_the_parser_makes_of_it() {
+    for tabbed in ["\tfoo: 1\n", "listen:\n\tdns: 127.0.0.1\n", "join:\n  \tfoo: 1\n"] {
+        let found = the_problem(tabbed);
+        assert!(found.ends_with(": the line is indented with a tab: indent with spaces"), "{tabbed:?} gave {found:?}");
+    }
+    let first = GatewayConfig::parse("\tfoo: bar\n", Path::new("")).expect_err("invalid");
+    assert_eq!((first.len(), first[0].line), (1, 1));
+    config("drain: 5s\n\t# a comment may be\n");
+    let json = GatewayConfig::parse("{\n\t\"federation\": \"acme.mesh\"\n}", Path::new("")).expect_err("incomplete");
+    assert!(json.iter().all(|problem| problem.message.ends_with("is missing")), "{json:?}");
 }
 
 #[test]
