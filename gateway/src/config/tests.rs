@@ -125,6 +125,19 @@ fn each_value_is_checked() {
         ("advertise: 0.0.0.0:15443\n", "6: `advertise`: 0.0.0.0:15443 is not an address that others can dial"),
         ("vip_range: 10.11.0.1/16\n", "6: `vip_range`: 10.11.0.1/16 has bits behind its prefix: write 10.11.0.0/16"),
         ("vip_range: 10.11.0.0/31\n", "6: `vip_range`: 10.11.0.0/31 has no room"),
+        ("vip_range: 127.0.0.0/8\n", "6: `vip_range`: 127.0.0.0/8 has the gateway's own address 127.0.0.1 in it"),
+        (
+            "advertise: 10.11.0.5\nvip_range: 10.11.0.0/16\n",
+            "7: `vip_range`: 10.11.0.0/16 has the gateway's own address 10.11.0.5 in it",
+        ),
+        (
+            "dns: {upstreams: [\"127.0.0.1:15053\"]}\n",
+            "6: `dns.upstreams`: 127.0.0.1:15053 is this gateway's own DNS listener",
+        ),
+        (
+            "listen: {dns: \"0.0.0.0:53\"}\ndns: {upstreams: [1.1.1.1, 127.0.0.53]}\n",
+            "7: `dns.upstreams`: 127.0.0.53:53 is this gateway's own DNS listener",
+        ),
         ("dns: {upstreams: 1.1.1.1}\n", "6: `dns.upstreams` takes a list"),
         ("dns: {upstreams: [0.0.0.0]}\n", "6: `dns.upstreams`: 0.0.0.0 is not the address of a resolver"),
         ("raft:\n  heartbeat: 500ms\n", "6: `raft.election_min` is less than 3 heartbeats (1s500ms)"),
