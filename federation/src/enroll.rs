@@ -4,6 +4,7 @@
 //! A crash at any point is harmless: keys are on disk before anyone hears of them, and the registry admits
 //! the same key to the same place however often it asks.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -109,7 +110,9 @@ pub enum EnrollError {
         configured: FederationDomain,
     },
     /// The token is for another cluster; found out before anything was sent.
-    #[error("the token is for cluster {token}, the configuration says {configured}: check `cluster`")]
+    #[error(
+        "the token is for cluster {token}, the configuration says {configured}: check `cluster`, and that it is no workload token: joining takes one of `token create --cluster {configured}`"
+    )]
     WrongCluster {
         /// The token's.
         token: ClusterName,
@@ -138,7 +141,9 @@ pub enum EnrollError {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// Nobody answered.
-    #[error("no contact of the token answered in time ({last}): check that they are up and reachable from here")]
+    #[error(
+        "no contact of the token answered in time ({last}): check that they are up, reachable from here, and gateways of the token's federation"
+    )]
     Unreachable {
         /// What the last try met.
         last: String,
@@ -321,6 +326,10 @@ async fn ask(
             EnrollError::WrongRoot { contact }
         } else if status.code() == Code::Unimplemented {
             EnrollError::NoJoins { contact, cluster: token.cluster.clone() }
+        } else if was_closed(&status) {
+            // A gateway does not answer to the name of another federation.
+            let federation = &token.federation;
+            EnrollError::Unreachable { last: format!("it closed the connection: is it a gateway of {federation}?") }
         } else {
             EnrollError::Unreachable { last: describe(&status) }
         }
@@ -336,6 +345,14 @@ async fn ask(
     }
 }
 
+/// Whether the contact accepted the connection, and closed it before it said anything.
+fn was_closed(status: &tonic::Status) -> bool {
+    let status: &(dyn std::error::Error + 'static) = status;
+    let errors = std::iter::successors(Some(status), |error| error.source());
+    let mut kinds = errors.filter_map(|error| error.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
+    kinds.any(|kind| matches!(kind, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset))
+}
+
 /// A status with the cause that tonic keeps below it.
 fn describe(status: &tonic::Status) -> String {
     let mut text = status.message().to_owned();
@@ -346,3 +363,6 @@ fn describe(status: &tonic::Status) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@ use isthmus_federation::{Replica, Timing, exports, publish, serve};
 use isthmus_identity::{BearerToken, ClusterAuthority, LiveIdentity};
 use isthmus_model::catalog::LocalCatalog;
 use isthmus_model::snapshot::Snapshot;
+use isthmus_proxy::accept::patiently;
 use isthmus_proxy::outbound::{Mode, OutboundListener};
 use isthmus_proxy::{DataPlane, Metrics};
 use isthmus_sources::{FileOptions, FileSource, SourceState};
@@ -32,7 +33,8 @@ use crate::east_west::EastWestListener;
 use crate::own_identity::OwnIdentity;
 use crate::peers::{HealthService, PeerWatcher};
 use crate::telemetry::Telemetry;
-use crate::{probe, process, vips};
+use crate::vips::Vips;
+use crate::{probe, process};
 
 /// A control message from a sidecar: questions or a certificate request.
 const CONTROL_MESSAGE_LEN_MAX: usize = 1 << 20;
@@ -84,10 +86,10 @@ impl Gateway {
         join: Option<BearerToken>,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Self> {
-        let east_west = EastWestListener::bind(config.listen.east_west)?;
-        let control = ControlListener::bind(config.listen.control)?;
+        let east_west = patiently(async || EastWestListener::bind(config.listen.east_west)).await?;
+        let control = patiently(async || ControlListener::bind(config.listen.control)).await?;
         let mut member = enroll(&config, config.advertised(east_west.local_addr()), join).await?;
-        let admin = AdminServer::bind(&config).await?;
+        let admin = patiently(async || AdminServer::bind(&config).await).await?;
 
         let tasks = TaskTracker::new();
         let identity = LiveIdentity::new();
@@ -123,6 +125,7 @@ impl Gateway {
         let mut metrics = MetricsRegistry::default();
         let plane_metrics = Arc::new(Metrics::register(&mut metrics));
         let plane = DataPlane::new(view.clone(), None, identity, plane_metrics);
+        let vips = Vips::new(plane.clone());
         let parts = Parts { config: config.clone(), view, plane, tasks, shutdown };
         let state = AdminState {
             config,
@@ -131,11 +134,12 @@ impl Gateway {
             status: handle.status(),
             source: source.state(),
             peers,
+            vips: vips.served(),
             proposals: handle.into(),
         };
         parts.serve_gateways(east_west, &replica);
         parts.serve_sidecars(control, authority, &state);
-        parts.serve_clients(&mut metrics).await?;
+        parts.serve_clients(vips, &mut metrics).await?;
         parts.serve_operators(admin, state, metrics).await?;
         parts.announce();
         let drain = parts.config.drain;
@@ -181,7 +185,7 @@ impl Parts {
     }
 
     /// DNS, the forward proxy and the virtual addresses, for clients without a sidecar.
-    async fn serve_clients(&self, metrics: &mut MetricsRegistry) -> anyhow::Result<()> {
+    async fn serve_clients(&self, vips: Vips, metrics: &mut MetricsRegistry) -> anyhow::Result<()> {
         let dns_metrics = Arc::new(isthmus_dns::Metrics::default());
         dns_metrics.register(metrics.sub_registry_with_prefix("isthmus"));
         let dns = DnsConfig {
@@ -189,11 +193,13 @@ impl Parts {
             upstreams: self.config.dns.upstreams.clone(),
             ..DnsConfig::default()
         };
-        let dns = DnsServer::bind(dns, self.view.clone(), dns_metrics).await?;
+        let bind = async || DnsServer::bind(dns.clone(), self.view.clone(), dns_metrics.clone()).await;
+        let dns = patiently(bind).await?;
         self.tasks.spawn(dns.serve(self.shutdown.clone()));
-        let egress = OutboundListener::bind(self.config.listen.egress, self.plane.clone(), Mode::Proxy)?;
+        let bind = async || OutboundListener::bind(self.config.listen.egress, self.plane.clone(), Mode::Proxy);
+        let egress = patiently(bind).await?;
         self.tasks.spawn(egress.serve(self.shutdown.clone()));
-        self.tasks.spawn(vips::keep(self.plane.clone(), self.shutdown.clone()));
+        self.tasks.spawn(vips.keep(self.shutdown.clone()));
         Ok(())
     }
 
@@ -204,7 +210,7 @@ impl Parts {
         state: AdminState,
         metrics: MetricsRegistry,
     ) -> anyhow::Result<()> {
-        let telemetry = Telemetry::bind(&self.config.listen).await?;
+        let telemetry = patiently(async || Telemetry::bind(&self.config.listen).await).await?;
         self.tasks.spawn(telemetry.serve(state.clone(), metrics, self.shutdown.clone()));
         self.tasks.spawn(admin.serve(state, self.shutdown.clone()));
         Ok(())

@@ -48,6 +48,7 @@ struct Gauges {
     applied: Gauge,
     stale_seconds: Gauge,
     generation: Gauge,
+    vips_unbound: Gauge,
     state: AdminState,
 }
 
@@ -96,6 +97,7 @@ impl Gauges {
         let help = "Seconds since a quorum last stood behind what this gateway knows; 0 while one does";
         let stale_seconds = gauge("registry_stale_seconds", help);
         let generation = gauge("snapshot_generation", "Generation of the published snapshot");
+        let vips_unbound = gauge("vips_unbound", "Virtual addresses that cannot be listened on");
         Self {
             registry,
             problems,
@@ -107,6 +109,7 @@ impl Gauges {
             applied,
             stale_seconds,
             generation,
+            vips_unbound,
             state,
         }
     }
@@ -128,6 +131,7 @@ impl Gauges {
         let now = isthmus_model::time::UnixMillis::from(std::time::SystemTime::now());
         self.stale_seconds.set(status.stale_since.map_or(0, |since| long(now.since(since).as_secs())));
         self.generation.set(long(state.snapshots.borrow().generation));
+        self.vips_unbound.set(int(state.vips.borrow().unbound.len()));
     }
 }
 

@@ -1,16 +1,20 @@
 //! Listeners on the virtual addresses: for clients without a sidecar, who connect to what DNS gave them.
 //!
 //! Each service of the federation has one address in the cluster's range and a listener for each of its ports
-//! there. Listeners follow the snapshot; a port that stays keeps its listener and its connections.
+//! there. Listeners follow the snapshot; a port that stays keeps its listener and its connections. DNS answers with
+//! an address whether or not it can be listened on, so what cannot is told: logged when it changes, in
+//! `isthmus status`, and as the metric `isthmus_vips_unbound`.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_model::name::ServiceName;
 use isthmus_model::snapshot::Snapshot;
 use isthmus_proxy::DataPlane;
 use isthmus_proxy::outbound::{Mode, OutboundListener};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,54 +22,166 @@ use tokio_util::task::TaskTracker;
 const LISTENERS_MAX: usize = 8_192;
 /// Pause before addresses that could not be bound are tried again.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
+/// Lines of the log for one change: a range that is not routed fails at every address alike.
+const LOGGED_MAX: usize = 3;
+
+/// Which virtual addresses are served.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    /// How many have a listener.
+    pub bound: usize,
+    /// Those that have none, and why.
+    pub unbound: BTreeMap<SocketAddr, String>,
+}
+
+/// The listeners, and where they tell how they are.
+pub struct Vips {
+    plane: DataPlane,
+    served: watch::Sender<Arc<Served>>,
+    open: BTreeMap<SocketAddr, (ServiceName, CancellationToken)>,
+    tasks: TaskTracker,
+}
 
 /// What should be listened on.
 fn wanted(view: &Snapshot) -> BTreeMap<SocketAddr, ServiceName> {
     let services = view.services.values().filter(|service| service.federated);
-    let ports = services.filter_map(|service| Some((service.vip?, service))).flat_map(|(vip, service)| {
-        service.ports.iter().map(move |port| (SocketAddr::new(vip, port.port), service.name.clone()))
-    });
-    ports.take(LISTENERS_MAX).collect()
+    services
+        .filter_map(|service| Some((service.vip?, service)))
+        .flat_map(|(vip, service)| {
+            service.ports.iter().map(move |port| (SocketAddr::new(vip, port.port), service.name.clone()))
+        })
+        .collect()
 }
 
-/// Keeps the listeners until told to stop, then lets their connections finish.
-pub async fn keep(plane: DataPlane, shutdown: CancellationToken) {
-    let mut view = plane.view();
-    let mut open: BTreeMap<SocketAddr, (ServiceName, CancellationToken)> = BTreeMap::new();
-    let tasks = TaskTracker::new();
-    loop {
-        let wanted = wanted(&view.borrow_and_update().clone());
-        open.retain(|address, (service, stop)| {
+/// Takes out what is more than can be listened on.
+fn beyond_limit(wanted: &mut BTreeMap<SocketAddr, ServiceName>) -> BTreeMap<SocketAddr, String> {
+    let first = wanted.keys().nth(LISTENERS_MAX).copied();
+    let beyond = first.map(|first| wanted.split_off(&first)).unwrap_or_default();
+    let reason = format!("a gateway listens on {LISTENERS_MAX} virtual addresses and ports at most");
+    beyond.into_keys().map(|address| (address, reason.clone())).collect()
+}
+
+impl Vips {
+    /// Listeners of `plane`, none open yet.
+    #[must_use]
+    pub fn new(plane: DataPlane) -> Self {
+        Self { plane, served: watch::Sender::default(), open: BTreeMap::new(), tasks: TaskTracker::new() }
+    }
+
+    /// What is served, now and as it changes.
+    #[must_use]
+    pub fn served(&self) -> watch::Receiver<Arc<Served>> {
+        self.served.subscribe()
+    }
+
+    /// Keeps the listeners until told to stop, then lets their connections finish.
+    pub async fn keep(mut self, shutdown: CancellationToken) {
+        let mut view = self.plane.view();
+        loop {
+            let mut wanted = wanted(&view.borrow_and_update().clone());
+            let beyond = beyond_limit(&mut wanted);
+            self.close_others(&wanted);
+            let mut unbound = self.open(wanted, &shutdown);
+            unbound.extend(beyond);
+            let retry = !unbound.is_empty();
+            self.tell(unbound);
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = tokio::time::sleep(RETRY_PAUSE), if retry => {}
+                changed = view.changed() => if changed.is_err() { break },
+            }
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn close_others(&mut self, wanted: &BTreeMap<SocketAddr, ServiceName>) {
+        self.open.retain(|address, (service, stop)| {
             let keep = wanted.get(address) == Some(service);
             if !keep {
                 stop.cancel();
             }
             keep
         });
-        let mut failed = 0_usize;
-        for (address, service) in wanted {
-            if open.contains_key(&address) {
+    }
+
+    /// Opens what is not open. Returns what cannot be.
+    fn open(
+        &mut self,
+        wanted: BTreeMap<SocketAddr, ServiceName>,
+        shutdown: &CancellationToken,
+    ) -> BTreeMap<SocketAddr, String> {
+        let mut unbound = BTreeMap::new();
+        for (address, name) in wanted {
+            if self.open.contains_key(&address) {
                 continue;
             }
-            let mode = Mode::Service { name: service.clone(), port: address.port() };
-            match OutboundListener::bind(address, plane.clone(), mode) {
+            let mode = Mode::Service { name: name.clone(), port: address.port() };
+            match OutboundListener::bind(address, self.plane.clone(), mode) {
                 Ok(listener) => {
                     let stop = shutdown.child_token();
-                    tasks.spawn(listener.serve(stop.clone()));
-                    open.insert(address, (service, stop));
+                    self.tasks.spawn(listener.serve(stop.clone()));
+                    self.open.insert(address, (name, stop));
                 }
                 Err(error) => {
-                    failed += 1;
-                    tracing::warn!(%service, %error, "a virtual address is not served yet");
+                    unbound.insert(address, error.source.to_string());
                 }
             }
         }
-        tokio::select! {
-            () = shutdown.cancelled() => break,
-            () = tokio::time::sleep(RETRY_PAUSE), if failed > 0 => {}
-            changed = view.changed() => if changed.is_err() { break },
-        }
+        unbound
     }
-    tasks.close();
-    tasks.wait().await;
+
+    /// Publishes what is served, and logs what is news about it.
+    fn tell(&self, unbound: BTreeMap<SocketAddr, String>) {
+        let next = Served { bound: self.open.len(), unbound };
+        self.served.send_if_modified(|known| {
+            if **known == next {
+                return false;
+            }
+            log_news(known, &next);
+            *known = Arc::new(next);
+            true
+        });
+    }
+}
+
+fn log_news(before: &Served, now: &Served) {
+    let mut news = now.unbound.iter().filter(|(address, reason)| before.unbound.get(*address) != Some(*reason));
+    for (address, reason) in news.by_ref().take(LOGGED_MAX) {
+        tracing::warn!(%address, reason, "a virtual address is not served: is `vip_range` routed to this machine?");
+    }
+    let rest = news.count();
+    if rest > 0 {
+        tracing::warn!(addresses = rest, "more virtual addresses are not served");
+    }
+    if now.unbound.is_empty() && !before.unbound.is_empty() {
+        tracing::info!("every virtual address is served");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_identity::LiveIdentity;
+    use isthmus_proxy::Metrics;
+
+    use super::*;
+    use crate::admin::fixture::World;
+
+    #[tokio::test]
+    async fn an_address_that_cannot_be_listened_on_is_told_once() {
+        let view = World::new().state.snapshots;
+        let metrics = Arc::new(Metrics::register(&mut prometheus_client::registry::Registry::default()));
+        let mut vips = Vips::new(DataPlane::new(view.clone(), None, LiveIdentity::new(), metrics));
+        let mut served = vips.served();
+        // The range of the fixture is routed nowhere.
+        let unbound = vips.open(wanted(&view.borrow()), &CancellationToken::new());
+        vips.tell(unbound.clone());
+        let told = served.borrow_and_update().clone();
+        let addresses: Vec<String> = told.unbound.keys().map(SocketAddr::to_string).collect();
+        assert_eq!((told.bound, addresses), (0, vec!["10.11.0.1:80".to_owned()]));
+        vips.tell(unbound);
+        assert!(!served.has_changed().expect("the sender lives"), "a further try changes nothing");
+        vips.tell(BTreeMap::new());
+        assert!(served.borrow_and_update().unbound.is_empty());
+    }
 }

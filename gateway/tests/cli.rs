@@ -89,6 +89,28 @@ fn wrong_usage_exits_with_2() {
 }
 
 #[test]
+fn a_damaged_token_is_not_repeated() {
+    let secret = "QAaWYMGTTPaBxyz-_damaged";
+    for arguments in [
+        format!("gateway --config g.yaml --join isthmus1.{secret}"),
+        format!("gateway --config g.yaml --join sthmus1.{secret}"),
+        format!("gateway --config g.yaml --jion isthmus1.{secret}"),
+        format!("gateway --config g.yaml --jion=isthmus1.{secret}"),
+        format!("gateway --config g.yaml isthmus1.{secret}"),
+        format!("token revoke isthmus1.{secret}"),
+        format!("isthmus1.{secret}"),
+    ] {
+        let output = isthmus(&arguments);
+        let told = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(!told.contains("QAa") && !told.contains("xyz"), "{told}");
+        assert!(!told.is_empty());
+    }
+    let told = stderr(&isthmus("gateway --config g.yaml --join isthmus1.AbC"));
+    assert!(told.contains("--join: the token is damaged: copy it again"), "{told}");
+}
+
+#[test]
 fn a_gateway_that_cannot_be_reached_exits_with_3_and_says_what_to_check() {
     for arguments in ["status", "-o json clusters", "token create --cluster us-west", "endpoints shop/reviews"] {
         let output = isthmus(&format!("--admin unix:/nowhere/admin.sock {arguments}"));
@@ -129,6 +151,16 @@ fn a_bad_configuration_is_told_line_by_line() {
     let json = isthmus(&format!("-o json config check {file}"));
     assert!(stdout(&json).contains("\"line\": 3"), "{}", stdout(&json));
     assert_eq!(json.status.code(), Some(1));
+}
+
+#[test]
+fn a_reader_that_went_away_is_no_error_to_tell() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/gateway.yaml");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_isthmus"));
+    let output = command.args(["config", "show"]).arg(example).stdout(writer).output().expect("the binary runs");
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(141), ""));
 }
 
 #[test]

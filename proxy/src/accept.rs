@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,6 +24,36 @@ const BACKLOG: i32 = 1_024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long connections may finish what they do once a listener is told to stop.
 pub const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a predecessor that was just killed may hold its addresses: the kernel closes a process's sockets only
+/// once it has taken its memory apart.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(2);
+/// Pause before an address is tried again.
+const REBIND_PAUSE: Duration = Duration::from_millis(20);
+
+/// Calls `bind` again as long as the address is in use and a predecessor may still be going away.
+///
+/// # Errors
+/// The last error of `bind`.
+pub async fn patiently<T, E>(mut bind: impl AsyncFnMut() -> Result<T, E>) -> Result<T, E>
+where
+    E: std::error::Error + 'static,
+{
+    let deadline = Instant::now() + PREDECESSOR_PATIENCE;
+    loop {
+        match bind().await {
+            Err(error) if is_in_use(&error) && Instant::now() < deadline => tokio::time::sleep(REBIND_PAUSE).await,
+            result => return result,
+        }
+    }
+}
+
+/// Whether an address that is in use is the cause.
+fn is_in_use(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::AddrInUse)
+}
 
 /// Lets the process have as many open files as the system allows it: the usual 1,024 are fewer than the connections
 /// that a listener keeps while they have not shown who they are. Each connection is one, each that is passed
@@ -45,6 +76,15 @@ pub struct BindError {
     pub address: SocketAddr,
     /// What the system said.
     pub source: io::Error,
+}
+
+/// Whose an address is that is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The machine's: an interface has it.
+    Machine,
+    /// A range's that is routed to the machine, without any interface having the address.
+    RoutedRange,
 }
 
 /// A bound listener with its limits.
@@ -119,7 +159,15 @@ impl Accepting {
     /// # Errors
     /// [`BindError`].
     pub fn bind(address: SocketAddr, direction: Direction) -> Result<Self, BindError> {
-        let bound = listen(address).and_then(|listener| Ok((listener.local_addr()?, listener)));
+        Self::bind_owned(address, Owner::Machine, direction)
+    }
+
+    /// As [`bind`](Self::bind), for an address that need not be an interface's.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn bind_owned(address: SocketAddr, owner: Owner, direction: Direction) -> Result<Self, BindError> {
+        let bound = listen(address, owner).and_then(|listener| Ok((listener.local_addr()?, listener)));
         let (local, listener) = bound.map_err(|source| BindError { address, source })?;
         Ok(Self { listener, local, direction })
     }
@@ -182,12 +230,20 @@ fn lost_before_accept(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr, owner: Owner) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for the connections of the last process to time out.
     socket.set_reuse_address(true)?;
+    // Linux lets an IPv4 socket have any address of a local route, but an IPv6 socket only one of an interface. IPv4
+    // does without, so that a range that is not routed here is an error and not silence.
+    if owner == Owner::RoutedRange && address.is_ipv6() {
+        socket.set_freebind_v6(true)?;
+    }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::accept::BindError;
+use crate::accept::{BindError, patiently};
 use crate::agent::{Agent, AgentHandle};
 use crate::config::SidecarConfig;
 use crate::inbound::InboundListener;
@@ -113,7 +113,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     crate::accept::raise_file_limit();
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let sidecar = Sidecar::bind(config)?;
+    let bound = patiently(async || Sidecar::bind(config.clone())).await;
+    // Its text has its causes already.
+    let sidecar = bound.map_err(|error| anyhow!("{error}"))?;
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     let signalled = async move {
@@ -135,6 +137,14 @@ fn log_to_stderr(targets: Targets) {
     }
 }
 
+/// An address of the configuration that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("{field}: {source}")]
+pub struct ListenError {
+    field: &'static str,
+    source: BindError,
+}
+
 /// A sidecar whose addresses are bound.
 pub struct Sidecar {
     /// Identity and view.
@@ -152,7 +162,8 @@ impl Sidecar {
     ///
     /// # Errors
     /// When an address cannot be listened on.
-    pub fn bind(config: SidecarConfig) -> anyhow::Result<Self> {
+    pub fn bind(config: SidecarConfig) -> Result<Self, ListenError> {
+        let failed = |field| move |source| ListenError { field, source };
         let mut registry = Registry::default();
         let metrics = Arc::new(Metrics::register(&mut registry));
         let own_address = config.agent.workload_address;
@@ -162,12 +173,12 @@ impl Sidecar {
         let undo = agent_shutdown.clone().drop_guard();
         let plane = DataPlane::new(agent.view.clone(), Some(agent.demand.clone()), agent.identity.clone(), metrics);
         let outbound = OutboundListener::bind(config.outbound, plane.clone(), Mode::Proxy);
-        let outbound = outbound.map_err(|error| anyhow!("outbound: {error}"))?;
+        let outbound = outbound.map_err(failed("outbound"))?;
         let inbound = InboundListener::bind(config.inbound, plane, own_address);
-        let inbound = inbound.map_err(|error| anyhow!("inbound: {error}"))?;
+        let inbound = inbound.map_err(failed("inbound"))?;
         let status = config.metrics.map(|address| {
             let bound = StatusListener::bind(address, registry, agent.state.clone());
-            bound.map_err(|source| anyhow!("metrics: {}", BindError { address, source }))
+            bound.map_err(|source| failed("metrics")(BindError { address, source }))
         });
         let status = status.transpose()?;
         let workload_api = config.workload_api.map(|config| WorkloadApi::bind(config, agent.clone())).transpose();

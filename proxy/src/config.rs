@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use isthmus_identity::BearerToken;
 use serde::Deserialize;
-use serde_saphyr::Spanned;
+use serde_saphyr::{Spanned, UserMessageFormatter};
 use tracing_subscriber::filter::Targets;
 
 pub use workload_api::{Callers, UIDS_MAX, WorkloadApiConfig};
@@ -148,7 +148,10 @@ impl SidecarConfig {
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         // A snippet of the file in an error could show the token.
         let options = serde_saphyr::options! { with_snippet: false };
-        let syntax = |error: serde_saphyr::Error| ConfigError::Syntax { path: path.into(), reason: error.to_string() };
+        let syntax = |error: serde_saphyr::Error| {
+            let reason = error.render_with_formatter(&UserMessageFormatter);
+            ConfigError::Syntax { path: path.into(), reason }
+        };
         let raw: Raw = serde_saphyr::from_str_with_options(text, options).map_err(syntax)?;
         let (token, token_source) = token(path, raw.token, raw.token_file)?;
         let gateways = gateways(path, raw.gateways, &token)?;
@@ -385,6 +388,7 @@ mod tests {
             ),
         ] {
             let error = refused(&text);
+            assert!(!error.contains("Options"), "the parser's advice to programmers: {error}");
             assert!(error.contains(expected), "{expected}: {error}");
             assert!(!error.contains(&token.to_string()), "{error}");
         }

@@ -9,6 +9,7 @@ mod log;
 mod machine;
 
 use std::fs;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,6 +25,9 @@ pub use machine::StateMachine;
 
 /// The layout of the file. Raised when a change would make an older version read nonsense.
 const FORMAT: u64 = 1;
+
+/// The file's mode: its owner's alone.
+const FILE_MODE: u32 = 0o600;
 
 /// Log index → entry.
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
@@ -85,14 +89,14 @@ pub fn open(path: &Path) -> Result<(LogStore, StateMachine), OpenError> {
 /// crash left half made could not be opened, and the gateway would never start again.
 fn database(path: &Path) -> Result<Database, DatabaseError> {
     if path.exists() {
-        return Database::create(path);
+        return private(path);
     }
     let draft = path.with_extension("redb.new");
-    let database = match Database::create(&draft) {
+    let database = match private(&draft) {
         Err(DatabaseError::DatabaseAlreadyOpen) => return Err(DatabaseError::DatabaseAlreadyOpen),
         Err(_) if draft.exists() => {
             fs::remove_file(&draft).map_err(redb::StorageError::from)?;
-            Database::create(&draft)?
+            private(&draft)?
         }
         created => created?,
     };
@@ -101,6 +105,16 @@ fn database(path: &Path) -> Result<Database, DatabaseError> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(redb::StorageError::from)?;
     Ok(database)
+}
+
+/// Opens or makes a file that is the gateway's user's alone: it has the hashes of tokens. One of an earlier version
+/// was not.
+fn private(path: &Path) -> Result<Database, DatabaseError> {
+    let mut options = fs::OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path);
+    let made = file.and_then(|file| file.set_permissions(fs::Permissions::from_mode(FILE_MODE)));
+    made.map_err(redb::StorageError::from)?;
+    Database::create(path)
 }
 
 /// The open file. Cheap to clone.

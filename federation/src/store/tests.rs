@@ -28,6 +28,18 @@ fn the_raft_librarys_own_suite_passes() {
     Suite::test_all(FreshStore).expect("the suite passes");
 }
 
+#[test]
+fn the_registrys_file_is_its_owners_alone() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("registry.redb");
+    let mode = || fs::metadata(&path).expect("there").permissions().mode() & 0o777;
+    drop(open(&path).expect("opens"));
+    assert_eq!(mode(), 0o600);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("as an earlier version made it");
+    drop(open(&path).expect("opens again"));
+    assert_eq!(mode(), 0o600);
+}
+
 fn founding(index: u64) -> LogEntry {
     let founder = Introduction {
         cluster: "us-east".parse().expect("valid"),

@@ -6,7 +6,9 @@
 //!   broken document is, every object of the file that is not found elsewhere in it stays.
 //! - A file seen for the first time with less in it than before may be half written. It is *settling*: what is
 //!   new in it holds at once, what it lost or broke is believed and reported only when it stays so.
-//! - When two files have the same object, the first in name order has it, and the other one is told so.
+//! - When two files have the same object, the file whose object is in force keeps it, and the other one is told
+//!   so: a slip in a new file must not change what already works. At the start nothing is in force yet, and the
+//!   first file in name order has it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,8 +48,29 @@ struct Held {
     object: Arc<Object>,
     line: u32,
     /// Whether the file still has the object, well or badly described. If not, the object only outlives its
-    /// document while the file settles, and yields to any other file that has it.
+    /// document while the file settles; whoever else has it then may be where it was moved to, and is not
+    /// reported.
     claimed: bool,
+    /// Whether this is the one that is used, as of the last merge.
+    in_force: bool,
+}
+
+impl Held {
+    /// The order in which the holders of one object are asked.
+    fn precedence(&self) -> Precedence {
+        match self {
+            Self { in_force: true, .. } => Precedence::InForce,
+            Self { claimed: true, .. } => Precedence::Claimed,
+            _ => Precedence::Leaving,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Precedence {
+    InForce,
+    Claimed,
+    Leaving,
 }
 
 /// An object that holds, and where it comes from.
@@ -56,6 +79,8 @@ pub(crate) struct Placed {
     pub(crate) object: Arc<Object>,
     pub(crate) file: String,
     pub(crate) line: u32,
+    /// Whether its file still has it.
+    claimed: bool,
 }
 
 /// All files together.
@@ -79,7 +104,8 @@ impl Index {
         }
         let mut lost = false;
         for (key, held) in &old.held {
-            if new.held.contains_key(key) {
+            if let Some(again) = new.held.get_mut(key) {
+                again.in_force = held.in_force;
                 continue;
             }
             let claimed = reading.broken.contains(key) || reading.unreadable;
@@ -104,25 +130,16 @@ impl Index {
         }
     }
 
-    /// What all files say together.
-    pub(crate) fn merge(&self) -> Merged {
+    /// What all files say together. What is used now is what the next merge finds in force.
+    pub(crate) fn merge(&mut self) -> Merged {
         let mut merged = Merged::default();
-        for (file, objects) in &self.files {
+        for objects in self.files.values() {
             merged.problems.extend(PROBLEMS_MAX, &objects.problems);
-            for (key, held) in objects.held.iter().filter(|(_, held)| held.claimed) {
-                match merged.objects.get(key) {
-                    None => merged.place(key, file, held),
-                    Some(first) => {
-                        let reason = format!("it is in {}:{} too, and that one is used", first.file, first.line);
-                        merged.problems.push(PROBLEMS_MAX, problem(file, held.line, key, reason));
-                    }
-                }
-            }
         }
-        for (file, objects) in &self.files {
-            for (key, held) in objects.held.iter().filter(|(_, held)| !held.claimed) {
-                if !merged.objects.contains_key(key) {
-                    merged.place(key, file, held);
+        for asked in [Precedence::InForce, Precedence::Claimed, Precedence::Leaving] {
+            for (file, objects) in &mut self.files {
+                for (key, held) in objects.held.iter_mut().filter(|(_, held)| held.precedence() == asked) {
+                    merged.take(key, file, held);
                 }
             }
         }
@@ -140,7 +157,7 @@ fn hold(new: &mut FileObjects, file: &str, accepted: Accepted, room: bool) {
         let reason = format!("it is in this file at line {} too, and that one is used", first.line);
         new.problems.push(PROBLEMS_PER_FILE_MAX, problem(file, line, &key, reason));
     } else if room {
-        new.held.insert(key, Held { object, line, claimed: true });
+        new.held.insert(key, Held { object, line, claimed: true, in_force: false });
     } else {
         let reason = format!("the limit of {OBJECTS_MAX} objects is reached: it is not used");
         new.problems.push(PROBLEMS_PER_FILE_MAX, problem(file, line, &key, reason));
@@ -148,9 +165,20 @@ fn hold(new: &mut FileObjects, file: &str, accepted: Accepted, room: bool) {
 }
 
 impl Merged {
-    fn place(&mut self, key: &ObjectKey, file: &str, held: &Held) {
-        let placed = Placed { object: held.object.clone(), file: file.to_owned(), line: held.line };
-        self.objects.insert(key.clone(), placed);
+    /// Uses an object, unless one of its name is used already.
+    fn take(&mut self, key: &ObjectKey, file: &str, held: &mut Held) {
+        match self.objects.get(key) {
+            None => {
+                held.in_force = true;
+                let Held { object, line, claimed, .. } = held.clone();
+                self.objects.insert(key.clone(), Placed { object, file: file.to_owned(), line, claimed });
+            }
+            Some(used) if used.claimed && held.claimed => {
+                let reason = format!("it is in {}:{} too, and that one is used", used.file, used.line);
+                self.problems.push(PROBLEMS_MAX, problem(file, held.line, key, reason));
+            }
+            Some(_) => {}
+        }
     }
 }
 

@@ -179,14 +179,17 @@ async fn an_invalid_object_keeps_its_last_good_state() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_file_has_a_duplicate_and_the_second_is_told() {
+async fn a_duplicate_in_an_earlier_file_leaves_what_is_in_force() {
+    let port = |state: &SourceState| service(state, "shop/reviews").map(|reviews| reviews.ports[0].port);
     let mut live = Live::start(&[("b.yaml", SERVICE)]).await;
     live.write("a.yaml", &SERVICE.replace("9080", "9090"));
-    let state = live.wait_for_problem("b.yaml:4: Service shop/reviews: it is in a.yaml:4 too").await;
-    assert_eq!(service(&state, "shop/reviews").map(|reviews| reviews.ports[0].port), Some(9090));
-    live.remove("a.yaml");
+    let state = live.wait_for_problem("a.yaml:4: Service shop/reviews: it is in b.yaml:4 too").await;
+    assert_eq!(port(&state), Some(9080));
+    live.remove("b.yaml");
     let state = live.wait_for(|state| state.problems.is_empty()).await;
-    assert_eq!(service(&state, "shop/reviews").map(|reviews| reviews.ports[0].port), Some(9080));
+    assert_eq!(port(&state), Some(9090));
+    live.write("b.yaml", SERVICE);
+    live.wait_for_problem("b.yaml:4: Service shop/reviews: it is in a.yaml:4 too").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -61,6 +61,29 @@ pub struct Status {
     pub services: usize,
     /// Problems with the own cluster's manifests.
     pub problems: usize,
+    /// The virtual addresses of services, as this gateway listens on them.
+    #[serde(default)]
+    pub vips: Vips,
+}
+
+/// Virtual addresses, each with its ports counted one by one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vips {
+    /// How many this gateway listens on.
+    pub bound: usize,
+    /// How many it cannot listen on.
+    pub unbound: usize,
+    /// The first of those, and what the system says.
+    pub first_unbound: Option<UnboundVip>,
+}
+
+/// A virtual address that cannot be listened on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnboundVip {
+    /// The address and port.
+    pub address: SocketAddr,
+    /// Why.
+    pub reason: String,
 }
 
 /// The registry, as one replica sees it.
@@ -265,6 +288,9 @@ pub struct Destination {
     pub address: SocketAddr,
     /// Whether requests are sent to it.
     pub used: bool,
+    /// Its share of all requests, per mille: its part of its level's, by capacity. 0 when it is not used.
+    #[serde(default)]
+    pub share_permille: u32,
     /// Whether the gateway answers; null for an instance in the own cluster.
     pub reach: Option<Reach>,
     /// Instances behind the address that take work.

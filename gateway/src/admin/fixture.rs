@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use super::{AdminState, Proposals};
 use crate::config::GatewayConfig;
+use crate::vips::Served;
 
 const CONFIG: &str = "
 federation: acme.mesh
@@ -134,6 +135,12 @@ fn peers() -> PeerTable {
     PeerTable::from([(2, west)])
 }
 
+/// The one virtual address, which is not routed to the machine.
+fn served() -> Served {
+    let address = ([10, 11, 0, 1], 80).into();
+    Served { bound: 0, unbound: BTreeMap::from([(address, "not available".to_owned())]) }
+}
+
 impl World {
     pub(crate) fn new() -> Self {
         let config = Arc::new(GatewayConfig::parse(CONFIG, Path::new("")).expect("valid"));
@@ -164,6 +171,7 @@ impl World {
             status: watch::Sender::new(status()).subscribe(),
             source: watch::Sender::new(Arc::new(source())).subscribe(),
             peers: watch::Sender::new(Arc::new(peers())).subscribe(),
+            vips: watch::Sender::new(Arc::new(served())).subscribe(),
             proposals,
         };
         Self { state, registry, publish }

@@ -28,6 +28,7 @@ use isthmus_sources::SourceState;
 use tokio::sync::watch;
 
 use crate::config::GatewayConfig;
+use crate::vips::Served;
 
 pub use routes::{Surface, router};
 pub use server::{AdminServer, BindError, serve_http};
@@ -47,6 +48,8 @@ pub struct AdminState {
     pub source: watch::Receiver<Arc<SourceState>>,
     /// What other gateways tell.
     pub peers: watch::Receiver<Arc<PeerTable>>,
+    /// Which virtual addresses are served.
+    pub vips: watch::Receiver<Arc<Served>>,
     /// Writes to the registry.
     pub proposals: Proposals,
 }

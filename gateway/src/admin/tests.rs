@@ -88,6 +88,8 @@ async fn services_tell_their_backends_and_endpoints_their_shares() {
     assert_eq!(shares, [(Proximity::SameCluster, 700), (Proximity::OtherRegion, 300)]);
     let local: Vec<_> = endpoints.levels[0].destinations.iter().map(|d| (d.address.to_string(), d.used)).collect();
     assert_eq!(local, [("127.0.11.21:15006".to_owned(), true), ("127.0.11.22:15006".to_owned(), false)]);
+    let shares: Vec<_> = endpoints.levels[0].destinations.iter().map(|d| d.share_permille).collect();
+    assert_eq!(shares, [700, 0], "of the destination, not of its level");
     let remote = &endpoints.levels[1].destinations[0];
     assert_eq!(remote.identities[0].to_string(), "spiffe://us-west.acme.mesh/ns/shop/sa/reviews");
     assert_eq!(remote.address.port(), 25443);

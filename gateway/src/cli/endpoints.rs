@@ -71,7 +71,7 @@ fn row(level: &Level, destination: &Destination) -> [String; 7] {
     let identities: Vec<String> = destination.identities.iter().map(ToString::to_string).collect();
     [
         proximity.to_owned(),
-        format!("{}.{}%", level.share_permille / 10, level.share_permille % 10),
+        format!("{}.{}%", destination.share_permille / 10, destination.share_permille % 10),
         format!("{}{gateway}", destination.cluster),
         destination.address.to_string(),
         format!("{}/{}", destination.ready, destination.total),

@@ -1,9 +1,12 @@
 //! `isthmus gateway`.
 
+use std::convert::Infallible;
+use std::fmt;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use isthmus_identity::BearerToken;
+use isthmus_identity::{BearerToken, TokenParseError};
 
 use super::CliError;
 use crate::config::GatewayConfig;
@@ -30,32 +33,47 @@ pub(super) struct Args {
     join: Option<TokenArgument>,
 }
 
-/// A token on the command line. Its `Debug` shows no secret.
-#[derive(Clone, Debug)]
-struct TokenArgument(BearerToken);
+/// A token as it was given, which `Debug` does not show. It is read after the command line: an error of the command
+/// line's parser would repeat it, and it may be damaged in one character only.
+#[derive(Clone)]
+struct TokenArgument(String);
 
 impl FromStr for TokenArgument {
-    type Err = String;
+    type Err = Infallible;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let token = match text.strip_prefix('@') {
-            Some(file) => read_token(Path::new(file)).map_err(|error| format!("{file}: {error}"))?,
-            None => text.to_owned(),
-        };
-        token.parse().map(Self).map_err(|error| error.to_string())
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for TokenArgument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenArgument(..)")
+    }
+}
+
+impl TokenArgument {
+    fn read(&self) -> Result<BearerToken, CliError> {
+        let bad = |why: String| CliError::Usage(format!("--join: {why}"));
+        match self.0.strip_prefix('@') {
+            Some(file) => {
+                let told = |why: &dyn fmt::Display| bad(format!("{file}: {why}"));
+                let text = read_token(Path::new(file)).map_err(|error| told(&error))?;
+                text.parse().map_err(|error: TokenParseError| told(&error))
+            }
+            None => self.0.parse().map_err(|error: TokenParseError| bad(error.to_string())),
+        }
     }
 }
 
 fn read_token(file: &Path) -> std::io::Result<String> {
     let mut text = String::new();
-    std::io::Read::read_to_string(
-        &mut std::io::Read::take(std::fs::File::open(file)?, TOKEN_FILE_BYTES_MAX),
-        &mut text,
-    )?;
+    std::fs::File::open(file)?.take(TOKEN_FILE_BYTES_MAX).read_to_string(&mut text)?;
     Ok(text)
 }
 
 pub(super) async fn run(args: Args) -> Result<(), CliError> {
+    let token = args.join.map(|token| token.read()).transpose()?;
     let config = GatewayConfig::load(&args.config)?;
-    Ok(crate::app::run(config, args.join.map(|token| token.0)).await?)
+    Ok(crate::app::run(config, token).await?)
 }

@@ -125,6 +125,13 @@ Examples:
   isthmus proxy --config sidecar.yaml
   curl -x http://10.0.7.21:15001 http://reviews.shop.svc.clusterset.local:9080/";
 
+/// The exit code for wrong usage.
+const USAGE: u8 = 2;
+/// The exit code when standard output is closed: that of a process which SIGPIPE ends, as a shell tells it.
+const UNREAD: u8 = 141;
+/// What every token begins with.
+const TOKEN_PREFIX: &str = "isthmus1.";
+
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
@@ -161,7 +168,7 @@ impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Failed(_) | Self::Config(_) | Self::System(_) | Self::Run(_) => 1,
-            Self::Usage(_) => 2,
+            Self::Usage(_) => USAGE,
             Self::Unreachable { .. } => 3,
         }
     }
@@ -179,9 +186,20 @@ fn causes(error: &anyhow::Error) -> String {
 /// Runs the process's command line.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => {
+            // Arguments that are not understood are repeated, and a token may be among them.
+            tell(without_tokens(error.render().to_string().trim_end()));
+            return ExitCode::from(USAGE);
+        }
+        // Help and version, which were asked for.
+        Err(error) => error.exit(),
+    };
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the answer has read enough (`isthmus services | head -1`).
+        Err(CliError::System(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(UNREAD),
         Err(error) => {
             match &error {
                 // Editors and CI jump to lines that begin with `file:line:`.
@@ -218,6 +236,16 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Token(command) => asking()?.block_on(token::run(&asker, command)),
         Command::Config(command) => config::run(&command, global.output),
     }
+}
+
+/// `text` with nothing left of tokens but what they begin with.
+fn without_tokens(text: &str) -> String {
+    let mut parts = text.split(TOKEN_PREFIX);
+    let before = parts.next().unwrap_or_default().to_owned();
+    parts.fold(before, |told, part| {
+        let secret = part.find(|c: char| c.is_whitespace() || c == '\'').unwrap_or(part.len());
+        told + TOKEN_PREFIX + "..." + part.get(secret..).unwrap_or_default()
+    })
 }
 
 /// The runtime of commands that serve.

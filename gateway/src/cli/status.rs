@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use isthmus_federation::status::Role;
 
 use super::time;
-use crate::admin::api::{Member, RegistryState, Status};
+use crate::admin::api::{Member, RegistryState, Status, UnboundVip, Vips};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -28,6 +28,7 @@ pub(super) fn table(status: &Status) -> String {
         ("agreement", agreement_line(registry)),
         ("clusters", format!("{} up, {} down{unknown}", clusters.up, clusters.down)),
         ("exports", format!("{} of this cluster, {} in the federation", status.exports, status.services)),
+        ("addresses", addresses_line(&status.vips)),
         ("problems", problems),
     ];
     lines.iter().fold(String::new(), |mut text, (name, value)| {
@@ -56,9 +57,20 @@ fn registry_line(registry: &RegistryState) -> String {
 fn agreement_line(registry: &RegistryState) -> String {
     match (registry.stale_since, registry.stale_for_ms) {
         (Some(since), Some(age)) => {
-            format!("agreed state is {} old: no quorum since {}", time::span(age), time::moment(since))
+            // True of an election and of a lost majority alike: which it is shows only later.
+            format!("agreed state is {} old: no leader with a quorum since {}", time::span(age), time::moment(since))
         }
         _ => format!("current, revision {}", registry.revision),
+    }
+}
+
+fn addresses_line(vips: &Vips) -> String {
+    match &vips.first_unbound {
+        None => format!("{} virtual, all served", vips.bound),
+        Some(UnboundVip { address, reason }) => {
+            let (bound, unbound) = (vips.bound, vips.unbound);
+            format!("{bound} virtual, {unbound} more cannot be listened on: {address}: {reason}")
+        }
     }
 }
 

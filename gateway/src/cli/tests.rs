@@ -82,12 +82,13 @@ async fn tables_read_well() {
          cluster     us-east in us-east-1/a\n\
          gateway     gw-1, node 1, isthmus {}\n\
          registry    leader; led by us-east/gw-1, term 3; voters 1, learners 1; applied 9 of 9 entries\n\
-         agreement   agreed state is 12 s old: no quorum since ",
+         agreement   agreed state is 12 s old: no leader with a quorum since ",
         env!("CARGO_PKG_VERSION")
     );
     assert!(status.starts_with(&expected), "{status}");
     let ends = "clusters    2 up, 0 down\n\
                 exports     1 of this cluster, 1 in the federation\n\
+                addresses   0 virtual, 1 more cannot be listened on: 10.11.0.1:80: not available\n\
                 problems    1 in the manifests: see `isthmus problems`\n";
     assert!(status.ends_with(ends), "{status}");
 
@@ -103,7 +104,7 @@ shop/reviews (reviews.shop.svc.clusterset.local), port 80, at 10.11.0.1
 
 LEVEL         SHARE  CLUSTER       ADDRESS            READY  STATE      IDENTITY
 same-cluster  70.0%  us-east       127.0.11.21:15006  1/1    up         spiffe://us-east.acme.mesh/ns/shop/sa/reviews
-same-cluster  70.0%  us-east       127.0.11.22:15006  0/1    not ready  spiffe://us-east.acme.mesh/ns/shop/sa/reviews
+same-cluster  0.0%   us-east       127.0.11.22:15006  0/1    not ready  spiffe://us-east.acme.mesh/ns/shop/sa/reviews
 other-region  30.0%  us-west/gw-1  127.0.0.1:25443    3/4    up         spiffe://us-west.acme.mesh/ns/shop/sa/reviews
 ";
     assert_eq!(endpoints, expected);

@@ -29,6 +29,11 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 /// Reads the text of a file in the directory `base`.
 pub(super) fn read(text: &str, base: &Path) -> Result<GatewayConfig, Vec<Problem>> {
+    // What else is wrong with it may only follow from the tab.
+    read_tree(text, base).map_err(|problems| tree::tab(text).map_or(problems, |tab| vec![tab]))
+}
+
+fn read_tree(text: &str, base: &Path) -> Result<GatewayConfig, Vec<Problem>> {
     let root = tree::parse(text).map_err(|problem| vec![problem])?;
     let mut problems = Vec::new();
     let config = tree::read_file(root, &mut problems, |top| gateway(top, base));
@@ -50,8 +55,8 @@ fn gateway(top: &mut Section<'_>, base: &Path) -> Option<GatewayConfig> {
     let manifests = top.required("manifests", path);
     let listen = listen(top);
     let advertise = advertise(top, listen.as_ref());
-    let vip_range = vip_range(top);
-    let dns = top.section("dns", dns);
+    let vip_range = vip_range(top, &own_addresses(listen.as_ref(), advertise));
+    let dns = top.section("dns", |section| dns(section, listen.as_ref()));
     let ttl = top.scalar("workload_certificate_ttl", within(CERTIFICATE_TTL_MIN, CERTIFICATE_TTL_MAX));
     let raft = top.section("raft", raft);
     let join = top.section("join", join);
@@ -186,7 +191,13 @@ fn advertise(top: &mut Section<'_>, listen: Option<&Listen>) -> Option<SocketAdd
     found.map(|found| found.value)
 }
 
-fn vip_range(top: &mut Section<'_>) -> Option<IpNet> {
+/// Where the gateway itself is.
+fn own_addresses(listen: Option<&Listen>, advertise: Option<SocketAddr>) -> Vec<IpAddr> {
+    let listeners = listen.into_iter().flat_map(|listen| listen.all().map(|(_, address)| address));
+    listeners.chain(advertise).map(|address| address.ip()).filter(|ip| !ip.is_unspecified()).collect()
+}
+
+fn vip_range(top: &mut Section<'_>, own: &[IpAddr]) -> Option<IpNet> {
     let found = top.scalar("vip_range", |text| {
         let range = text.parse::<IpNet>();
         let range = range.map_err(|_| format!("{text:?} is not a range: write it as 10.11.0.0/16"))?;
@@ -197,19 +208,33 @@ fn vip_range(top: &mut Section<'_>) -> Option<IpNet> {
         if range.max_prefix_len() - range.prefix_len() < 2 {
             return Err(format!("{range} has no room for a service; use a /16 to have room for all"));
         }
+        if let Some(own) = own.iter().find(|own| range.contains(*own)) {
+            return Err(format!("{range} has the gateway's own address {own} in it: a service would get it too"));
+        }
         Ok(range)
     });
     found.map(|found| found.value)
 }
 
-fn dns(section: &mut Section<'_>) -> Dns {
+fn dns(section: &mut Section<'_>, listen: Option<&Listen>) -> Dns {
     let upstream = |text: &str| {
         let upstream = address(53)(text)?;
+        if listen.is_some_and(|listen| is_own_dns(upstream, listen)) {
+            return Err(format!("{upstream} is this gateway's own DNS listener: questions would go in circles"));
+        }
         let dialable = !upstream.ip().is_unspecified() && upstream.port() != 0;
         if dialable { Ok(upstream) } else { Err(format!("{text} is not the address of a resolver")) }
     };
     let upstreams = section.list("upstreams", UPSTREAMS_MAX, upstream).unwrap_or_default();
     Dns { upstreams: upstreams.into_iter().map(|upstream| upstream.value).collect() }
+}
+
+/// Whether a question to `upstream` would arrive at the gateway itself, as far as the configuration tells.
+fn is_own_dns(upstream: SocketAddr, listen: &Listen) -> bool {
+    let everywhere = listen.dns.ip().is_unspecified();
+    let is_own = || listen.all().iter().any(|(_, address)| address.ip() == upstream.ip());
+    let arrives = upstream.ip() == listen.dns.ip() || everywhere && (is_loopback(upstream.ip()) || is_own());
+    upstream.port() == listen.dns.port() && arrives
 }
 
 fn raft(section: &mut Section<'_>) -> Raft {

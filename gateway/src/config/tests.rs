@@ -125,6 +125,19 @@ fn each_value_is_checked() {
         ("advertise: 0.0.0.0:15443\n", "6: `advertise`: 0.0.0.0:15443 is not an address that others can dial"),
         ("vip_range: 10.11.0.1/16\n", "6: `vip_range`: 10.11.0.1/16 has bits behind its prefix: write 10.11.0.0/16"),
         ("vip_range: 10.11.0.0/31\n", "6: `vip_range`: 10.11.0.0/31 has no room"),
+        ("vip_range: 127.0.0.0/8\n", "6: `vip_range`: 127.0.0.0/8 has the gateway's own address 127.0.0.1 in it"),
+        (
+            "advertise: 10.11.0.5\nvip_range: 10.11.0.0/16\n",
+            "7: `vip_range`: 10.11.0.0/16 has the gateway's own address 10.11.0.5 in it",
+        ),
+        (
+            "dns: {upstreams: [\"127.0.0.1:15053\"]}\n",
+            "6: `dns.upstreams`: 127.0.0.1:15053 is this gateway's own DNS listener",
+        ),
+        (
+            "listen: {dns: \"0.0.0.0:53\"}\ndns: {upstreams: [1.1.1.1, 127.0.0.53]}\n",
+            "7: `dns.upstreams`: 127.0.0.53:53 is this gateway's own DNS listener",
+        ),
         ("dns: {upstreams: 1.1.1.1}\n", "6: `dns.upstreams` takes a list"),
         ("dns: {upstreams: [0.0.0.0]}\n", "6: `dns.upstreams`: 0.0.0.0 is not the address of a resolver"),
         ("raft:\n  heartbeat: 500ms\n", "6: `raft.election_min` is less than 3 heartbeats (1s500ms)"),
@@ -139,9 +152,23 @@ fn each_value_is_checked() {
 #[test]
 fn text_that_is_no_yaml_is_a_problem_at_its_line() {
     assert!(the_problem("dns: [\n").starts_with("6: not valid YAML: "), "{}", the_problem("dns: [\n"));
-    assert!(the_problem("cluster: again\n").starts_with("6: not valid YAML: "), "{}", the_problem("cluster: again\n"));
+    assert_eq!(the_problem("cluster: again\n"), "6: `cluster` is there twice: keep one");
+    assert_eq!(the_problem("---\na: 1\n"), "7: `---` begins another document: keep one");
     assert_eq!(GatewayConfig::parse("", Path::new("")).expect_err("empty").len(), 5);
     assert_eq!(GatewayConfig::parse("- a\n", Path::new("")).expect_err("a list").first().map(|p| p.line), Some(1));
+}
+
+#[test]
+fn a_tab_is_told_as_such_and_not_as_what_the_parser_makes_of_it() {
+    for tabbed in ["\tfoo: 1\n", "listen:\n\tdns: 127.0.0.1\n", "join:\n  \tfoo: 1\n"] {
+        let found = the_problem(tabbed);
+        assert!(found.ends_with(": the line is indented with a tab: indent with spaces"), "{tabbed:?} gave {found:?}");
+    }
+    let first = GatewayConfig::parse("\tfoo: bar\n", Path::new("")).expect_err("invalid");
+    assert_eq!((first.len(), first[0].line), (1, 1));
+    config("drain: 5s\n\t# a comment may be\n");
+    let json = GatewayConfig::parse("{\n\t\"federation\": \"acme.mesh\"\n}", Path::new("")).expect_err("incomplete");
+    assert!(json.iter().all(|problem| problem.message.ends_with("is missing")), "{json:?}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::Spanned;
+use serde_saphyr::{Error, MessageFormatter, Spanned, UserMessageFormatter};
 
 /// The size of a configuration file. Ours has under 60 lines; anything near this is not a configuration.
 pub(super) const FILE_BYTES_MAX: u64 = 256 * 1024;
@@ -68,10 +68,27 @@ pub(super) fn parse(text: &str) -> Result<Located<Value>, Problem> {
     serde_saphyr::from_str::<Spanned<Value>>(text).map(Located::from).map_err(|error| {
         let error = error.without_snippet();
         let line = error.location().map_or(1, |location| location.line().max(1));
-        let message = error.to_string();
-        let end = message.rfind(" at line ").unwrap_or(message.len());
-        Problem { line, message: format!("not valid YAML: {}", &message[..end]) }
+        let message = match error {
+            Error::DuplicateMappingKey { key: Some(key), .. } => format!("`{key}` is there twice: keep one"),
+            Error::MultipleDocuments { .. } => "`---` begins another document: keep one".to_owned(),
+            _ => format!("not valid YAML: {}", UserMessageFormatter.format_message(error)),
+        };
+        Problem { line, message }
     })
+}
+
+/// The first line that is indented with a tab. YAML takes it for no indentation, or for an error elsewhere. Within
+/// brackets tabs are allowed, so that this is to be asked only of a text with problems, and not of JSON.
+pub(super) fn tab(text: &str) -> Option<Problem> {
+    if text.trim_start().starts_with(['{', '[']) {
+        return None;
+    }
+    let is_tabbed = |line: &str| {
+        let (indentation, rest) = line.split_at(line.len() - line.trim_start().len());
+        indentation.contains('\t') && !rest.is_empty() && !rest.starts_with('#')
+    };
+    let (_, line) = text.lines().zip(1..).find(|(line, _)| is_tabbed(line))?;
+    Some(Problem { line, message: "the line is indented with a tab: indent with spaces".to_owned() })
 }
 
 impl<'de> Deserialize<'de> for Value {

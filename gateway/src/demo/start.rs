@@ -9,6 +9,7 @@ use anyhow::{Context, bail, ensure};
 use futures_util::future::{try_join, try_join_all};
 use isthmus_identity::BearerToken;
 use isthmus_model::health::Reach;
+use isthmus_model::name::ClusterName;
 use isthmus_model::time::UnixMillis;
 
 use super::admin::{Admin, offering, workload_name};
@@ -17,7 +18,7 @@ use super::patience::until;
 use super::processes::Fleet;
 use super::programs::Programs;
 use super::{files, http};
-use crate::admin::api::{Grant, TokenState, Tokens};
+use crate::admin::api::{Clusters, Grant, Seat, TokenState, Tokens};
 
 /// How long one part may take to get ready, on a machine that is busy with other things. Usually the whole
 /// demo is ready within five seconds.
@@ -120,21 +121,20 @@ fn has_token(workload: &Workload, known: &Tokens) -> bool {
     known.tokens.iter().filter(works).any(|record| record.id == token.id && record.grant == grant)
 }
 
-/// Whether every gateway votes, reaches every other, and knows every export with its instances.
+/// Whether every gateway of the demo has its place in the registry, reaches every other, and knows every export
+/// with its instances.
 ///
 /// # Errors
 /// The first thing that is still missing.
 pub(super) async fn is_complete(layout: &Layout) -> anyhow::Result<()> {
+    let names: Vec<&ClusterName> = layout.clusters.iter().map(|cluster| &cluster.config.cluster).collect();
     try_join_all(layout.clusters.iter().map(async |cluster| {
         let admin = Admin::of(cluster);
         let (status, clusters, services) = (admin.status().await?, admin.clusters().await?, admin.services().await?);
-        let all = layout.clusters.len();
-        ensure!(clusters.clusters.len() == all, "{} knows {} clusters", cluster.name, clusters.clusters.len());
-        ensure!(status.registry.voters.len() == all, "{} sees {} voters", cluster.name, status.registry.voters.len());
+        let voters = status.registry.voters.len();
+        ensure!(voters >= names.len(), "{} sees {voters} voters", cluster.name);
         ensure!(status.registry.stale_since.is_none(), "{} sees no quorum", cluster.name);
-        for other in clusters.clusters.iter().filter(|other| other.name != cluster.config.cluster) {
-            ensure!(other.reach == Reach::Up, "{} does not reach {} yet", cluster.name, other.name);
-        }
+        knows_all(&names, &cluster.config.cluster, &clusters)?;
         for service in &SERVICES {
             let missing = missing(layout, &offering(&services, service.name), service.name);
             ensure!(missing.is_none(), "{} does not know {} of {missing:?} yet", cluster.name, service.name);
@@ -145,11 +145,66 @@ pub(super) async fn is_complete(layout: &Layout) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether `viewer` lists each of `names` as a replica, and reaches it. Others may have joined since, and need not
+/// run: they are no part of the demo.
+fn knows_all(names: &[&ClusterName], viewer: &ClusterName, listed: &Clusters) -> anyhow::Result<()> {
+    for name in names {
+        let found = listed.clusters.iter().find(|cluster| cluster.name == **name);
+        let found = found.with_context(|| format!("{viewer} does not know {name} yet"))?;
+        let replicates = found.gateways.iter().any(|gateway| gateway.seat != Seat::Absent);
+        ensure!(replicates, "{name} is no replica yet, as {viewer} sees it");
+        ensure!(*name == viewer || found.reach == Reach::Up, "{viewer} does not reach {name} yet");
+    }
+    Ok(())
+}
+
 /// A cluster that has `service` and is not in `offering`.
-fn missing<'a>(layout: &'a Layout, offering: &[isthmus_model::name::ClusterName], service: &str) -> Option<&'a str> {
+fn missing<'a>(layout: &'a Layout, offering: &[ClusterName], service: &str) -> Option<&'a str> {
     layout
         .homes(service)
         .map(|home| &home.config.cluster)
         .find(|home| !offering.contains(home))
         .map(|home| home.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use isthmus_model::locality::Proximity;
+
+    use super::*;
+    use crate::admin::api;
+
+    fn cluster(name: &str, reach: Reach, seat: Seat) -> api::Cluster {
+        let gateway = api::Gateway {
+            node: 1,
+            name: "gw-1".parse().expect("valid"),
+            east_west: (Ipv4Addr::LOCALHOST, 15_443).into(),
+            reach,
+            seat,
+            heard_at: None,
+            heard_ago_ms: None,
+        };
+        api::Cluster {
+            name: name.parse().expect("valid"),
+            locality: "us-east-1/a".parse().expect("valid"),
+            proximity: Proximity::OtherRegion,
+            reach,
+            exports: 0,
+            gateways: vec![gateway],
+        }
+    }
+
+    #[test]
+    fn a_state_that_a_fourth_cluster_joined_starts_again_without_it() {
+        let names: [ClusterName; 2] = ["us-east", "us-west"].map(|name| name.parse().expect("valid"));
+        let whole = |clusters| knows_all(&names.each_ref(), &names[0], &Clusters { clusters }).is_ok();
+        let east = || cluster("us-east", Reach::Up, Seat::Leader);
+        let guest = || cluster("ap-south", Reach::Down, Seat::Learner);
+        assert!(whole(vec![guest(), east(), cluster("us-west", Reach::Up, Seat::Voter)]));
+        assert!(!whole(vec![guest(), east()]), "one of the demo's own is not known");
+        assert!(!whole(vec![east(), cluster("us-west", Reach::Up, Seat::Absent)]));
+        assert!(!whole(vec![east(), cluster("us-west", Reach::Down, Seat::Voter)]));
+    }
 }

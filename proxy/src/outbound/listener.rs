@@ -17,7 +17,7 @@ use super::elsewhere::Forwarded;
 use super::original;
 use super::request::{Client, Scope};
 use super::target::{Target, target};
-use crate::accept::{Accepted, Accepting, BindError};
+use crate::accept::{Accepted, Accepting, BindError, Owner};
 use crate::message::server::{HEAD_WITHIN, serve_http1, serve_http2};
 use crate::metrics::{Direction, Reason, ReasonLabels};
 use crate::plane::DataPlane;
@@ -55,7 +55,9 @@ impl OutboundListener {
     /// # Errors
     /// When the address cannot be listened on.
     pub fn bind(address: SocketAddr, plane: DataPlane, mode: Mode) -> Result<Self, BindError> {
-        Ok(Self { accepting: Accepting::bind(address, Direction::Outbound)?, plane, mode })
+        // A service's address is virtual: it is routed to the machine, and no interface has it.
+        let owner = if matches!(mode, Mode::Service { .. }) { Owner::RoutedRange } else { Owner::Machine };
+        Ok(Self { accepting: Accepting::bind_owned(address, owner, Direction::Outbound)?, plane, mode })
     }
 
     /// The bound address.

@@ -22,12 +22,12 @@ impl Fixture {
     }
 
     /// Names of the objects that hold, each with its file.
-    fn objects(&self) -> Vec<String> {
+    fn objects(&mut self) -> Vec<String> {
         let merged = self.0.merge();
         merged.objects.iter().map(|(key, placed)| format!("{}@{}", key.name, placed.file)).collect()
     }
 
-    fn problems(&self) -> Vec<String> {
+    fn problems(&mut self) -> Vec<String> {
         self.0.merge().problems.list.iter().map(ToString::to_string).collect()
     }
 }
@@ -70,7 +70,7 @@ fn what_a_settling_file_lost_is_believed_later_and_what_it_gained_at_once() {
 }
 
 #[test]
-fn the_first_file_in_name_order_has_an_object() {
+fn at_the_start_the_first_file_in_name_order_has_an_object() {
     let mut index = Fixture::default();
     index.settled("g", &[A]);
     index.settled("f", &[B, A]);
@@ -82,11 +82,31 @@ fn the_first_file_in_name_order_has_an_object() {
 }
 
 #[test]
+fn a_duplicate_in_a_new_file_does_not_displace_the_object_in_force() {
+    let mut index = Fixture::default();
+    index.settled("g", &[A]);
+    assert_eq!(index.objects(), ["a@g"]);
+    index.settled("f", &[B, A]);
+    assert_eq!(index.objects(), ["a@g", "b@f"]);
+    assert_eq!(index.problems(), ["f:8: Service shop/a: it is in g:3 too, and that one is used"]);
+    index.settled("g", &[A, UNREADABLE]);
+    assert_eq!(index.objects(), ["a@g", "b@f"], "an edit of its file changes nothing about whose it is");
+    index.write("g", &[""], Patience::Settling);
+    assert_eq!(index.objects(), ["a@g", "b@f"], "nor does a write half way");
+    index.settled("g", &[B]);
+    assert_eq!(index.objects(), ["a@f", "b@f"], "given up, the other file has it");
+}
+
+#[test]
 fn an_object_that_moves_to_another_file_is_no_duplicate() {
     let mut index = Fixture::default();
     index.settled("f", &[A]);
+    assert_eq!(index.objects(), ["a@f"]);
     index.write("f", &[""], Patience::Settling);
     index.settled("g", &[A]);
+    assert_eq!(index.objects(), ["a@f"]);
+    assert!(index.problems().is_empty());
+    index.settled("f", &[""]);
     assert_eq!(index.objects(), ["a@g"]);
     assert!(index.problems().is_empty());
 }

@@ -15,6 +15,7 @@ use isthmus_sources::{Severity, SourceState};
 
 use super::{AdminState, api};
 use crate::config::GatewayConfig;
+use crate::vips::Served;
 
 /// The watched state at one moment.
 pub(super) struct Reading {
@@ -24,6 +25,7 @@ pub(super) struct Reading {
     pub(super) status: RegistryStatus,
     pub(super) source: Arc<SourceState>,
     pub(super) peers: Arc<PeerTable>,
+    pub(super) vips: Arc<Served>,
     pub(super) now: UnixMillis,
 }
 
@@ -37,6 +39,7 @@ impl AdminState {
             status: self.status.borrow().clone(),
             source: self.source.borrow().clone(),
             peers: self.peers.borrow().clone(),
+            vips: self.vips.borrow().clone(),
             now,
         }
     }
@@ -63,6 +66,17 @@ impl Reading {
             exports: self.exports_of(&self.config.cluster),
             services: self.registry.exports().len(),
             problems: self.source.problems.len() + self.source.problems_suppressed,
+            vips: self.vips(),
+        }
+    }
+
+    fn vips(&self) -> api::Vips {
+        let Served { bound, unbound } = &*self.vips;
+        let first = unbound.first_key_value();
+        api::Vips {
+            bound: *bound,
+            unbound: unbound.len(),
+            first_unbound: first.map(|(address, reason)| api::UnboundVip { address: *address, reason: reason.clone() }),
         }
     }
 

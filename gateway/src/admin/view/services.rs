@@ -1,7 +1,6 @@
 //! Services, and where requests for them go.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use isthmus_model::catalog::Endpoint;
@@ -89,12 +88,12 @@ impl Reading {
 
     fn levels(&self, service: &Service, port: u16) -> Vec<api::Level> {
         let plan = route::plan(service, port, |_| true);
-        let used = used(&plan, port);
+        let shares = shares(&plan, port);
         let local = service.endpoints.iter().filter(|endpoint| endpoint.ports.contains_key(&port));
-        let local = local.map(|endpoint| (Proximity::SameCluster, self.instance(endpoint, port, &used)));
+        let local = local.map(|endpoint| (Proximity::SameCluster, self.instance(endpoint, port, &shares)));
         let remote = service.remotes.iter().filter(|backend| backend.ports.contains(&port)).flat_map(|backend| {
             let gateways = backend.cluster.gateways.values();
-            gateways.map(|gateway| (backend.cluster.proximity, self.remote(backend, gateway, &used)))
+            gateways.map(|gateway| (backend.cluster.proximity, self.remote(backend, gateway, &shares)))
         });
         let all: Vec<(Proximity, api::Destination)> = local.chain(remote).collect();
         let level = |proximity: Proximity| {
@@ -110,7 +109,7 @@ impl Reading {
         Proximity::ALL.into_iter().filter_map(level).collect()
     }
 
-    fn instance(&self, endpoint: &Endpoint, port: u16, used: &BTreeSet<DestinationKey>) -> api::Destination {
+    fn instance(&self, endpoint: &Endpoint, port: u16, shares: &Shares) -> api::Destination {
         let key = Destination::Local(endpoint.clone()).key(port);
         let address = match &key {
             DestinationKey::Local(address) | DestinationKey::Remote(_, address) => *address,
@@ -120,7 +119,8 @@ impl Reading {
             cluster: site.cluster.clone(),
             gateway: None,
             address,
-            used: used.contains(&key),
+            used: shares.contains_key(&key),
+            share_permille: shares.get(&key).copied().unwrap_or(0),
             reach: None,
             ready: u32::from(endpoint.ready),
             total: 1,
@@ -129,8 +129,9 @@ impl Reading {
         }
     }
 
-    fn remote(&self, backend: &RemoteBackend, gateway: &Gateway, used: &BTreeSet<DestinationKey>) -> api::Destination {
+    fn remote(&self, backend: &RemoteBackend, gateway: &Gateway, shares: &Shares) -> api::Destination {
         let cluster = &backend.cluster.name;
+        let key = DestinationKey::Remote(cluster.clone(), gateway.east_west);
         let domain = self.snapshot.site.federation.trust_domain(cluster);
         let workloads = backend.identities.iter().map(|workload| SpiffeId::workload(domain.clone(), workload.clone()));
         let terminating = backend.terminated.then(|| SpiffeId::gateway(domain.clone(), gateway.name.clone()));
@@ -138,7 +139,8 @@ impl Reading {
             cluster: cluster.clone(),
             gateway: Some(gateway.name.clone()),
             address: gateway.east_west,
-            used: used.contains(&remote_key(backend, gateway.east_west)),
+            used: shares.contains_key(&key),
+            share_permille: shares.get(&key).copied().unwrap_or(0),
             reach: Some(gateway.reach),
             ready: backend.capacity.ready,
             total: backend.capacity.total,
@@ -148,14 +150,43 @@ impl Reading {
     }
 }
 
-fn used(plan: &Plan, port: u16) -> BTreeSet<DestinationKey> {
-    plan.levels.iter().flat_map(|level| &level.destinations).map(|destination| destination.key(port)).collect()
-}
+/// Where requests go, and how many of all, per mille.
+type Shares = BTreeMap<DestinationKey, u32>;
 
-fn remote_key(backend: &RemoteBackend, east_west: SocketAddr) -> DestinationKey {
-    DestinationKey::Remote(backend.cluster.name.clone(), east_west)
+/// Each level's share, divided among its destinations by weight.
+fn shares(plan: &Plan, port: u16) -> Shares {
+    let mut shares = Shares::new();
+    for level in &plan.levels {
+        let weight = |destination: &Destination| u64::from(destination.weight());
+        let all: u64 = level.destinations.iter().map(weight).sum();
+        for destination in &level.destinations {
+            let share = u64::from(level.share) * weight(destination) / all.max(1);
+            shares.insert(destination.key(port), u32::try_from(share).unwrap_or(route::WHOLE));
+        }
+    }
+    shares
 }
 
 fn count<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> u32 {
     u32::try_from(endpoints.count()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_destinations_of_a_level_have_its_share_together() {
+        let endpoint = |last| Endpoint {
+            address: [127, 0, 11, last].into(),
+            ports: BTreeMap::from([(80, 8080)]),
+            sidecar_port: None,
+            workload: "shop/reviews".parse().expect("valid"),
+            ready: true,
+        };
+        let destinations = [1, 2, 3, 4].map(|last| Destination::Local(endpoint(last))).to_vec();
+        let level = route::Level { proximity: Proximity::SameCluster, share: 800, destinations };
+        let shares = shares(&Plan { levels: vec![level] }, 80);
+        assert_eq!(shares.into_values().collect::<Vec<_>>(), [200; 4]);
+    }
 }
