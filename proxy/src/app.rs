@@ -30,7 +30,7 @@ use crate::inbound::InboundListener;
 use crate::metrics::Metrics;
 use crate::outbound::{Mode, OutboundListener};
 use crate::plane::DataPlane;
-use crate::workload_api::WorkloadApi;
+use crate::workload_api::{self, WorkloadApi};
 use status::StatusListener;
 
 /// The most worker threads: more than any machine that a sidecar shares with its application has to spare.
@@ -139,10 +139,18 @@ fn log_to_stderr(targets: Targets) {
 
 /// An address of the configuration that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("{field}: {source}")]
-pub struct ListenError {
-    field: &'static str,
-    source: BindError,
+pub enum ListenError {
+    /// One of the listeners.
+    #[error("{field}: {source}")]
+    Address {
+        /// Which field.
+        field: &'static str,
+        /// Why not.
+        source: BindError,
+    },
+    /// The Workload API's socket.
+    #[error("workload_api: {0}")]
+    WorkloadApi(#[from] workload_api::BindError),
 }
 
 /// A sidecar whose addresses are bound.
@@ -163,7 +171,7 @@ impl Sidecar {
     /// # Errors
     /// When an address cannot be listened on.
     pub fn bind(config: SidecarConfig) -> Result<Self, ListenError> {
-        let failed = |field| move |source| ListenError { field, source };
+        let failed = |field| move |source| ListenError::Address { field, source };
         let mut registry = Registry::default();
         let metrics = Arc::new(Metrics::register(&mut registry));
         let own_address = config.agent.workload_address;
@@ -181,8 +189,7 @@ impl Sidecar {
             bound.map_err(|source| failed("metrics")(BindError { address, source }))
         });
         let status = status.transpose()?;
-        let workload_api = config.workload_api.map(|config| WorkloadApi::bind(config, agent.clone())).transpose();
-        let workload_api = workload_api.map_err(|error| anyhow!("workload_api: {error}"))?;
+        let workload_api = config.workload_api.map(|config| WorkloadApi::bind(config, agent.clone())).transpose()?;
         undo.disarm();
         Ok(Self { agent, agent_shutdown, outbound, inbound, status, workload_api, drain: config.drain })
     }
