@@ -1,10 +1,13 @@
 //! Who is calling: the authenticated peer behind a gRPC request.
 
+use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use isthmus_identity::{LiveIdentity, Verified};
+use isthmus_identity::{LiveIdentity, Peer, Verified};
 use isthmus_model::name::ClusterName;
+use isthmus_model::spiffe::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -15,6 +18,8 @@ use tonic::{Request, Status};
 pub struct PeerStream<S = TcpStream> {
     tls: TlsStream<S>,
     caller: Caller,
+    /// Ends reading and writing when the peer is not trusted any more.
+    distrusted: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// What lives as long as the connection.
     _held: Option<Box<dyn Send>>,
 }
@@ -22,20 +27,36 @@ pub struct PeerStream<S = TcpStream> {
 /// The peer of a connection. `None` when it showed no certificate, as a newcomer does.
 #[derive(Clone)]
 pub struct Caller {
-    verified: Option<Verified>,
+    peer: Option<Arc<Peer>>,
+    from: Option<IpAddr>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> PeerStream<S> {
-    /// Wraps a connection whose handshake is done.
-    pub fn new(tls: TlsStream<S>, identity: &LiveIdentity) -> Self {
-        let verified = identity.peer(tls.get_ref().1);
-        Self { tls, caller: Caller { verified }, _held: None }
+    /// Wraps a connection whose handshake is done. `from` is where it came from.
+    pub fn new(tls: TlsStream<S>, identity: &LiveIdentity, from: Option<IpAddr>) -> Self {
+        let peer = identity.peer(tls.get_ref().1).map(Arc::new);
+        let watched = peer.clone();
+        let distrusted = watched.map(|peer| Box::pin(async move { peer.distrusted().await }) as Pin<Box<_>>);
+        Self { tls, caller: Caller { peer, from }, distrusted, _held: None }
     }
 
     /// Keeps `held` until the connection ends: what it counts as where it was accepted.
     #[must_use]
     pub fn holding(self, held: impl Send + 'static) -> Self {
         Self { _held: Some(Box::new(held)), ..self }
+    }
+
+    fn check_trust(&mut self, context: &mut Context<'_>) -> std::io::Result<()> {
+        let Some(distrusted) = &mut self.distrusted else { return Ok(()) };
+        match distrusted.as_mut().poll(context) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(()) => {
+                self.distrusted = None;
+                let id = self.caller.peer.as_ref().map(|peer| peer.id().to_string());
+                tracing::info!(peer = id, "a connection is cut: its peer is no longer trusted");
+                Err(std::io::ErrorKind::ConnectionAborted.into())
+            }
+        }
     }
 }
 
@@ -47,6 +68,12 @@ impl GatewayCaller {
     #[must_use]
     pub fn cluster(&self) -> &ClusterName {
         &self.0.id().trust_domain.cluster
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        self.0.id()
     }
 }
 
@@ -63,13 +90,20 @@ pub fn gateway<T>(request: &Request<T>) -> Result<GatewayCaller, Status> {
     }
 }
 
-/// The authenticated peer behind a request, of whatever class.
+/// The authenticated peer behind a request, of whatever class, as it is judged now.
 ///
 /// # Errors
-/// `UNAUTHENTICATED` when the connection showed no certificate.
+/// `UNAUTHENTICATED` when the connection showed no certificate, or one that is not trusted any more.
 pub fn verified<T>(request: &Request<T>) -> Result<Verified, Status> {
-    let caller = request.extensions().get::<Caller>().and_then(|caller| caller.verified.clone());
-    caller.ok_or_else(|| Status::unauthenticated("show a certificate of this federation"))
+    let peer = request.extensions().get::<Caller>().and_then(|caller| caller.peer.clone());
+    let peer = peer.ok_or_else(|| Status::unauthenticated("show a certificate of this federation"))?;
+    peer.verified().ok_or_else(|| Status::unauthenticated(format!("{} is no longer trusted", peer.id())))
+}
+
+/// Where a request came from.
+#[must_use]
+pub fn source<T>(request: &Request<T>) -> Option<IpAddr> {
+    request.extensions().get::<Caller>().and_then(|caller| caller.from)
 }
 
 impl<S> Connected for PeerStream<S> {
@@ -86,6 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for PeerStream<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
+        self.check_trust(context)?;
         Pin::new(&mut self.tls).poll_read(context, buffer)
     }
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use data_encoding::BASE64;
 use isthmus_model::name::{ClusterName, FederationDomain, Label};
 use isthmus_model::registry::node::NodeId;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// A gateway's data directory.
@@ -30,7 +31,7 @@ pub struct NodeFile {
     pub gateway: Label,
     /// Its id among the replicas.
     pub node: NodeId,
-    /// The federated roots as of the founding or join, DER in base64. Later ones are in the registry.
+    /// The federated roots that it last knew, DER in base64.
     roots: Vec<String>,
 }
 
@@ -92,10 +93,29 @@ impl DataDir {
         self.path.join("registry.redb")
     }
 
-    /// The key of an intermediate that is being asked for. Kept so that a repeated join is the same join.
+    /// The gateway's keys and certificates.
     #[must_use]
-    pub fn joining_key(&self) -> PathBuf {
-        self.path.join("joining.key")
+    pub fn identity(&self) -> PathBuf {
+        self.path.join("identity")
+    }
+
+    /// Keys that are to become [`identity`](Self::identity) once they are certified. Kept so that a repeated join,
+    /// founding or renewal is the same one.
+    #[must_use]
+    pub fn next_identity(&self) -> PathBuf {
+        self.path.join("identity.next")
+    }
+
+    /// The key that opens what is sealed to this gateway.
+    #[must_use]
+    pub fn sealing_key(&self) -> PathBuf {
+        self.path.join("sealing.key")
+    }
+
+    /// The command that founds the federation, until it is on record.
+    #[must_use]
+    pub fn founding(&self) -> PathBuf {
+        self.path.join("founding.json")
     }
 
     fn node_file(&self) -> PathBuf {
@@ -109,13 +129,8 @@ impl DataDir {
     pub fn read_node(&self) -> Result<Option<NodeFile>, DataDirError> {
         let path = self.node_file();
         let shown = path.display().to_string();
-        let text = match std::fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(DataDirError::Io { path: shown, source }),
-        };
+        let Some(node) = self.read_json::<NodeFile>(&path)? else { return Ok(None) };
         let damaged = |reason: String| DataDirError::Damaged { path: shown.clone(), reason };
-        let node: NodeFile = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
         if node.format != FORMAT {
             return Err(damaged(format!("format {} is not format {FORMAT}", node.format)));
         }
@@ -129,13 +144,36 @@ impl DataDir {
     /// [`DataDirError::Io`].
     pub fn write_node(&self, node: &NodeFile) -> Result<(), DataDirError> {
         let path = self.node_file();
+        self.write_json(&path, node)
+    }
+
+    /// Writes a document so that a crash leaves the old one or the new one, readable by the owner alone.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`].
+    pub fn write_json<T: Serialize>(&self, path: &Path, document: &T) -> Result<(), DataDirError> {
         let io = |source| DataDirError::Io { path: path.display().to_string(), source };
-        let text = serde_json::to_vec_pretty(node).map_err(|error| io(error.into()))?;
-        let draft = self.path.join("node.json.new");
-        let mut file = std::fs::File::create(&draft).map_err(io)?;
+        let text = serde_json::to_vec_pretty(document).map_err(|error| io(error.into()))?;
+        let draft = path.with_extension("json.new");
+        let mut file = private(&draft).map_err(io)?;
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(io)?;
-        std::fs::rename(&draft, &path).map_err(io)?;
+        std::fs::rename(&draft, path).map_err(io)?;
         std::fs::File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(io)
+    }
+
+    /// Reads a document; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`DataDirError`] when it cannot be read.
+    pub fn read_json<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, DataDirError> {
+        let shown = path.display().to_string();
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(DataDirError::Io { path: shown, source }),
+        };
+        let damaged = |error: serde_json::Error| DataDirError::Damaged { path: shown, reason: error.to_string() };
+        serde_json::from_slice(&text).map(Some).map_err(damaged)
     }
 
     /// Checks that the directory is the one that the configuration means.
@@ -175,6 +213,12 @@ impl NodeFile {
         Self { format: FORMAT, federation, cluster, gateway, node, roots }
     }
 
+    /// The same gateway, which knows these roots by now.
+    #[must_use]
+    pub fn with_roots(self, roots: &[Vec<u8>]) -> Self {
+        Self { roots: roots.iter().map(|root| BASE64.encode(root)).collect(), ..self }
+    }
+
     /// The roots, DER.
     ///
     /// # Errors
@@ -185,7 +229,11 @@ impl NodeFile {
     }
 }
 
-#[cfg(unix)]
+fn private(path: &Path) -> std::io::Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
 fn restrict(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))

@@ -1,30 +1,36 @@
-//! The other side of a join: redeem the token in the registry, then sign the cluster's intermediate.
+//! The other side of a join: redeem the token in the registry, and hand over what the root signed.
 //!
-//! Any gateway takes a join and passes it to the custodian of the root's key. The token is checked against
-//! the local registry before anything is proposed, so that a guess costs no write; the redemption itself is
-//! decided inside `Registry::apply`, so that of any number of concurrent ones exactly one wins.
+//! Any gateway takes a join. The token is checked against the local registry before anything is proposed, so that a
+//! guess costs no write; the redemption itself is decided inside `Registry::apply`, so that of any number of
+//! concurrent ones no more win than the token admits. Signing is not done here: whoever keeps the root answers the
+//! pending request in the registry ([`crate::custody`]), and this side only waits for it a while.
 
-use std::time::{Duration, SystemTime};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
-use isthmus_identity::{RootAuthority, csr_key_digest, sha256};
+use isthmus_identity::{csr_key_digest, sha256};
 use isthmus_model::command::{Command, Introduction, Outcome, Refusal};
 use isthmus_model::name::FederationDomain;
 use isthmus_model::registry::Registry;
+use isthmus_model::registry::node::{Issued, NodeId, Requests, SealingKey};
 use isthmus_model::registry::token::{Digest, TokenId};
-use isthmus_wire::peer::join_client::JoinClient;
+use isthmus_model::registry::trust::Custody;
 use isthmus_wire::peer::join_reply::Result as ReplyResult;
-use isthmus_wire::peer::{Admission, JoinReply, JoinRequest, join_server};
-use std::sync::Arc;
+use isthmus_wire::peer::{Admission, JoinReply, JoinRequest, Waiting, join_server};
 use tokio::sync::{Semaphore, watch};
 use tonic::{Request, Response, Status};
 
+use crate::attempts::Attempts;
+use crate::caller;
 use crate::propose::{ProposeError, Proposer};
-use crate::raft_types::PeerAddress;
 
 /// Joins worked on at once. Each costs at most one write; the rest are told to come back.
 const JOINS_AT_ONCE: usize = 8;
 /// How long a token that another gateway just minted may take to arrive here.
 const TOKEN_ARRIVAL: Duration = Duration::from_secs(1);
+/// How long the answer is held back for the root's signature: a voter needs two writes for it.
+const SIGNED_WITHIN: Duration = Duration::from_secs(5);
 /// A CSR for a P-256 key is under 300 bytes.
 const CSR_LEN_MAX: usize = 4 << 10;
 
@@ -33,9 +39,8 @@ pub struct JoinService {
     federation: FederationDomain,
     proposer: Proposer,
     registry: watch::Receiver<Arc<Registry>>,
-    /// Present on the custodian.
-    root: Option<Arc<RootAuthority>>,
     at_once: Semaphore,
+    attempts: Mutex<Attempts>,
 }
 
 impl JoinService {
@@ -43,56 +48,40 @@ impl JoinService {
         federation: FederationDomain,
         proposer: Proposer,
         registry: watch::Receiver<Arc<Registry>>,
-        root: Option<Arc<RootAuthority>>,
     ) -> Self {
-        Self { federation, proposer, registry, root, at_once: Semaphore::new(JOINS_AT_ONCE) }
+        Self { federation, proposer, registry, at_once: Semaphore::new(JOINS_AT_ONCE), attempts: Mutex::default() }
     }
 
-    /// Passes a join to the custodian.
-    async fn pass_on(&self, request: JoinRequest) -> Result<JoinReply, Status> {
-        let custodian = {
-            let registry = self.registry.borrow();
-            let node = registry.federation().and_then(|federation| registry.nodes().get(&federation.custodian));
-            node.map(PeerAddress::from)
-        };
-        let custodian = custodian.ok_or_else(|| Status::unavailable("the root's custodian is not known here yet"))?;
-        let mut client = JoinClient::new(self.proposer.dialer.channel(&custodian));
-        client.redeem(request).await.map(Response::into_inner).map_err(|status| {
-            let cluster = &custodian.cluster;
-            Status::unavailable(format!("the root's custodian in {cluster} does not answer: {}", status.message()))
-        })
-    }
-
-    /// Redeems and signs.
-    async fn admit(&self, root: &RootAuthority, request: JoinRequest) -> Result<JoinReply, Status> {
-        let Newcomer { id, secret_hash, introduction, csr } = Newcomer::read(request)?;
-        let now = SystemTime::now();
-        let checked = self.check(&id, &secret_hash, &introduction, now).await;
-        if let Err(refusal) = checked {
-            tracing::warn!(token = %id, cluster = %introduction.cluster, %refusal, "refused a join");
+    /// Redeems, and waits for the signature.
+    async fn admit(&self, request: JoinRequest, from: Option<IpAddr>) -> Result<JoinReply, Status> {
+        let Newcomer { id, secret_hash, introduction } = Newcomer::read(request)?;
+        let (cluster, gateway) = (introduction.cluster.clone(), introduction.gateway.clone());
+        if let Err(refusal) = self.check(&id, &secret_hash, &introduction, from).await {
+            // Whoever has a secret is no guesser, whatever else is wrong.
+            if matches!(refusal, Refusal::TokenUnknown | Refusal::TokenSecretMismatch) {
+                self.attempts().failed(from, Instant::now());
+            }
+            tracing::warn!(token = %id, %cluster, ?from, %refusal, "refused a join");
             return refused(&refusal);
         }
-        let domain = self.federation.trust_domain(&introduction.cluster);
-        let intermediate = root
-            .sign_cluster(&csr, &domain, now)
-            .map_err(|error| Status::invalid_argument(format!("the certificate request: {error}")))?;
-        let (cluster, gateway) = (introduction.cluster.clone(), introduction.gateway.clone());
-        let command = Command::RedeemToken { id: id.clone(), secret_hash, newcomer: introduction };
+        let requests = introduction.requests.clone();
+        let command = Command::RedeemToken { id: id.clone(), secret_hash, newcomer: introduction, from };
         match self.proposer.propose(command).await {
             Ok(Outcome::Admitted { node }) => {
-                tracing::info!(token = %id, %cluster, %gateway, node, "admitted a gateway");
-                let roots = vec![root.certificate().to_vec()];
-                let federation = self.federation.to_string();
-                let admission = Admission { node, intermediate, roots, federation };
-                Ok(JoinReply { result: Some(ReplyResult::Admission(admission)) })
+                tracing::info!(token = %id, %cluster, %gateway, node, ?from, "admitted a gateway");
+                Ok(self.certified(node, &requests).await)
             }
             Ok(other) => Err(Status::internal(format!("the registry answered a redemption with {other:?}"))),
             Err(ProposeError::Refused(refusal)) => {
-                tracing::warn!(token = %id, %cluster, %refusal, "refused a join");
+                tracing::warn!(token = %id, %cluster, ?from, %refusal, "refused a join");
                 refused(&refusal)
             }
             Err(error @ ProposeError::NoQuorum { .. }) => Err(Status::unavailable(error.to_string())),
         }
+    }
+
+    fn attempts(&self) -> std::sync::MutexGuard<'_, Attempts> {
+        self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the local registry says of the token, once it had time to hear of it.
@@ -101,15 +90,41 @@ impl JoinService {
         id: &TokenId,
         secret_hash: &Digest,
         newcomer: &Introduction,
-        now: SystemTime,
+        from: Option<IpAddr>,
     ) -> Result<(), Refusal> {
         let mut registry = self.registry.clone();
         let known = registry.wait_for(|registry| registry.token(id).is_ok());
         // Waiting in vain is an answer too: the look-up below gives it.
         let _ = tokio::time::timeout(TOKEN_ARRIVAL, known).await;
         let registry = self.registry.borrow();
-        registry.token(id)?.admits(secret_hash, &newcomer.cluster, &newcomer.key, now.into())
+        registry.token(id)?.admits(secret_hash, newcomer, from, SystemTime::now().into()).map(|_| ())
     }
+
+    /// The gateway's certificates, if they come in time.
+    async fn certified(&self, id: NodeId, requests: &Requests) -> JoinReply {
+        let mut registry = self.registry.clone();
+        let answered = registry.wait_for(|registry| issued(registry, id, requests).is_some());
+        let _ = tokio::time::timeout(SIGNED_WITHIN, answered).await;
+        let registry = self.registry.borrow();
+        let result = match issued(&registry, id, requests) {
+            Some(issued) => ReplyResult::Admission(Admission {
+                node: id,
+                intermediate: issued.certificates.intermediate.0.clone(),
+                certificate: issued.certificates.gateway.0.clone(),
+                roots: registry.root_certificates(),
+                federation: self.federation.to_string(),
+            }),
+            None => {
+                let offline = registry.trust().is_some_and(|trust| trust.issuer().custody == Custody::Offline);
+                ReplyResult::Waiting(Waiting { node: id, offline })
+            }
+        };
+        JoinReply { result: Some(result) }
+    }
+}
+
+fn issued<'a>(registry: &'a Registry, id: NodeId, requests: &Requests) -> Option<&'a Issued> {
+    registry.nodes().get(&id)?.issued_for(requests)
 }
 
 fn refused(refusal: &Refusal) -> Result<JoinReply, Status> {
@@ -122,7 +137,6 @@ struct Newcomer {
     id: TokenId,
     secret_hash: Digest,
     introduction: Introduction,
-    csr: Vec<u8>,
 }
 
 impl Newcomer {
@@ -130,9 +144,16 @@ impl Newcomer {
         fn field<T, E: std::fmt::Display>(name: &str, value: Result<T, E>) -> Result<T, Status> {
             value.map_err(|error| Status::invalid_argument(format!("{name}: {error}")))
         }
-        if request.csr.len() > CSR_LEN_MAX {
-            return Err(Status::invalid_argument(format!("csr: longer than {CSR_LEN_MAX} bytes")));
+        if request.gateway_request.len().max(request.authority_request.len()) > CSR_LEN_MAX {
+            return Err(Status::invalid_argument(format!("a certificate request is longer than {CSR_LEN_MAX} bytes")));
         }
+        let requests = Requests {
+            gateway_key: field("gateway_request", csr_key_digest(&request.gateway_request))?,
+            authority_key: field("authority_request", csr_key_digest(&request.authority_request))?,
+            gateway: request.gateway_request.into(),
+            authority: request.authority_request.into(),
+        };
+        let sealing_key = <[u8; 32]>::try_from(request.sealing_key).map_err(|_| "expected 32 bytes");
         Ok(Self {
             id: field("token_id", request.token_id.parse::<TokenId>())?,
             secret_hash: sha256(&request.token_secret),
@@ -141,9 +162,9 @@ impl Newcomer {
                 gateway: field("gateway", request.gateway.parse())?,
                 locality: field("locality", request.locality.parse())?,
                 east_west: field("east_west", request.east_west.parse())?,
-                key: field("csr", csr_key_digest(&request.csr))?,
+                sealing_key: SealingKey(Digest(field("sealing_key", sealing_key)?)),
+                requests,
             },
-            csr: request.csr,
         })
     }
 }
@@ -151,13 +172,12 @@ impl Newcomer {
 #[tonic::async_trait]
 impl join_server::Join for JoinService {
     async fn redeem(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
+        let from = caller::source(&request);
+        if !self.attempts().may_try(from, Instant::now()) {
+            return Err(Status::resource_exhausted("too many failed joins from this address: wait a minute"));
+        }
         let busy = |_| Status::resource_exhausted("too many joins at once: try again");
         let _permit = self.at_once.try_acquire().map_err(busy)?;
-        let request = request.into_inner();
-        let reply = match &self.root {
-            Some(root) => self.admit(root, request).await?,
-            None => self.pass_on(request).await?,
-        };
-        Ok(Response::new(reply))
+        Ok(Response::new(self.admit(request.into_inner(), from).await?))
     }
 }

@@ -1,14 +1,16 @@
 //! The federation's shared state: a registry replicated by Raft between gateways.
 //!
 //! Along the path of a join: [`enroll`] (the newcomer's side) → [`join`] (the federation's side) →
-//! [`propose`] → `Registry::apply` → [`membership`] (learner, then voter). Along the path of a catalog
+//! [`propose`] → `Registry::apply` → `custody` (certified) → [`membership`] (learner, then voter). Along the path of a catalog
 //! change: [`exports`] → [`propose`] → [`network`] → [`store`] → `Registry::apply` → [`publish`]. [`node`] puts the
 //! parts together.
 //!
 //! Liveness and capacity are deliberately absent: gateways tell each other directly, so that failover does
 //! not wait for a quorum.
 
+mod attempts;
 pub mod caller;
+mod custody;
 pub mod data_dir;
 pub mod dial;
 pub mod enroll;

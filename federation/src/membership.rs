@@ -107,7 +107,8 @@ pub(crate) async fn keep(raft: Raft, mut registry: watch::Receiver<Arc<Registry>
             let metrics = metrics.borrow();
             let leads = metrics.current_leader == Some(metrics.id) && metrics.state.is_leader();
             let registry = registry.borrow_and_update();
-            leads.then(|| next_step(registry.nodes(), &View::of(&metrics))).flatten()
+            let members = || registry.members().map(|(id, node)| (*id, node.clone())).collect();
+            leads.then(|| next_step(&members(), &View::of(&metrics))).flatten()
         };
         if let Some(step) = step {
             tracing::info!(?step, "changing the registry's replicas");
@@ -128,18 +129,11 @@ pub(crate) async fn keep(raft: Raft, mut registry: watch::Receiver<Arc<Registry>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use isthmus_model::registry::token::Digest;
-    use isthmus_model::time::UnixMillis;
+    use isthmus_model::fixture;
 
     fn member(id: NodeId) -> (NodeId, Node) {
-        let node = Node {
-            cluster: format!("c{id}").parse().expect("valid"),
-            gateway: "gw-1".parse().expect("valid"),
-            locality: format!("r{id}").parse().expect("valid"),
-            east_west: ([127, 0, 0, u8::try_from(id).expect("small")], 15443).into(),
-            key: Digest([0; 32]),
-            joined_at: UnixMillis(0),
-        };
+        let key = u8::try_from(id).expect("small");
+        let node = fixture::member(&format!("c{id}"), &format!("r{id}"), key);
         (id, node)
     }
 

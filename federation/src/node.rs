@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isthmus_identity::{LiveIdentity, RootAuthority};
+use isthmus_identity::{INTERMEDIATE_LIFETIME, LiveIdentity};
 use isthmus_model::command::{Command, Outcome};
 use isthmus_model::name::ClusterName;
 use isthmus_model::registry::Registry;
@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
+use crate::custody::Keeper;
+use crate::data_dir::DataDir;
 use crate::dial::Dialer;
 use crate::enroll::Member;
 use crate::join::JoinService;
@@ -83,7 +85,6 @@ pub struct Replica {
     handle: Handle,
     raft: Raft,
     quorum: QuorumWord,
-    root: Option<Arc<RootAuthority>>,
     tasks: TaskTracker,
 }
 
@@ -156,14 +157,31 @@ impl Replica {
         let mut first = handle.status();
         let _ = first.wait_for(|status| status.node == member.node).await;
         tasks.spawn(membership::keep(raft.clone(), registry, shutdown.clone()));
-        let root = member.root.take().map(Arc::new);
-        let replica = Self { handle, raft, quorum, root, tasks };
-        if member.founder {
+        let replica = Self { handle, raft, quorum, tasks };
+        replica.keep_root(member, &shutdown);
+        if let Some(founding) = member.founding.take() {
             replica.initialize(member).await?;
-            replica.tasks.spawn(found(replica.handle.clone(), founding(member), shutdown.clone()));
+            replica.tasks.spawn(found(replica.handle.clone(), founding, member.data.clone(), shutdown.clone()));
         }
         replica.tasks.spawn(announce(replica.handle.clone(), member.node, member.name.clone(), shutdown));
         Ok(replica)
+    }
+
+    /// Signs and seals with the root's key, whenever it is sealed to this gateway.
+    fn keep_root(&self, member: &Member, shutdown: &CancellationToken) {
+        let keeper = Keeper {
+            node: member.node,
+            federation: member.name.federation.clone(),
+            opening_key: member.opening_key.clone(),
+            lifetime: INTERMEDIATE_LIFETIME,
+            proposer: self.handle.proposer.clone(),
+        };
+        let metrics = self.raft.metrics();
+        let leadership = move || {
+            let metrics = metrics.borrow();
+            (metrics.state.is_leader(), metrics.membership_config.membership().voter_ids().collect())
+        };
+        self.tasks.spawn(keeper.keep(leadership, self.handle.registry(), shutdown.clone()));
     }
 
     /// Makes this replica the first of its registry, unless it is that already.
@@ -204,7 +222,7 @@ impl Replica {
     fn join_server(&self) -> JoinServer<JoinService> {
         let proposer = self.handle.proposer.clone();
         let federation = proposer.dialer.federation().clone();
-        let service = JoinService::new(federation, proposer, self.handle.registry.clone(), self.root.clone());
+        let service = JoinService::new(federation, proposer, self.handle.registry.clone());
         JoinServer::new(service).max_decoding_message_size(COMMAND_LEN_MAX)
     }
 
@@ -253,17 +271,9 @@ async fn open_store(member: &Member) -> Result<(LogStore, StateMachine), store::
     }
 }
 
-fn founding(member: &Member) -> Command {
-    Command::Found {
-        federation: member.name.federation.clone(),
-        root: member.roots.first().cloned().unwrap_or_default(),
-        founder: member.introduction(),
-    }
-}
-
 /// Sees to it that the federation is on record. After a restart it usually is as soon as the log is
 /// replayed; repeating the founding changes nothing.
-async fn found(handle: Handle, founding: Command, shutdown: CancellationToken) {
+async fn found(handle: Handle, founding: Command, data: DataDir, shutdown: CancellationToken) {
     while handle.registry.borrow().federation().is_none() {
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -272,6 +282,10 @@ async fn found(handle: Handle, founding: Command, shutdown: CancellationToken) {
                 Err(error) => tracing::warn!(%error, "the federation is not on record yet"),
             },
         }
+    }
+    // On record: from now on this gateway is a member like any other.
+    if let Err(error) = std::fs::remove_file(data.founding()) {
+        tracing::warn!(%error, path = %data.founding().display(), "a file that is not needed any more stays");
     }
 }
 

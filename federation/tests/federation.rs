@@ -11,13 +11,14 @@ use isthmus_federation::data_dir::DataDir;
 use isthmus_federation::enroll::{self, EnrollError, GatewayName, Member, Patience};
 use isthmus_federation::status::Role;
 use isthmus_federation::{Handle, ProposeError, RegistryStatus, Replica, Timing, serve};
-use isthmus_identity::{BearerToken, ClientAuth, LiveIdentity, PrivateKey, TokenSecret, TrustBundle, sha256};
+use isthmus_identity::{
+    BearerToken, ClientAuth, GatewayKeys, LiveIdentity, OpeningKey, TokenSecret, TrustBundle, sha256,
+};
 use isthmus_model::catalog::{AppProtocol, Export, ServicePort};
 use isthmus_model::command::{Command, Outcome, Refusal};
+use isthmus_model::fixture;
 use isthmus_model::name::ServiceName;
 use isthmus_model::registry::Registry;
-use isthmus_model::registry::token::{Grant, TokenState};
-use isthmus_model::spiffe::SpiffeId;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -69,13 +70,8 @@ impl Place {
 impl Gateway {
     async fn run(mut member: Member, listener: TcpListener) -> Self {
         let identity = LiveIdentity::new();
-        let key = PrivateKey::generate().expect("generates");
-        let id =
-            SpiffeId::gateway(member.name.federation.trust_domain(&member.name.cluster), member.name.gateway.clone());
-        let csr = key.csr().expect("requests");
-        let lifetime = Duration::from_secs(3_600);
-        let chain = member.authority.sign(&csr, &id, lifetime, std::time::SystemTime::now()).expect("signs");
-        identity.set_credentials(chain, key).expect("fits");
+        let credentials = &member.credentials;
+        identity.set_credentials(credentials.chain(), credentials.key().clone()).expect("fits");
         identity.set_trust(TrustBundle::new(member.name.federation.clone(), member.roots.clone()).expect("one root"));
         let stop = CancellationToken::new();
         let replica =
@@ -88,14 +84,14 @@ impl Gateway {
         let stopped = stop.clone();
         let accepting = async move {
             loop {
-                let Ok((stream, _)) = listener.accept().await else { return };
+                let Ok((stream, from)) = listener.accept().await else { return };
                 let (acceptor, identity) = (acceptor.clone(), identity.clone());
                 let (gateways, joins, join_sni) = (gateways.clone(), joins.clone(), join_sni.clone());
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let joining = stream.get_ref().1.server_name() == Some(join_sni.as_str());
                     let server = if joining { joins } else { gateways };
-                    let _ = server.send(PeerStream::new(stream, &identity)).await;
+                    let _ = server.send(PeerStream::new(stream, &identity, Some(from.ip()))).await;
                 });
             }
         };
@@ -125,19 +121,16 @@ impl Gateway {
 
     /// Mints a join token, as the admin API does.
     async fn mint(&self, place: &Place, ttl: Duration) -> BearerToken {
-        let root = self.handle.registry().borrow().federation().expect("founded").roots[0].clone();
-        let token = BearerToken::mint(
-            place.name.federation.clone(),
-            place.name.cluster.clone(),
-            vec![self.address],
-            isthmus_identity::certificate_key_digest(&root).expect("a certificate"),
-        );
+        let root = self.handle.registry().borrow().trust().expect("founded").issuer().key;
+        let token =
+            BearerToken::mint(place.name.federation.clone(), place.name.cluster.clone(), vec![self.address], root);
         let now = isthmus_model::time::UnixMillis::from(std::time::SystemTime::now());
         let mint = Command::MintToken {
             id: token.id.clone(),
             secret_hash: token.secret.hash(),
-            grant: Grant::Join { cluster: place.name.cluster.clone() },
+            grant: fixture::join(place.name.cluster.as_str()),
             expires_at: now.saturating_add(ttl),
+            gateway: place.name.gateway.clone(),
         };
         assert_eq!(self.handle.propose(mint).await.expect("takes it"), Outcome::Changed);
         token
@@ -317,7 +310,7 @@ async fn of_many_concurrent_redemptions_one_wins() {
     assert_eq!(admitted, [2], "exactly one certificate");
     let registry = east.handle.registry().borrow().clone();
     assert_eq!(registry.nodes().len(), 2);
-    assert!(matches!(registry.token(&token.id).expect("known").state, TokenState::Redeemed { .. }));
+    assert_eq!(registry.token(&token.id).expect("known").redemptions.len(), 1);
     east.stop().await;
 }
 
@@ -326,17 +319,19 @@ async fn a_join_whose_answer_was_lost_is_the_same_join_again() {
     let (_east_place, east) = founder().await;
     let (place, _listener) = Place::new("us-west").await;
     let token = east.mint(&place, Duration::from_secs(60)).await;
-    // The newcomer's key is on disk before it asks. Its redemption is agreed, but it dies before it hears.
-    let key = PrivateKey::generate().expect("generates");
-    key.save(&place.data().joining_key()).expect("saves");
+    // The newcomer's keys are on disk before it asks. Its redemption is agreed, but it dies before it hears.
+    let keys = GatewayKeys::load_or_generate(&place.data().next_identity()).expect("saves");
+    let opening_key = OpeningKey::generate().expect("generates");
+    opening_key.save(&place.data().sealing_key()).expect("saves");
     let newcomer = isthmus_model::command::Introduction {
         cluster: place.name.cluster.clone(),
         gateway: place.name.gateway.clone(),
         locality: place.name.locality.clone(),
         east_west: place.name.east_west,
-        key: key.digest(),
+        sealing_key: opening_key.public(),
+        requests: keys.requests().expect("requests"),
     };
-    let redeem = Command::RedeemToken { id: token.id.clone(), secret_hash: token.secret.hash(), newcomer };
+    let redeem = Command::RedeemToken { id: token.id.clone(), secret_hash: token.secret.hash(), newcomer, from: None };
     let first = east.handle.propose(redeem).await.expect("redeems");
     assert_eq!(first, Outcome::Admitted { node: 2 });
     // It starts again with the same token.

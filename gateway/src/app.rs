@@ -12,7 +12,7 @@ use isthmus_dns::{DnsConfig, DnsServer};
 use isthmus_federation::data_dir::DataDir;
 use isthmus_federation::enroll::{self, GatewayName, Member, Patience};
 use isthmus_federation::{Replica, Timing, exports, publish, serve};
-use isthmus_identity::{BearerToken, ClusterAuthority, LiveIdentity};
+use isthmus_identity::{BearerToken, LiveAuthority, LiveIdentity};
 use isthmus_model::catalog::LocalCatalog;
 use isthmus_model::snapshot::Snapshot;
 use isthmus_proxy::accept::patiently;
@@ -93,8 +93,7 @@ impl Gateway {
 
         let tasks = TaskTracker::new();
         let identity = LiveIdentity::new();
-        let authority = member.authority.clone();
-        let own_identity = OwnIdentity::start(&member, authority.clone(), identity.clone())?;
+        let (own_identity, authority) = OwnIdentity::start(&member, identity.clone())?;
         let timing = Timing {
             heartbeat: config.raft.heartbeat,
             election_min: config.raft.election_min,
@@ -102,7 +101,7 @@ impl Gateway {
         };
         let replica = Replica::start(&mut member, identity.clone(), timing, shutdown.clone()).await?;
         let handle = replica.handle().clone();
-        tasks.spawn(own_identity.keep(handle.registry(), shutdown.clone()));
+        tasks.spawn(own_identity.keep(handle.clone(), shutdown.clone()));
 
         let options = FileOptions { allow_loopback: is_loopback(config.listen.east_west.ip()) };
         let source = FileSource::start(&config.manifests, options).await?;
@@ -169,7 +168,7 @@ impl Parts {
     }
 
     /// The control port.
-    fn serve_sidecars(&self, listener: ControlListener, authority: Arc<ClusterAuthority>, state: &AdminState) {
+    fn serve_sidecars(&self, listener: ControlListener, authority: LiveAuthority, state: &AdminState) {
         let service = ControlService::new(
             self.config.site(),
             authority,

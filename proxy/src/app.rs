@@ -263,7 +263,12 @@ mod tests {
     fn config(federation: &Federation, gateway: SocketAddr) -> SidecarConfig {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         SidecarConfig {
-            agent: AgentConfig { token: federation.token(), gateways: vec![gateway], workload_address: any.ip() },
+            agent: AgentConfig {
+                token: federation.token(),
+                cluster: federation.cluster(),
+                gateways: vec![gateway],
+                workload_address: any.ip(),
+            },
             token_source: TokenSource::Inline,
             outbound: any,
             inbound: any,

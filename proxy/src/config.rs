@@ -154,10 +154,14 @@ impl SidecarConfig {
         };
         let raw: Raw = serde_saphyr::from_str_with_options(text, options).map_err(syntax)?;
         let (token, token_source) = token(path, raw.token, raw.token_file)?;
+        let Some(cluster) = token.cluster.clone() else {
+            let reason = "the token names no cluster: it is no workload token of `isthmus token create --workload …`";
+            return Err(ConfigError::Whole { path: path.into(), reason });
+        };
         let gateways = gateways(path, raw.gateways, &token)?;
         let at = |port| SocketAddr::new(raw.workload_address, port);
         Ok(Self {
-            agent: AgentConfig { token, gateways, workload_address: raw.workload_address },
+            agent: AgentConfig { token, cluster, gateways, workload_address: raw.workload_address },
             token_source,
             outbound: raw.outbound.unwrap_or(at(OUTBOUND_PORT)),
             inbound: raw.inbound.unwrap_or(at(INBOUND_PORT)),
@@ -252,7 +256,7 @@ fn log(path: &Path, directives: Option<Spanned<String>>) -> Result<Targets, Conf
 impl fmt::Display for SidecarConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let token = &self.agent.token;
-        writeln!(f, "# token {} for cluster {} of {}", token.id, token.cluster, token.federation)?;
+        writeln!(f, "# token {} for cluster {} of {}", token.id, self.agent.cluster, token.federation)?;
         match &self.token_source {
             TokenSource::Inline => writeln!(f, "token: (not shown)")?,
             TokenSource::File(path) => writeln!(f, "token_file: {}", path.display())?,
@@ -297,7 +301,7 @@ mod tests {
         let contact = ([10, 0, 0, 5], 15012).into();
         BearerToken::mint(
             "acme.mesh".parse().expect(valid),
-            "us-east".parse().expect(valid),
+            Some("us-east".parse().expect(valid)),
             vec![contact],
             Digest([7; 32]),
         )

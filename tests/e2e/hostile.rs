@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use isthmus_identity::{ClusterAuthority, LiveIdentity, PrivateKey, RootAuthority, TrustBundle};
+use isthmus_federation::data_dir::DataDir;
+use isthmus_identity::{LiveIdentity, PrivateKey, RootAuthority, TrustBundle};
 use isthmus_model::spiffe::SpiffeId;
 use isthmus_tests::harness::Loopback;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -191,8 +192,9 @@ struct Strangers {
 
 impl Strangers {
     fn new(founder: &Cluster) -> Self {
-        let root = RootAuthority::load(&founder.path("data")).expect("the founder has the root");
-        Self { roots: vec![root.certificate().to_vec()] }
+        let data = DataDir::open(&founder.path("data")).expect("the founder's");
+        let node = data.read_node().expect("readable").expect("a member's");
+        Self { roots: node.roots().expect("they decode") }
     }
 
     /// Without a certificate of its own.
@@ -207,19 +209,14 @@ impl Strangers {
     fn impostor(&self) -> LiveIdentity {
         let domain = DOMAIN.parse().expect("valid");
         let now = SystemTime::now();
-        let key = || PrivateKey::generate().expect("a key");
         let root = RootAuthority::create(&domain, now).expect("a root");
         let trust_domain = domain.trust_domain(&"us-east".parse().expect("valid"));
-        let cluster_key = key();
-        let csr = cluster_key.csr().expect("a request");
-        let intermediate = root.sign_cluster(&csr, &trust_domain, now).expect("signed");
-        let authority = ClusterAuthority::new(cluster_key, intermediate).expect("an authority");
         let id = SpiffeId::gateway(trust_domain, "gw-1".parse().expect("valid"));
-        let own = key();
-        let chain =
-            authority.sign(&own.csr().expect("a request"), &id, Duration::from_secs(3600), now).expect("signed");
+        let own = PrivateKey::generate().expect("a key");
+        let csr = own.csr().expect("a request");
+        let leaf = root.sign_gateway(&csr, &id, Duration::from_secs(3600), now).expect("signed");
         let identity = self.nobody();
-        identity.set_credentials(chain, own).expect("credentials");
+        identity.set_credentials(vec![leaf], own).expect("credentials");
         identity
     }
 

@@ -118,13 +118,13 @@ fn bad_tokens(right: &str, good: &str, spent: &str, expired: &str, revoked: &str
         (
             "for another cluster, told by the token",
             right.clone(),
-            altered(|token| token.cluster = "eu-central".parse().expect("valid")),
+            altered(|token| token.cluster = Some("eu-central".parse().expect("valid"))),
             "the token is for cluster eu-central, the configuration says ap-south",
         ),
         (
             "for another cluster, told by the registry",
             north,
-            altered(|token| token.cluster = "ap-north".parse().expect("valid")),
+            altered(|token| token.cluster = Some("ap-north".parse().expect("valid"))),
             "the token is for cluster ap-south, not for ap-north",
         ),
         (
@@ -190,7 +190,7 @@ async fn a_join_that_is_killed_half_way_is_finished_by_the_same_token() {
     west.start(Some(&slow.to_string()));
     wait_until(SOON, "the token to be used", async || state_of(&east, &id).await.as_deref() == Some("used")).await;
     west.crash().await;
-    assert!(west.path("data/joining.key").exists() && !west.path("data/node.json").exists(), "killed half way");
+    assert!(west.path("data/identity.next").exists() && !west.path("data/node.json").exists(), "killed half way");
 
     // Another machine that got hold of the token is too late.
     let thief = Cluster::new("us-west", "");
@@ -201,10 +201,10 @@ async fn a_join_that_is_killed_half_way_is_finished_by_the_same_token() {
     west.start(Some(&token));
     settled(&west, 2).await;
     settled(&east, 2).await;
-    assert!(west.path("data/node.json").exists() && !west.path("data/joining.key").exists());
+    assert!(west.path("data/node.json").exists() && !west.path("data/identity.next").exists());
 
     // Killed at other moments it finishes too: as soon as it has a key, and as soon as it is a member.
-    for (name, file) in [("eu-central", "data/joining.key"), ("ap-south", "data/node.json")] {
+    for (name, file) in [("eu-central", "data/identity.next"), ("ap-south", "data/node.json")] {
         let token = east.join_token(name).await;
         let mut joiner = Cluster::new(name, "");
         joiner.start(Some(&token));

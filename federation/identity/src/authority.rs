@@ -6,21 +6,23 @@ mod root;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::rand;
-use rcgen::{CertificateParams, DistinguishedName, DnType, Issuer, SerialNumber};
+use isthmus_model::spiffe::SpiffeId;
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose, SanType,
+    SerialNumber,
+};
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 
-pub use cluster::ClusterAuthority;
+pub use cluster::{ClusterAuthority, LiveAuthority};
 pub use root::RootAuthority;
 
 use crate::certificate::Window;
 use crate::error::IdentityError;
-use crate::file::{self, Secrecy};
 use crate::key::{KeyMaterial, PrivateKey};
+use crate::request::requested_key;
 
 /// How far apart the clocks of two machines may be. Certificates begin this much in the past, and a
 /// verifier gives this much on either side of a leaf's validity. Five minutes is what Kerberos made
@@ -79,12 +81,19 @@ fn issuer<'a>(
     Issuer::from_ca_cert_der(certificate, key.material()).map_err(|_| IdentityError::Crypto("reading the authority"))
 }
 
-fn load_certificate(path: &Path) -> Result<CertificateDer<'static>, IdentityError> {
-    let pem = file::read_pem(path, Secrecy::World)?;
-    CertificateDer::from_pem_slice(&pem)
-        .map_err(|_| IdentityError::FileContent { path: path.to_owned(), expected: "a PEM certificate" })
-}
-
-fn save_certificate(path: &Path, der: &[u8]) -> Result<(), IdentityError> {
-    file::write_pem(path, "CERTIFICATE", der, Secrecy::World)
+/// An X.509-SVID for the key in `csr` and nothing else of it.
+fn sign_leaf(
+    csr: &[u8],
+    id: &SpiffeId,
+    mut params: CertificateParams,
+    issuer: &Issuer<'static, &KeyMaterial>,
+) -> Result<Vec<u8>, IdentityError> {
+    let key = requested_key(csr)?;
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let uri = id.to_string().try_into().map_err(|_| IdentityError::Crypto("encoding a name"))?;
+    params.subject_alt_names = vec![SanType::URI(uri)];
+    let leaf = params.signed_by(&key, issuer).map_err(|_| IdentityError::Crypto("signing"))?;
+    Ok(leaf.der().to_vec())
 }

@@ -4,14 +4,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use isthmus_model::name::TrustDomain;
 use isthmus_model::registry::token::Digest;
-use isthmus_model::spiffe::parse_trust_domain_uri;
+use isthmus_model::spiffe::{SpiffeId, parse_trust_domain_uri};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
+use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_SIG_ED25519};
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 use x509_parser::x509::X509Version;
 
-use crate::error::IdentityError;
+use crate::error::{IdentityError, VerifyError};
 use crate::key::sha256;
 
 /// The largest certificate that is looked at, in bytes of DER. Those of a federation stay below 1 KiB;
@@ -68,10 +69,49 @@ pub(crate) fn uris<'a>(certificate: &'a X509Certificate<'_>) -> Result<Vec<&'a s
 /// The trust domain that a cluster's signing certificate is bound to.
 pub(crate) fn signing_domain(certificate: &X509Certificate<'_>) -> Result<TrustDomain, Flaw> {
     check_authority(certificate)?;
+    let constraints = certificate.basic_constraints().map_err(|_| "its basic constraints are unreadable")?;
+    if constraints.is_none_or(|constraints| constraints.value.path_len_constraint != Some(0)) {
+        return Err("its path length is not 0");
+    }
     match uris(certificate)?.as_slice() {
         [uri] => parse_trust_domain_uri(uri).map_err(|_| "its URI name is not spiffe://<cluster>.<federation>"),
         _ => Err("it does not have exactly one URI name, its trust domain"),
     }
+}
+
+/// Its SPIFFE ID: the one URI that it has.
+pub(crate) fn spiffe_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, VerifyError> {
+    match uris(certificate).map_err(VerifyError::Malformed)?.as_slice() {
+        [uri] => Ok(uri.parse()?),
+        uris => Err(VerifyError::UriCount(uris.len())),
+    }
+}
+
+/// Whether its key is of a kind that a federation signs. The TLS library would take others, such as RSA.
+pub(crate) fn has_modern_key(certificate: &X509Certificate<'_>) -> bool {
+    let algorithm = &certificate.public_key().algorithm;
+    let curve = algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
+    if algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY {
+        curve.is_some_and(|curve| curve == OID_EC_P256 || curve == OID_NIST_EC_P384)
+    } else {
+        algorithm.algorithm == OID_SIG_ED25519
+    }
+}
+
+/// Whether it may stand at the top: an authority, valid for authorities below it, that signs with a key of ours.
+pub(crate) fn check_root(certificate: &X509Certificate<'_>) -> Result<(), Flaw> {
+    check_authority(certificate)?;
+    let constraints = certificate.basic_constraints().map_err(|_| "its basic constraints are unreadable")?;
+    if constraints.is_some_and(|constraints| constraints.value.path_len_constraint == Some(0)) {
+        return Err("its path length of 0 leaves no room for the clusters' intermediates");
+    }
+    if certificate.name_constraints().map_err(|_| "its name constraints are unreadable")?.is_some() {
+        return Err("it has name constraints, under which no certificate with a SPIFFE ID is accepted");
+    }
+    if !has_modern_key(certificate) || certificate.public_key().algorithm.algorithm == OID_SIG_ED25519 {
+        return Err("its key is not ECDSA on P-256 or P-384");
+    }
+    Ok(())
 }
 
 /// Whether it may sign certificates at all (RFC 5280 §4.2.1.3 and §4.2.1.9).

@@ -67,6 +67,18 @@ pub enum IdentityError {
         /// What the authority may sign.
         trust_domain: TrustDomain,
     },
+    /// The other kind of identity than this authority signs: the root signs gateways, clusters sign workloads.
+    #[error("{id} is not for this authority to sign: the root signs gateways, a cluster's intermediate workloads")]
+    NotToSign {
+        /// What was asked for.
+        id: SpiffeId,
+    },
+    /// Not an X25519 private key.
+    #[error("the sealing key is not an X25519 key")]
+    SealingKey,
+    /// Sealed to another gateway, for another purpose, or altered.
+    #[error("the sealed key cannot be opened here: it is sealed to other gateways, or was altered")]
+    Envelope,
     /// A root signs only clusters of its own federation.
     #[error("{trust_domain} is not a cluster of the federation {federation}")]
     OutsideFederation {
@@ -156,9 +168,19 @@ pub enum VerifyError {
     /// There is a path, but it breaks a rule (RFC 5280 §6).
     #[error("the peer's certificate chain is not valid: {0}")]
     Chain(webpki::Error),
-    /// Issued by the root directly, or with two intermediates in between.
-    #[error("the peer's certificate was not issued by a cluster's intermediate directly below the root")]
-    NotIssuedByCluster,
+    /// Issued by somebody else than its kind is issued by.
+    #[error(
+        "the peer's certificate was not issued as it should be: a workload's by its cluster's intermediate directly below the root, a gateway's by the root"
+    )]
+    WrongIssuer,
+    /// The key was withdrawn: its cluster was fenced or left, or its gateway was replaced.
+    #[error(
+        "the peer's key is no longer trusted: its cluster was fenced or left the federation, or its gateway was replaced"
+    )]
+    Revoked,
+    /// A kind of key that no authority of a federation signs.
+    #[error("the peer's key is not ECDSA on P-256 or P-384, nor Ed25519")]
+    KeyType,
     /// The intermediate is not bound to one trust domain, or may not sign.
     #[error("the peer's issuing certificate is not a cluster's: {0}")]
     Issuer(&'static str),

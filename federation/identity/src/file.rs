@@ -7,6 +7,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use data_encoding::BASE64;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use zeroize::Zeroizing;
 
 use crate::error::IdentityError;
@@ -50,7 +52,7 @@ pub(crate) fn write_pem(path: &Path, label: &str, der: &[u8], secrecy: Secrecy) 
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed("write", aside))?;
     fs::rename(aside, path).map_err(failed("replace", path))?;
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("sync", dir))
+    sync_dir(dir)
 }
 
 /// Reads a whole PEM file. With [`Secrecy::Owner`], refuses one that group or others can access.
@@ -64,6 +66,35 @@ pub(crate) fn read_pem(path: &Path, secrecy: Secrecy) -> Result<Zeroizing<Vec<u8
     let mut content = Zeroizing::new(Vec::with_capacity(FILE_LEN_MAX as usize));
     file.take(FILE_LEN_MAX).read_to_end(&mut content).map_err(failed("read", path))?;
     Ok(content)
+}
+
+/// Reads a PEM file with one section of that label.
+pub(crate) fn read_labelled(path: &Path, label: &str, secrecy: Secrecy) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
+    let content = read_pem(path, secrecy)?;
+    let body = std::str::from_utf8(&content).ok().and_then(|text| {
+        let body = text.trim().strip_prefix(&format!("-----BEGIN {label}-----"))?;
+        let body = Zeroizing::new(body.strip_suffix(&format!("-----END {label}-----"))?.replace(['\r', '\n'], ""));
+        BASE64.decode(body.as_bytes()).ok()
+    });
+    let expected = "one PEM section of the expected kind";
+    body.map(Zeroizing::new).ok_or_else(|| IdentityError::FileContent { path: path.to_owned(), expected })
+}
+
+/// Reads the first certificate of a PEM file.
+pub(crate) fn read_certificate(path: &Path) -> Result<CertificateDer<'static>, IdentityError> {
+    let pem = read_pem(path, Secrecy::World)?;
+    CertificateDer::from_pem_slice(&pem)
+        .map_err(|_| IdentityError::FileContent { path: path.to_owned(), expected: "a PEM certificate" })
+}
+
+/// Writes a certificate as PEM.
+pub(crate) fn write_certificate(path: &Path, der: &[u8]) -> Result<(), IdentityError> {
+    write_pem(path, "CERTIFICATE", der, Secrecy::World)
+}
+
+/// Makes renames in a directory durable.
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), IdentityError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("sync", dir))
 }
 
 fn encode_pem(label: &str, der: &[u8]) -> Zeroizing<String> {

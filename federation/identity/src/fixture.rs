@@ -6,7 +6,7 @@ use isthmus_model::name::{FederationDomain, TrustDomain};
 use isthmus_model::spiffe::SpiffeId;
 use rustls::pki_types::CertificateDer;
 
-use crate::authority::{ClusterAuthority, RootAuthority};
+use crate::authority::{ClusterAuthority, INTERMEDIATE_LIFETIME, RootAuthority};
 use crate::key::PrivateKey;
 use crate::tls::LiveIdentity;
 use crate::verify::TrustBundle;
@@ -43,7 +43,8 @@ impl Federation {
     pub(crate) fn cluster(&self, name: &str) -> ClusterAuthority {
         let key = PrivateKey::generate().expect("generated");
         let csr = key.csr().expect("requested");
-        let certificate = self.root.sign_cluster(&csr, &trust_domain(name), self.now).expect("signed");
+        let lifetime = INTERMEDIATE_LIFETIME;
+        let certificate = self.root.sign_cluster(&csr, &trust_domain(name), lifetime, self.now).expect("signed");
         ClusterAuthority::new(key, certificate).expect("a cluster's")
     }
 
@@ -55,11 +56,22 @@ impl Federation {
     pub(crate) fn live(&self, identity: &str) -> LiveIdentity {
         let identity = id(identity);
         let live = LiveIdentity::new();
-        let cluster = self.cluster(identity.trust_domain.cluster.as_str());
-        let key = PrivateKey::generate().expect("generated");
-        let chain = cluster.sign(&key.csr().expect("requested"), &identity, HOUR, self.now).expect("signed");
+        let (key, chain) = self.credentials(&identity);
         live.set_credentials(chain, key).expect("credentials");
         live.set_trust(self.bundle());
         live
+    }
+
+    /// A key and its chain, signed by whoever signs that kind of identity.
+    pub(crate) fn credentials(&self, identity: &SpiffeId) -> (PrivateKey, Vec<Vec<u8>>) {
+        let key = PrivateKey::generate().expect("generated");
+        let csr = key.csr().expect("requested");
+        let chain = if identity.is_gateway() {
+            vec![self.root.sign_gateway(&csr, identity, HOUR, self.now).expect("signed")]
+        } else {
+            let cluster = self.cluster(identity.trust_domain.cluster.as_str());
+            cluster.sign(&csr, identity, HOUR, self.now).expect("signed")
+        };
+        (key, chain)
     }
 }

@@ -88,9 +88,8 @@ impl PrivateKey {
         Ok(request.der().to_vec())
     }
 
-    /// A copy in PKCS#8, DER, for [`ExportedSvid`](crate::ExportedSvid) to hand out.
-    pub(crate) fn to_pkcs8(&self) -> Zeroizing<Vec<u8>> {
-        self.0.pkcs8.clone()
+    pub(crate) fn pkcs8(&self) -> &[u8] {
+        &self.0.pkcs8
     }
 
     pub(crate) fn material(&self) -> &KeyMaterial {

@@ -12,6 +12,7 @@
 
 mod credentials;
 mod export;
+mod peer;
 mod pinned;
 #[cfg(test)]
 mod tests;
@@ -27,14 +28,16 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, CommonState, ServerConfig, version};
+use rustls::{ClientConfig, ServerConfig, version};
+use tokio::sync::watch;
 
 pub use export::ExportedSvid;
+pub use peer::Peer;
 pub use pinned::pinned_client_config;
 
 use crate::error::IdentityError;
 use crate::key::PrivateKey;
-use crate::verify::{PeerUsage, TrustBundle, Verified};
+use crate::verify::TrustBundle;
 use credentials::{Credentials, LiveCredentials};
 use verifier::{JudgesServer, LiveClientVerifier, LiveServerVerifier, ServerVerifier};
 
@@ -65,6 +68,8 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
 #[derive(Clone, Default)]
 pub struct LiveIdentity {
     cell: Arc<RwLock<Arc<State>>>,
+    /// The trust of the cell, for those who wait for it to change.
+    trust: watch::Sender<Option<Arc<TrustBundle>>>,
 }
 
 #[derive(Clone, Default)]
@@ -82,13 +87,14 @@ impl LiveIdentity {
         Self::default()
     }
 
-    /// Replaces the credentials: leaf and intermediate, DER, as [`ClusterAuthority::sign`] returns them.
+    /// Replaces the credentials, DER: leaf and intermediate, as [`ClusterAuthority::sign`] returns them, or a
+    /// gateway's leaf alone.
     /// Handshakes from now on use them; established sessions stay.
     ///
     /// [`ClusterAuthority::sign`]: crate::ClusterAuthority::sign
     ///
     /// # Errors
-    /// When the chain is not leaf and intermediate, the leaf has no SPIFFE ID, or the key is another's. The old
+    /// When the chain is something else, the leaf has no SPIFFE ID, or the key is another's. The old
     /// credentials stay.
     pub fn set_credentials(&self, chain: Vec<Vec<u8>>, key: PrivateKey) -> Result<(), IdentityError> {
         let credentials = Credentials::read(chain, &key)?;
@@ -96,9 +102,18 @@ impl LiveIdentity {
         Ok(())
     }
 
-    /// Replaces the roots that peers are verified against.
+    /// Replaces the roots, and the denied keys, that peers are verified against. Whoever holds a [`Peer`] judges it
+    /// again.
     pub fn set_trust(&self, bundle: TrustBundle) {
-        self.replace(|state| state.trust = Some(Arc::new(bundle)));
+        let bundle = Arc::new(bundle);
+        self.replace(|state| state.trust = Some(bundle.clone()));
+        self.trust.send_replace(Some(bundle));
+    }
+
+    /// What peers are verified against, as it changes.
+    #[must_use]
+    pub fn trust_changes(&self) -> watch::Receiver<Option<Arc<TrustBundle>>> {
+        self.trust.subscribe()
     }
 
     /// Who this process is, if it has credentials.
@@ -150,21 +165,6 @@ impl LiveIdentity {
     #[must_use]
     pub fn client_config(&self, expected: Expected, alpn: &[&[u8]]) -> Arc<ClientConfig> {
         client_config(Arc::new(LiveServerVerifier { identity: self.clone(), expected }), Some(self), alpn)
-    }
-
-    /// The identity at the other end of an established connection, judged again by the current roots
-    /// and clock. `None` when the peer showed no certificate, or would now be refused. Costs two signature
-    /// checks: ask once per connection and again when [`trust`](Self::trust) changes, or when
-    /// [`Verified::not_after`] has passed.
-    #[must_use]
-    pub fn peer(&self, tls: &CommonState) -> Option<Verified> {
-        let trust = self.trust()?;
-        let chain = tls.peer_certificates()?;
-        let now = SystemTime::now();
-        // The handshake has bound the certificate to its end of the connection, which rustls does not
-        // tell here; either usage will do for the rest.
-        let verify = |usage| trust.verify(chain, usage, now);
-        verify(PeerUsage::Client).or_else(|_| verify(PeerUsage::Server)).ok()
     }
 
     fn state(&self) -> Arc<State> {

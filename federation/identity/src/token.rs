@@ -100,8 +100,8 @@ impl fmt::Debug for TokenSecret {
 pub struct BearerToken {
     /// The federation that it belongs to.
     pub federation: FederationDomain,
-    /// The cluster that may join, or that the workload runs in.
-    pub cluster: ClusterName,
+    /// The cluster that may join, or that the workload runs in; none when any may that the registry lets in.
+    pub cluster: Option<ClusterName>,
     /// Where to call, in order; [`CONTACTS_MAX`] at most are written, without IPv6 scopes.
     pub contacts: Vec<SocketAddr>,
     /// SHA-256 of the federated root's public key (SPKI).
@@ -120,7 +120,7 @@ impl BearerToken {
     #[must_use]
     pub fn mint(
         federation: FederationDomain,
-        cluster: ClusterName,
+        cluster: impl Into<Option<ClusterName>>,
         mut contacts: Vec<SocketAddr>,
         root: Digest,
     ) -> Self {
@@ -129,12 +129,12 @@ impl BearerToken {
         let mut secret = TokenSecret([0; 32]);
         rand::fill(&mut id).expect("the system has randomness");
         rand::fill(&mut secret.0).expect("the system has randomness");
-        Self { federation, cluster, contacts, root, id: TokenId::from_random(id), secret }
+        Self { federation, cluster: cluster.into(), contacts, root, id: TokenId::from_random(id), secret }
     }
 
     fn encode_fields(&self) -> Zeroizing<Vec<u8>> {
         let mut out = Zeroizing::new(Vec::with_capacity(TOKEN_LEN_MAX));
-        for name in [self.federation.as_str(), self.cluster.as_str()] {
+        for name in [self.federation.as_str(), self.cluster.as_ref().map_or("", ClusterName::as_str)] {
             out.push(u8::try_from(name.len()).expect("names are shorter than 64 bytes"));
             out.extend_from_slice(name.as_bytes());
         }
@@ -160,7 +160,10 @@ impl BearerToken {
     fn decode_fields(mut bytes: &[u8]) -> Option<Self> {
         let input = &mut bytes;
         let federation = take_name(input)?.parse().ok()?;
-        let cluster = take_name(input)?.parse().ok()?;
+        let cluster = match take_name(input)? {
+            "" => None,
+            name => Some(name.parse().ok()?),
+        };
         let root = Digest(take_array(input)?);
         let id = TokenId::from_random(take_array(input)?);
         let secret = TokenSecret(take_array(input)?);

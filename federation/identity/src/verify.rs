@@ -1,7 +1,8 @@
 //! The one verifier. webpki judges the chain (signatures, path length, name constraints, validity);
-//! what makes it an identity of the federation is judged here: exactly one strict SPIFFE ID, issued by
-//! an intermediate that the root signed for that very trust domain. So a stolen cluster key can
-//! impersonate its own cluster, and no other.
+//! what makes it an identity of the federation is judged here: exactly one strict SPIFFE ID; a workload's issued
+//! by an intermediate that the root signed for that very trust domain, a gateway's by the root itself. So a stolen
+//! cluster key can impersonate the workloads of its own cluster, and nobody else. A key on the registry's denylist
+//! ends all that hangs on it.
 //!
 //! Clocks: a certificate chain is judged at one moment, `now` moved by at most
 //! [`CLOCK_SKEW`] into the leaf's own validity. That moment is right for the whole chain, because our
@@ -10,11 +11,14 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use isthmus_model::name::{FederationDomain, TrustDomain};
-use isthmus_model::spiffe::SpiffeId;
+use isthmus_model::registry::token::Digest;
+use isthmus_model::spiffe::{Principal, SpiffeId};
 use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use webpki::aws_lc_rs::{ECDSA_P256_SHA256, ECDSA_P384_SHA384};
 use webpki::{EndEntityCert, KeyUsage};
@@ -44,6 +48,7 @@ pub enum PeerUsage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
     id: SpiffeId,
+    key: Digest,
     not_after: SystemTime,
 }
 
@@ -52,6 +57,12 @@ impl Verified {
     #[must_use]
     pub fn id(&self) -> &SpiffeId {
         &self.id
+    }
+
+    /// SHA-256 of the key (SPKI) that it proved to hold.
+    #[must_use]
+    pub fn key(&self) -> &Digest {
+        &self.key
     }
 
     /// When its certificate ends; a session with it should not outlive this.
@@ -66,6 +77,14 @@ impl Verified {
 pub struct TrustBundle {
     federation: FederationDomain,
     roots: Vec<Root>,
+    denied: Arc<BTreeSet<Digest>>,
+}
+
+/// A cluster's intermediate in a verified path.
+struct Issuer {
+    /// The trust domain that it was signed for.
+    domain: TrustDomain,
+    key: Digest,
 }
 
 #[derive(Clone)]
@@ -76,16 +95,22 @@ struct Root {
 }
 
 impl TrustBundle {
-    /// Takes 1 to [`ROOTS_MAX`] self-signed root certificates, DER. Expired ones are held but match nothing.
+    /// Takes 1 to [`ROOTS_MAX`] root certificates, DER. Expired ones are held but match nothing.
     ///
     /// # Errors
-    /// [`IdentityError::RootCount`], or [`IdentityError::Certificate`] for anything but a self-signed authority.
+    /// [`IdentityError::RootCount`], or [`IdentityError::Certificate`] for anything but an authority over authorities.
     pub fn new(federation: FederationDomain, roots: Vec<Vec<u8>>) -> Result<Self, IdentityError> {
         if roots.is_empty() || roots.len() > ROOTS_MAX {
             return Err(IdentityError::RootCount(roots.len()));
         }
         let roots = roots.into_iter().map(Root::read).collect::<Result<_, _>>()?;
-        Ok(Self { federation, roots })
+        Ok(Self { federation, roots, denied: Arc::default() })
+    }
+
+    /// The same, without trust in these keys: of gateways, or of intermediates with all that they signed.
+    #[must_use]
+    pub fn with_denied(self, denied: Arc<BTreeSet<Digest>>) -> Self {
+        Self { denied, ..self }
     }
 
     /// The federation whose roots these are.
@@ -113,32 +138,38 @@ impl TrustBundle {
         let (leaf_der, issuers) = bounded(chain)?;
         let leaf = certificate::parse(leaf_der).map_err(VerifyError::Malformed)?;
         check_leaf(&leaf, usage)?;
-        let id: SpiffeId = match certificate::uris(&leaf).map_err(VerifyError::Malformed)?.as_slice() {
-            [uri] => uri.parse()?,
-            uris => return Err(VerifyError::UriCount(uris.len())),
-        };
+        let id = certificate::spiffe_id(&leaf)?;
         let window = Window::of(&leaf);
         let at = judged_at(window, now)?;
-        let issuer = self.issuing_domain(leaf_der, issuers, usage, at)?;
+        let key = certificate::key_digest(&leaf);
+        let issuer = self.issuer(leaf_der, issuers, usage, at)?;
         let claimed = &id.trust_domain;
         if claimed.federation != self.federation {
             let federation = self.federation.clone();
             return Err(VerifyError::OtherFederation { claimed: claimed.clone(), federation });
         }
-        if *claimed != issuer {
-            return Err(VerifyError::ForeignIssuer { claimed: claimed.clone(), issuer });
+        let signed_by = match (&id.principal, issuer) {
+            (Principal::Gateway(_), None) => None,
+            (Principal::Workload(_), Some(issuer)) if issuer.domain == *claimed => Some(issuer.key),
+            (_, Some(issuer)) if issuer.domain != *claimed => {
+                return Err(VerifyError::ForeignIssuer { claimed: claimed.clone(), issuer: issuer.domain });
+            }
+            _ => return Err(VerifyError::WrongIssuer),
+        };
+        if self.denied.contains(&key) || signed_by.is_some_and(|key| self.denied.contains(&key)) {
+            return Err(VerifyError::Revoked);
         }
-        Ok(Verified { id, not_after: window.not_after })
+        Ok(Verified { id, key, not_after: window.not_after })
     }
 
-    /// Builds the path to a root that is valid at `at`, and tells whose intermediate it goes through.
-    fn issuing_domain(
+    /// Builds the path to a root that is valid at `at`, and tells whose intermediate it goes through, if any.
+    fn issuer(
         &self,
         leaf: &CertificateDer<'_>,
         issuers: &[CertificateDer<'_>],
         usage: PeerUsage,
         at: SystemTime,
-    ) -> Result<TrustDomain, VerifyError> {
+    ) -> Result<Option<Issuer>, VerifyError> {
         let anchors: Vec<TrustAnchor<'_>> =
             self.roots.iter().filter(|root| root.window.contains(at)).map(|root| root.anchor.clone()).collect();
         let usage = match usage {
@@ -151,11 +182,14 @@ impl TrustBundle {
             .verify_for_usage(SIGNATURES, &anchors, issuers, at, usage, None, None)
             .map_err(|error| self.no_path(error))?;
         let mut intermediates = path.intermediate_certificates();
-        let (Some(intermediate), None) = (intermediates.next(), intermediates.next()) else {
-            return Err(VerifyError::NotIssuedByCluster);
-        };
+        let Some(intermediate) = intermediates.next() else { return Ok(None) };
+        if intermediates.next().is_some() {
+            return Err(VerifyError::WrongIssuer);
+        }
         let der = intermediate.der();
-        certificate::parse(&der).and_then(|issuer| certificate::signing_domain(&issuer)).map_err(VerifyError::Issuer)
+        let issuer = certificate::parse(&der).map_err(VerifyError::Issuer)?;
+        let domain = certificate::signing_domain(&issuer).map_err(VerifyError::Issuer)?;
+        Ok(Some(Issuer { domain, key: certificate::key_digest(&issuer) }))
     }
 
     /// A signature that does not verify means another root of the same name as often as a forgery, and
@@ -182,8 +216,11 @@ impl Root {
         let der = CertificateDer::from(der);
         let window = {
             let parsed = certificate::parse(&der).map_err(flawed)?;
-            certificate::check_authority(&parsed).map_err(flawed)?;
-            parsed.verify_signature(None).map_err(|_| flawed("it is not signed by its own key"))?;
+            certificate::check_root(&parsed).map_err(flawed)?;
+            let own = parsed.subject() == parsed.issuer();
+            if own && parsed.verify_signature(None).is_err() {
+                return Err(flawed("it is not signed by its own key"));
+            }
             Window::of(&parsed)
         };
         let anchor = webpki::anchor_from_trusted_cert(&der).map_err(|error| flawed(&error.to_string()))?.to_owned();
@@ -220,6 +257,9 @@ fn check_leaf(leaf: &X509Certificate<'_>, usage: PeerUsage) -> Result<(), Verify
         return Err(VerifyError::Malformed("its key usage does not include digital signatures"));
     }
     let extended = leaf.extended_key_usage().map_err(unreadable)?.map(|usage| usage.value);
+    if !certificate::has_modern_key(leaf) {
+        return Err(VerifyError::KeyType);
+    }
     match usage {
         PeerUsage::Client if !extended.is_some_and(|extended| extended.client_auth) => {
             Err(VerifyError::Usage("client"))

@@ -3,15 +3,16 @@
 //! A command carries everything that its application needs, including the time, so that every replica
 //! applies it alike. Each is idempotent: proposing it again after an unclear answer is always safe.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::Export;
 use crate::locality::Locality;
 use crate::name::{ClusterName, FederationDomain, Label, ServiceName};
-use crate::registry::node::NodeId;
+use crate::registry::node::{Certificates, NodeId, Requests, SealingKey};
 use crate::registry::token::{Digest, Grant, TokenId};
+use crate::registry::trust::{Envelopes, Phase, Root};
 use crate::time::UnixMillis;
 
 /// A command with its authenticated author and the time at which the leader took it.
@@ -37,8 +38,10 @@ pub struct Introduction {
     pub locality: Locality,
     /// The address at which other gateways and sidecars reach its east-west port.
     pub east_west: SocketAddr,
-    /// SHA-256 of the public key (SPKI) of its intermediate certificate authority.
-    pub key: Digest,
+    /// Where secrets for it are sealed to.
+    pub sealing_key: SealingKey,
+    /// The keys that it asks to have certified.
+    pub requests: Requests,
 }
 
 /// A change to the registry.
@@ -49,10 +52,12 @@ pub enum Command {
     Found {
         /// Its name.
         federation: FederationDomain,
-        /// The federated root certificate, DER.
-        root: Vec<u8>,
+        /// The federated root.
+        root: Root,
         /// The first gateway.
         founder: Introduction,
+        /// What the root signed for it.
+        certificates: Certificates,
     },
     /// Records a token. The registry learns only the hash of its secret.
     MintToken {
@@ -64,13 +69,15 @@ pub enum Command {
         grant: Grant,
         /// When it stops working.
         expires_at: UnixMillis,
+        /// The gateway at which an operator asked for it.
+        gateway: Label,
     },
     /// Makes a token useless from now on.
     RevokeToken {
         /// Which one.
         id: TokenId,
     },
-    /// Uses up a join token and admits the gateway that presented it.
+    /// Uses a join token and admits the gateway that presented it. It is a member once it is certified.
     RedeemToken {
         /// Which token.
         id: TokenId,
@@ -78,7 +85,55 @@ pub enum Command {
         secret_hash: Digest,
         /// Who presented it.
         newcomer: Introduction,
+        /// From where, as the gateway that was asked saw it.
+        from: Option<IpAddr>,
     },
+    /// Asks for new certificates for one of the origin's own gateways: a renewal.
+    RequestCertificates {
+        /// Which gateway.
+        node: NodeId,
+        /// For which keys.
+        requests: Requests,
+    },
+    /// Answers a gateway's pending requests.
+    Issue {
+        /// Which gateway's.
+        node: NodeId,
+        /// The authority key that they were for, by which a late answer to other requests is told apart.
+        authority_key: Digest,
+        /// The answer.
+        certificates: Certificates,
+    },
+    /// Seals a root's key to other gateways than before: to those that vote now.
+    Reseal {
+        /// The root, by its key.
+        root: Digest,
+        /// Its key for each of them.
+        envelopes: Envelopes,
+    },
+    /// Begins the change to a new root.
+    StartRotation {
+        /// The new one.
+        root: Root,
+    },
+    /// Tells that a gateway and its sidecars have done what a phase of the rotation asks.
+    Acknowledge {
+        /// Which gateway.
+        node: NodeId,
+        /// The new root, by its key.
+        root: Digest,
+        /// The phase.
+        phase: Phase,
+    },
+    /// Goes on with the rotation, when everyone has done their part of a phase.
+    AdvanceRotation {
+        /// The new root, by its key.
+        root: Digest,
+        /// The phase that shall be over.
+        from: Phase,
+    },
+    /// Gives a rotation up that has not signed anything yet.
+    AbortRotation,
     /// Tells a new address or locality of one of the origin's own gateways.
     UpdateNode {
         /// Which gateway.
@@ -87,6 +142,37 @@ pub enum Command {
         east_west: SocketAddr,
         /// Where its cluster stands from now on.
         locality: Locality,
+    },
+    /// Moves traffic away from a cluster, or lets it come back.
+    Drain {
+        /// Which cluster.
+        cluster: ClusterName,
+        /// Away, or back.
+        draining: bool,
+    },
+    /// Ends a cluster's membership, in order.
+    Leave {
+        /// Which cluster.
+        cluster: ClusterName,
+    },
+    /// Ends a cluster's membership at once, and trust in all of its keys.
+    Fence {
+        /// Which cluster.
+        cluster: ClusterName,
+        /// Why, in the operator's words.
+        why: String,
+    },
+    /// Takes a fence back, unless the cluster has joined anew since.
+    Unfence {
+        /// Which cluster.
+        cluster: ClusterName,
+    },
+    /// Makes a cluster one whose operators may act on others, or takes that away.
+    SetAdministrator {
+        /// Which cluster.
+        cluster: ClusterName,
+        /// Given, or taken.
+        administrator: bool,
     },
     /// Offers a service of the origin to the federation, or changes the offer.
     SetExport {
@@ -140,8 +226,8 @@ pub enum Refusal {
     /// Past its time.
     #[error("the token expired: create a new one, with a longer --ttl if needed")]
     TokenExpired,
-    /// Redeemed by a different key before.
-    #[error("the token was used already: join tokens work once; create a new one")]
+    /// Redeemed by as many as it admits.
+    #[error("the token was used already: it admits no more gateways; create a new one")]
     TokenUsed,
     /// Revoked by an operator.
     #[error("the token was revoked: create a new one")]
@@ -154,6 +240,17 @@ pub enum Refusal {
         /// The cluster that presented it.
         presented: ClusterName,
     },
+    /// Minted for another region.
+    #[error("the token is for region {granted}, not for {presented}: check `locality` in the gateway's configuration")]
+    TokenWrongRegion {
+        /// The region that the token admits.
+        granted: Label,
+        /// The region that presented it.
+        presented: Label,
+    },
+    /// Presented from elsewhere.
+    #[error("the token does not work from this address: it was created with --from; join from there")]
+    TokenWrongSource,
     /// A workload token presented for a join, or the reverse.
     #[error("the token is of the wrong kind: joins take a --cluster token, sidecars a --workload token")]
     TokenWrongKind,
@@ -170,6 +267,9 @@ pub enum Refusal {
         /// Whose gateway it would admit.
         cluster: ClusterName,
     },
+    /// The key was withdrawn from use.
+    #[error("the key belongs to a cluster that was fenced or left: start with an empty data directory and a new token")]
+    KeyDenied,
     /// A key names one gateway; this one is another's.
     #[error(
         "the key is that of gateway {gateway} in cluster {cluster}: a data directory cannot be copied, start this gateway with an empty one"
@@ -179,6 +279,68 @@ pub enum Refusal {
         cluster: ClusterName,
         /// That gateway.
         gateway: Label,
+    },
+    /// The federation has no such gateway, or has replaced it.
+    #[error("gateway {node} is not a member: it was replaced, left or was fenced; join again with a new token")]
+    NodeUnknown {
+        /// Which one.
+        node: NodeId,
+    },
+    /// Only administrators act on others.
+    #[error(
+        "cluster {origin} may do this only to itself: ask in a cluster that administers the federation (`isthmus clusters` marks them)"
+    )]
+    NotAdministrator {
+        /// Who tried.
+        origin: ClusterName,
+    },
+    /// There would be nobody left to administer the federation.
+    #[error("cluster {cluster} is the last that administers the federation: make another one an administrator first")]
+    LastAdministrator {
+        /// Which one.
+        cluster: ClusterName,
+    },
+    /// A cluster does not fence itself.
+    #[error("a cluster cannot fence itself: use `isthmus cluster leave`, or fence it from another cluster")]
+    FencesItself,
+    /// There is no fence to take back.
+    #[error("cluster {cluster} is not fenced, or has joined anew since")]
+    NotFenced {
+        /// Which one.
+        cluster: ClusterName,
+    },
+    /// There is no such cluster.
+    #[error("cluster {cluster} is not a member: see `isthmus clusters`")]
+    ClusterUnknown {
+        /// Which one.
+        cluster: ClusterName,
+    },
+    /// The root is not one of the federation's.
+    #[error("the root is not one of the federation's: see `isthmus ca status`")]
+    RootUnknown,
+    /// The root's key is kept offline.
+    #[error("the root's key is with the operator, not in the registry: use `isthmus ca sign` where it is")]
+    RootOffline,
+    /// Only who can open the root's key, or signs offline for the federation, gives certificates.
+    #[error("cluster {origin} does not keep the root's key")]
+    NotKeeper {
+        /// Who tried.
+        origin: ClusterName,
+    },
+    /// Signed by another root than the one whose turn it is.
+    #[error("the certificates are not signed by the root that signs at present: see `isthmus ca status`")]
+    WrongIssuer,
+    /// The same root again.
+    #[error("this root is the federation's already")]
+    SameRoot,
+    /// One rotation at a time.
+    #[error("a rotation of the root is under way: see `isthmus ca status`, go on with `isthmus ca rotate`")]
+    RotationUnderWay,
+    /// Someone has not done their part.
+    #[error("{} gateways have not done their part yet: see `isthmus ca status`", nodes.len())]
+    RotationWaits {
+        /// Who.
+        nodes: Vec<NodeId>,
     },
     /// The origin may not change this record.
     #[error("cluster {origin} may change only its own records")]

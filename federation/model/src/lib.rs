@@ -8,8 +8,11 @@
 //! Time and chance come in as arguments: a [`command::Entry`] carries its own time, a route takes its
 //! random number. So every decision here can be replayed.
 
+pub mod blob;
 pub mod catalog;
 pub mod command;
+#[cfg(any(test, feature = "fixture"))]
+pub mod fixture;
 pub mod health;
 pub mod locality;
 pub mod name;

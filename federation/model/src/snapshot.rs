@@ -15,6 +15,7 @@ use crate::health::{Agreement, Capacity, FailedEndpoints, PeerTable, Reach};
 use crate::locality::{Locality, Proximity};
 use crate::name::{ClusterName, FederationDomain, Label, ServiceName, TrustDomain};
 use crate::registry::node::NodeId;
+use crate::registry::token::Digest;
 use crate::registry::{Exported, Registry};
 use crate::spiffe::{SpiffeId, WorkloadName};
 
@@ -140,6 +141,8 @@ pub struct Snapshot {
     pub site: Arc<Site>,
     /// The federated roots, DER.
     pub roots: Arc<[Vec<u8>]>,
+    /// Keys (SPKI, SHA-256) that are not trusted any more, whatever the roots say.
+    pub denied: Arc<BTreeSet<Digest>>,
     /// The other members.
     pub clusters: BTreeMap<ClusterName, Arc<RemoteCluster>>,
     /// Services by name.
@@ -160,6 +163,7 @@ impl Snapshot {
             generation: 0,
             site: Arc::new(site),
             roots: Arc::from([]),
+            denied: Arc::default(),
             clusters: BTreeMap::new(),
             services: HashMap::new(),
             vips: HashMap::new(),
@@ -210,11 +214,12 @@ impl Sources<'_> {
             }
             services.insert(name.clone(), Arc::new(service));
         }
-        let roots = self.registry.federation().map(|federation| federation.roots.clone()).unwrap_or_default();
+        let denied: BTreeSet<Digest> = self.registry.denied().keys().copied().collect();
         Snapshot {
             generation,
             site: Arc::new(self.site.clone()),
-            roots: roots.into(),
+            roots: self.registry.root_certificates().into(),
+            denied: Arc::new(denied),
             clusters,
             services,
             vips,
@@ -225,7 +230,7 @@ impl Sources<'_> {
 
     fn clusters(&self) -> BTreeMap<ClusterName, Arc<RemoteCluster>> {
         let mut clusters: BTreeMap<ClusterName, RemoteCluster> = BTreeMap::new();
-        for (id, node) in self.registry.nodes() {
+        for (id, node) in self.registry.members() {
             if node.cluster == self.site.cluster {
                 continue;
             }

@@ -62,18 +62,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::registry::token::Digest;
-    use crate::time::UnixMillis;
+    use crate::fixture::member;
 
     fn node(cluster: u8, region: u8) -> Node {
-        Node {
-            cluster: format!("c{cluster}").parse().expect("valid"),
-            gateway: "gw".parse().expect("valid"),
-            locality: format!("r{region}").parse().expect("valid"),
-            east_west: ([127, 0, 0, 1], 15443).into(),
-            key: Digest([0; 32]),
-            joined_at: UnixMillis(0),
-        }
+        member(&format!("c{cluster}"), &format!("r{region}"), cluster)
     }
 
     #[test]

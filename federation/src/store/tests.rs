@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use isthmus_model::command::{Command, Entry, Introduction};
-use isthmus_model::registry::token::Digest;
+use isthmus_model::command::Entry;
+use isthmus_model::fixture;
 use isthmus_model::time::UnixMillis;
 use openraft::storage::RaftStateMachine;
 use openraft::testing::{StoreBuilder, Suite};
@@ -41,14 +41,8 @@ fn the_registrys_file_is_its_owners_alone() {
 }
 
 fn founding(index: u64) -> LogEntry {
-    let founder = Introduction {
-        cluster: "us-east".parse().expect("valid"),
-        gateway: "gw-1".parse().expect("valid"),
-        locality: "us-east-1".parse().expect("valid"),
-        east_west: ([127, 0, 0, 1], 15443).into(),
-        key: Digest([1; 32]),
-    };
-    let command = Command::Found { federation: "acme.mesh".parse().expect("valid"), root: vec![1], founder };
+    let founder = fixture::introduction("us-east", "gw-1", "us-east-1", 1);
+    let command = fixture::found("acme.mesh".parse().expect("valid"), founder);
     let entry = Entry { origin: "us-east".parse().expect("valid"), at: UnixMillis(1), command };
     LogEntry { log_id: LogId::new(CommittedLeaderId::new(1, 1), index), payload: EntryPayload::Normal(entry) }
 }

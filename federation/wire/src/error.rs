@@ -28,6 +28,12 @@ pub enum WireError {
         /// How many may be.
         limit: usize,
     },
+    /// A key's digest that is none.
+    #[error("{field} has an entry that is not 32 bytes long: check the peer's version")]
+    Key {
+        /// Path of the field within the message.
+        field: &'static str,
+    },
     /// A name that is not one.
     #[error("{field}: {source}")]
     Name {

@@ -20,6 +20,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use isthmus_federation::status::Role;
 use isthmus_model::catalog::ServicePort;
 use isthmus_model::health::Reach;
@@ -334,15 +335,34 @@ pub struct Tokens {
     pub tokens: Vec<Token>,
 }
 
+/// Whom a join token admits. Fields that are left out do not matter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Invitation {
+    /// Only this cluster.
+    #[serde(default)]
+    pub cluster: Option<ClusterName>,
+    /// Only clusters in this region.
+    #[serde(default)]
+    pub region: Option<Label>,
+    /// Only from these addresses, as the gateway that is asked sees them.
+    #[serde(default)]
+    pub from: Option<IpNet>,
+    /// How many gateways; 1 unless given.
+    #[serde(default = "once")]
+    pub uses: u32,
+}
+
+fn once() -> u32 {
+    1
+}
+
 /// What a token is good for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Grant {
-    /// Admits one gateway, once.
-    Join {
-        /// The cluster that may join.
-        cluster: ClusterName,
-    },
+    /// Admits gateways.
+    Join(Invitation),
     /// Lets sidecars of a workload of the own cluster get its identity, until it expires.
     Workload {
         /// `namespace/service-account`.
@@ -356,12 +376,23 @@ pub enum Grant {
 pub enum TokenState {
     /// It works.
     Open,
-    /// A gateway joined with it.
+    /// As many gateways joined with it as it admits.
     Used,
     /// An operator revoked it.
     Revoked,
     /// Its time is over.
     Expired,
+}
+
+/// A gateway that joined with a token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redemption {
+    /// The node id that it got.
+    pub node: NodeId,
+    /// From where it came, as the gateway that it asked saw it.
+    pub from: Option<IpAddr>,
+    /// When.
+    pub at: UnixMillis,
 }
 
 /// A token's record. Its secret is nowhere but in the token itself.
@@ -371,14 +402,18 @@ pub struct Token {
     pub id: TokenId,
     /// What it is good for.
     pub grant: Grant,
-    /// The cluster whose gateway minted it.
+    /// The cluster that minted it.
     pub minted_by: ClusterName,
+    /// The gateway there at which an operator asked for it.
+    pub minted_at_gateway: Label,
     /// When it was minted.
     pub minted_at: UnixMillis,
     /// When it stops working.
     pub expires_at: UnixMillis,
     /// What became of it.
     pub state: TokenState,
+    /// Who joined with it.
+    pub redemptions: Vec<Redemption>,
 }
 
 /// Asks for a token: `{"grant":{"join":{"cluster":"us-west"}},"ttl_seconds":600}`.

@@ -7,12 +7,13 @@ use std::time::{Duration, SystemTime};
 
 use isthmus_federation::status::Role;
 use isthmus_federation::{ProposeError, RegistryStatus};
-use isthmus_identity::{BearerToken, RootAuthority};
+use isthmus_identity::BearerToken;
 use isthmus_model::catalog::{AppProtocol, Endpoint, LocalCatalog, LocalService, ServicePort};
 use isthmus_model::command::{Command, Entry, Introduction, Outcome, Refusal};
+use isthmus_model::fixture;
 use isthmus_model::health::{Agreement, Capacity, FailedEndpoints, PeerHealth, PeerTable, Reach};
 use isthmus_model::registry::Registry;
-use isthmus_model::registry::token::{Digest, Grant};
+use isthmus_model::registry::token::Digest;
 use isthmus_model::snapshot::Sources;
 use isthmus_model::time::UnixMillis;
 use isthmus_sources::{Problem, Severity, SourceState};
@@ -38,14 +39,9 @@ pub(crate) struct World {
     pub(crate) publish: watch::Sender<Arc<Registry>>,
 }
 
-fn introduction(cluster: &str, port: u16) -> Introduction {
-    Introduction {
-        cluster: cluster.parse().expect("valid"),
-        gateway: "gw-1".parse().expect("valid"),
-        locality: format!("{cluster}-1").parse().expect("valid"),
-        east_west: ([127, 0, 0, 1], port).into(),
-        key: Digest([u8::try_from(port % 256).expect("below 256"); 32]),
-    }
+fn introduction(cluster: &str, key: u8, port: u16) -> Introduction {
+    let east_west = ([127, 0, 0, 1], port).into();
+    Introduction { east_west, ..fixture::introduction(cluster, "gw-1", &format!("{cluster}-1"), key) }
 }
 
 fn catalog() -> LocalCatalog {
@@ -71,17 +67,17 @@ fn apply(registry: &mut Registry, origin: &str, command: Command) -> Result<Outc
 /// us-east founded, us-west joined; both export shop/reviews.
 fn agreed() -> Registry {
     let federation = "acme.mesh".parse().expect("valid");
-    let root = RootAuthority::create(&federation, SystemTime::now()).expect("a root").certificate().to_vec();
     let mut registry = Registry::default();
-    let (east, west) = (introduction("us-east", 15443), introduction("us-west", 25443));
-    let token = BearerToken::mint(federation.clone(), west.cluster.clone(), Vec::new(), Digest([0; 32]));
-    let grant = Grant::Join { cluster: west.cluster.clone() };
-    let (id, secret_hash) = (token.id, token.secret.hash());
+    let (east, west) = (introduction("us-east", 1, 15443), introduction("us-west", 2, 25443));
+    let token = BearerToken::mint(federation, west.cluster.clone(), Vec::new(), Digest([0; 32]));
+    let (id, secret_hash, gateway) = (token.id, token.secret.hash(), east.gateway.clone());
     let expires_at = UnixMillis::from(SystemTime::now()).saturating_add(Duration::from_secs(60));
+    let grant = fixture::join("us-west");
     let steps = [
-        Command::Found { federation, root, founder: east },
-        Command::MintToken { id: id.clone(), secret_hash, grant, expires_at },
-        Command::RedeemToken { id, secret_hash, newcomer: west },
+        fixture::found(token.federation, east),
+        Command::MintToken { id: id.clone(), secret_hash, grant, expires_at, gateway },
+        Command::RedeemToken { id, secret_hash, newcomer: west, from: None },
+        fixture::issue(2, 2, fixture::ROOT),
     ];
     for step in steps.into_iter().chain(catalog().diff(&BTreeMap::new())) {
         apply(&mut registry, "us-east", step).expect("accepted");

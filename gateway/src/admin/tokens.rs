@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use axum::http::StatusCode;
-use isthmus_identity::{BearerToken, CONTACTS_MAX, certificate_key_digest};
+use isthmus_identity::{BearerToken, CONTACTS_MAX};
 use isthmus_model::command::{Command, Outcome};
 use isthmus_model::registry::Registry;
-use isthmus_model::registry::node::NodeId;
-use isthmus_model::registry::token::{Grant, Token, TokenId, TokenState};
+use isthmus_model::registry::node::{Node, NodeId};
+use isthmus_model::registry::token::{Grant, Invitation, Redemption, Token, TokenId};
 use isthmus_model::time::UnixMillis;
 
 use super::failure::Failure;
@@ -27,7 +27,8 @@ const WORKLOAD_TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 pub(super) async fn create(state: &AdminState, request: api::TokenRequest) -> Result<api::TokenCreated, Failure> {
     let Minted { token, command, expires_at } = mint(&state.read(SystemTime::now().into()), request)?;
     state.proposals.propose(command).await?;
-    tracing::info!(id = %token.id, cluster = %token.cluster, "minted a token");
+    let cluster = token.cluster.as_ref().map(tracing::field::display);
+    tracing::info!(id = %token.id, cluster, "minted a token");
     Ok(api::TokenCreated { id: token.id.clone(), token: token.to_string(), expires_at })
 }
 
@@ -47,9 +48,15 @@ struct Minted {
 fn mint(reading: &Reading, request: api::TokenRequest) -> Result<Minted, Failure> {
     let own = &reading.config.cluster;
     let (cluster, grant, ttl_max) = match request.grant {
-        api::Grant::Join { cluster } => (cluster.clone(), Grant::Join { cluster }, JOIN_TTL_MAX),
+        api::Grant::Join(api::Invitation { cluster, region, from, uses }) => {
+            if cluster.is_none() && region.is_none() {
+                let message = "a join token is for a cluster, a region, or both: name one";
+                return Err(Failure::new(StatusCode::BAD_REQUEST, message));
+            }
+            (cluster.clone(), Grant::Join(Invitation { cluster, region, from, uses }), JOIN_TTL_MAX)
+        }
         api::Grant::Workload { workload } => {
-            (own.clone(), Grant::Workload { cluster: own.clone(), workload }, WORKLOAD_TTL_MAX)
+            (Some(own.clone()), Grant::Workload { cluster: own.clone(), workload }, WORKLOAD_TTL_MAX)
         }
     };
     let ttl = Duration::from_secs(request.ttl_seconds);
@@ -62,25 +69,23 @@ fn mint(reading: &Reading, request: api::TokenRequest) -> Result<Minted, Failure
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, message)
     };
     let federation = reading.registry.federation().ok_or_else(no_federation)?;
-    let root = federation.roots.first().ok_or_else(no_federation)?;
-    let root = certificate_key_digest(root)
-        .map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the federation's root: {error}")))?;
+    let root = federation.trust.issuer().key;
     let contacts = match &grant {
-        Grant::Join { .. } => newcomer_contacts(&reading.registry, federation.custodian, reading.status.node),
+        Grant::Join { .. } => newcomer_contacts(&reading.registry, reading.status.node),
         Grant::Workload { .. } => control_contact(&reading.config).into_iter().collect(),
     };
     let token = BearerToken::mint(federation.domain.clone(), cluster, contacts, root);
     let expires_at = reading.now.saturating_add(ttl);
-    let command = Command::MintToken { id: token.id.clone(), secret_hash: token.secret.hash(), grant, expires_at };
+    let (id, secret_hash, gateway) = (token.id.clone(), token.secret.hash(), reading.config.gateway.clone());
+    let command = Command::MintToken { id, secret_hash, grant, expires_at, gateway };
     Ok(Minted { token, command, expires_at })
 }
 
-/// Whom a newcomer calls, in order: the custodian, which signs; the gateway that minted; then the others.
-fn newcomer_contacts(registry: &Registry, custodian: NodeId, own: NodeId) -> Vec<SocketAddr> {
-    let others = registry.nodes().keys().copied().filter(|id| *id != custodian && *id != own);
-    let first = if custodian == own { vec![own] } else { vec![custodian, own] };
-    let ordered = first.into_iter().chain(others);
-    ordered.filter_map(|id| registry.nodes().get(&id)).map(|node| node.east_west).take(CONTACTS_MAX).collect()
+/// Whom a newcomer calls, in order: the gateway that minted, then the others.
+fn newcomer_contacts(registry: &Registry, own: NodeId) -> Vec<SocketAddr> {
+    let mut members: Vec<(&NodeId, &Node)> = registry.members().collect();
+    members.sort_by_key(|(id, _)| (**id != own, **id));
+    members.into_iter().map(|(_, node)| node.east_west).take(CONTACTS_MAX).collect()
 }
 
 /// Where a sidecar reaches this gateway. None when only the kernel knows the port.
@@ -104,18 +109,32 @@ impl Reading {
         api::Token {
             id: id.clone(),
             grant: match &token.grant {
-                Grant::Join { cluster } => api::Grant::Join { cluster: cluster.clone() },
+                Grant::Join(Invitation { cluster, region, from, uses }) => api::Grant::Join(api::Invitation {
+                    cluster: cluster.clone(),
+                    region: region.clone(),
+                    from: *from,
+                    uses: *uses,
+                }),
                 Grant::Workload { workload, .. } => api::Grant::Workload { workload: workload.clone() },
             },
             minted_by: token.minted_by.clone(),
+            minted_at_gateway: token.minted_at_gateway.clone(),
             minted_at: token.minted_at,
             expires_at: token.expires_at,
-            state: match token.state {
-                TokenState::Redeemed { .. } => api::TokenState::Used,
-                TokenState::Revoked { .. } => api::TokenState::Revoked,
-                TokenState::Open if self.now >= token.expires_at => api::TokenState::Expired,
-                TokenState::Open => api::TokenState::Open,
+            state: if token.is_used_up() {
+                api::TokenState::Used
+            } else if token.revoked_at.is_some() {
+                api::TokenState::Revoked
+            } else if self.now >= token.expires_at {
+                api::TokenState::Expired
+            } else {
+                api::TokenState::Open
             },
+            redemptions: token.redemptions.iter().map(redemption).collect(),
         }
     }
+}
+
+fn redemption(redemption: &Redemption) -> api::Redemption {
+    api::Redemption { node: redemption.node, from: redemption.from, at: redemption.at }
 }

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use clap::Subcommand;
-use isthmus_model::name::ClusterName;
+use ipnet::IpNet;
+use isthmus_model::name::{ClusterName, Label};
 use isthmus_model::registry::token::TokenId;
 use isthmus_model::spiffe::WorkloadName;
 
 use super::table::Table;
 use super::{Asker, CliError, Output, tell, time};
-use crate::admin::api::{Grant, TokenCreated, TokenRequest, TokenRevoked, TokenState, Tokens};
+use crate::admin::api::{Grant, Invitation, TokenCreated, TokenRequest, TokenRevoked, TokenState, Tokens};
 use crate::config::duration;
 
 pub(super) const EXAMPLES: &str = "\
@@ -25,6 +26,8 @@ Creating a token needs the Unix socket: --admin unix:PATH.
 Examples:
   # Lets one gateway of cluster us-west join within ten minutes
   isthmus token create --cluster us-west --ttl 10m
+  # Lets three gateways of any new cluster in a region join within an hour, from one network
+  isthmus token create --region eu-central-1 --uses 3 --from 10.3.0.0/16 --ttl 1h
   # Lets sidecars of a workload of this cluster get its identity for a day
   isthmus token create --workload shop/reviews --ttl 24h > reviews.token";
 
@@ -64,16 +67,37 @@ pub(super) struct CreateArgs {
     ttl: Duration,
 }
 
-/// Exactly one of the two.
+/// What the token is good for: a join, or a workload.
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
 struct GrantArgs {
-    /// A join token: lets one gateway of this cluster join, once
+    /// A join token: lets a gateway of this cluster join
     #[arg(long)]
     cluster: Option<ClusterName>,
+    /// A join token: lets a gateway of a cluster in this region join
+    #[arg(long)]
+    region: Option<Label>,
+    /// How many gateways may join with it
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "workload")]
+    uses: u32,
+    /// Where they have to come from, as the gateways that they ask see it
+    #[arg(long, value_name = "CIDR", conflicts_with = "workload")]
+    from: Option<IpNet>,
     /// A workload token: lets sidecars of this workload attach, until it expires
-    #[arg(long, value_name = "NAMESPACE/SERVICE-ACCOUNT")]
+    #[arg(long, value_name = "NAMESPACE/SERVICE-ACCOUNT", conflicts_with_all = ["cluster", "region"])]
     workload: Option<WorkloadName>,
+}
+
+impl GrantArgs {
+    fn read(self) -> Result<Grant, CliError> {
+        let Self { cluster, region, uses, from, workload } = self;
+        match workload {
+            Some(workload) => Ok(Grant::Workload { workload }),
+            None if cluster.is_none() && region.is_none() => {
+                Err(CliError::Usage("token create: give --cluster, --region or --workload".to_owned()))
+            }
+            None => Ok(Grant::Join(Invitation { cluster, region, from, uses })),
+        }
+    }
 }
 
 pub(super) async fn run(asker: &Asker, command: Command) -> Result<(), CliError> {
@@ -88,13 +112,12 @@ pub(super) async fn run(asker: &Asker, command: Command) -> Result<(), CliError>
 }
 
 async fn create(asker: &Asker, args: CreateArgs) -> Result<(), CliError> {
-    let grant = match (args.grant.cluster, args.grant.workload) {
-        (Some(cluster), _) => Grant::Join { cluster },
-        (None, Some(workload)) => Grant::Workload { workload },
-        (None, None) => return Err(CliError::Usage("token create: give --cluster or --workload".to_owned())),
-    };
+    let grant = args.grant.read()?;
     let hint = match &grant {
-        Grant::Join { cluster } => format!("in cluster {cluster}: isthmus gateway --config FILE --join TOKEN"),
+        Grant::Join(Invitation { cluster: Some(cluster), .. }) => {
+            format!("in cluster {cluster}: isthmus gateway --config FILE --join TOKEN")
+        }
+        Grant::Join(_) => "in a new cluster: isthmus gateway --config FILE --join TOKEN".to_owned(),
         Grant::Workload { workload } => format!("for the sidecars of {workload}"),
     };
     let request = TokenRequest { grant, ttl_seconds: args.ttl.as_secs() };
@@ -113,7 +136,7 @@ fn revoked(revoked: &TokenRevoked) -> String {
 }
 
 fn table(tokens: &Tokens) -> String {
-    let mut table = Table::new(&["TOKEN", "FOR", "STATE", "EXPIRES", "MINTED BY", "MINTED"]);
+    let mut table = Table::new(&["TOKEN", "FOR", "STATE", "USED", "EXPIRES", "MINTED BY", "MINTED"]);
     for token in &tokens.tokens {
         let state = match token.state {
             TokenState::Open => "open",
@@ -122,17 +145,36 @@ fn table(tokens: &Tokens) -> String {
             TokenState::Expired => "expired",
         };
         let purpose = match &token.grant {
-            Grant::Join { cluster } => format!("join of {cluster}"),
+            Grant::Join(invitation) => join_of(invitation),
             Grant::Workload { workload } => format!("workload {workload}"),
+        };
+        let uses = match &token.grant {
+            Grant::Join(Invitation { uses, .. }) => format!("{} of {uses}", token.redemptions.len()),
+            Grant::Workload { .. } => "-".to_owned(),
         };
         table.row([
             token.id.to_string(),
             purpose,
             state.to_owned(),
+            uses,
             time::moment(token.expires_at),
-            token.minted_by.to_string(),
+            format!("{}/{}", token.minted_by, token.minted_at_gateway),
             time::moment(token.minted_at),
         ]);
     }
     table.to_string()
+}
+
+fn join_of(invitation: &Invitation) -> String {
+    let Invitation { cluster, region, from, .. } = invitation;
+    let mut text = match (cluster, region) {
+        (Some(cluster), None) => format!("join of {cluster}"),
+        (Some(cluster), Some(region)) => format!("join of {cluster} in {region}"),
+        (None, Some(region)) => format!("join from {region}"),
+        (None, None) => "join".to_owned(),
+    };
+    if let Some(from) = from {
+        text.push_str(&format!(", from {from}"));
+    }
+    text
 }

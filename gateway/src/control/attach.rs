@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use isthmus_federation::caller;
-use isthmus_identity::{ClusterAuthority, Verified, sha256};
+use isthmus_identity::{LiveAuthority, Verified, sha256};
 use isthmus_model::registry::Registry;
-use isthmus_model::registry::token::{TokenId, TokenState};
+use isthmus_model::registry::token::TokenId;
 use isthmus_model::snapshot::{Coverage, Site, Snapshot};
 use isthmus_model::spiffe::{Principal, SpiffeId, WorkloadName};
 use isthmus_wire::control::from_gateway::Message as ToSidecar;
@@ -34,7 +34,7 @@ pub struct ControlService {
 
 struct Shared {
     site: Site,
-    authority: Arc<ClusterAuthority>,
+    authority: LiveAuthority,
     certificate_ttl: Duration,
     registry: watch::Receiver<Arc<Registry>>,
     view: watch::Receiver<Arc<Snapshot>>,
@@ -46,7 +46,7 @@ impl ControlService {
     #[must_use]
     pub fn new(
         site: Site,
-        authority: Arc<ClusterAuthority>,
+        authority: LiveAuthority,
         certificate_ttl: Duration,
         registry: watch::Receiver<Arc<Registry>>,
         view: watch::Receiver<Arc<Snapshot>>,
@@ -89,9 +89,9 @@ impl Shared {
         match warrant {
             Warrant::Token(id) => {
                 let registry = self.registry.borrow();
-                match registry.token(id).map(|token| &token.state) {
-                    Ok(TokenState::Revoked { .. }) => Err(Status::unauthenticated("the workload token was revoked")),
-                    Ok(_) | Err(_) => Ok(()),
+                match registry.token(id).map(|token| token.revoked_at) {
+                    Ok(Some(_)) => Err(Status::unauthenticated("the workload token was revoked")),
+                    Ok(None) | Err(_) => Ok(()),
                 }
             }
             Warrant::Certificate(shown) if shown.not_after() <= SystemTime::now() => {
@@ -174,7 +174,7 @@ impl Session {
         }
         self.shared.still_holds(&self.warrant)?;
         let (lifetime, now) = (self.shared.certificate_ttl, SystemTime::now());
-        let signed = self.shared.authority.sign(csr, &self.identity, lifetime, now);
+        let signed = self.shared.authority.current().sign(csr, &self.identity, lifetime, now);
         signed.map_err(|error| Status::invalid_argument(error.to_string()))
     }
 

@@ -44,10 +44,10 @@ impl ControlListener {
             let (acceptor, identity) = (acceptor.clone(), identity.clone());
             let (server, metrics) = (server.clone(), metrics.clone());
             async move {
-                let Accepted { stream, gate, entry, .. } = accepted;
+                let Accepted { stream, gate, entry, peer, .. } = accepted;
                 if let Some(tls) = handshake::accept_new(&acceptor, stream, gate.pend(), &metrics).await {
                     // The server ends only when the gateway stops.
-                    let _ = server.send(PeerStream::new(tls, &identity).holding(entry)).await;
+                    let _ = server.send(PeerStream::new(tls, &identity, Some(peer.ip())).holding(entry)).await;
                 }
             }
         };
@@ -60,7 +60,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::{Duration, SystemTime};
 
-    use isthmus_identity::{ClusterAuthority, LiveIdentity, PrivateKey, RootAuthority, TrustBundle};
+    use isthmus_identity::{LiveIdentity, PrivateKey, RootAuthority, TrustBundle};
     use isthmus_model::name::FederationDomain;
     use isthmus_model::snapshot::{Coverage, Site, Snapshot};
     use isthmus_model::spiffe::SpiffeId;
@@ -78,20 +78,17 @@ mod tests {
         let (domain, now) = ("acme.mesh".parse::<FederationDomain>().expect("valid"), SystemTime::now());
         let trust_domain = domain.trust_domain(&"us-east".parse().expect("valid"));
         let root = RootAuthority::create(&domain, now).expect("a root");
-        let key = || PrivateKey::generate().expect("a key");
-        let csr = |key: &PrivateKey| key.csr().expect("a request");
-        let (cluster_key, own_key) = (key(), key());
-        let certificate = root.sign_cluster(&csr(&cluster_key), &trust_domain, now).expect("signed");
-        let authority = ClusterAuthority::new(cluster_key, certificate).expect("an authority");
+        let own_key = PrivateKey::generate().expect("a key");
+        let csr = own_key.csr().expect("a request");
         let id = SpiffeId::gateway(trust_domain, "gw-1".parse().expect("valid"));
-        let chain = authority.sign(&csr(&own_key), &id, Duration::from_secs(3600), now).expect("signed");
+        let leaf = root.sign_gateway(&csr, &id, Duration::from_secs(3600), now).expect("signed");
         let trusting = || {
             let identity = LiveIdentity::new();
             identity.set_trust(TrustBundle::new(domain.clone(), vec![root.certificate().to_vec()]).expect("a bundle"));
             identity
         };
         let gateway = trusting();
-        gateway.set_credentials(chain, own_key).expect("credentials");
+        gateway.set_credentials(vec![leaf], own_key).expect("credentials");
         (gateway, trusting())
     }
 

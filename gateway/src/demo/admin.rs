@@ -7,7 +7,7 @@ use isthmus_model::spiffe::WorkloadName;
 use serde::de::DeserializeOwned;
 
 use super::layout::{Cluster, NAMESPACE, Workload, service_name};
-use crate::admin::api::{Clusters, Grant, Problems, Services, Status, TokenCreated, TokenRequest, Tokens};
+use crate::admin::api::{Clusters, Grant, Invitation, Problems, Services, Status, TokenCreated, TokenRequest, Tokens};
 use crate::cli::client::{AdminAddress, AdminClient};
 
 /// A join token is used at once.
@@ -56,7 +56,8 @@ impl Admin {
 
     /// A token with which `cluster` may join.
     pub(super) async fn mint_join(&self, cluster: &Cluster) -> anyhow::Result<String> {
-        self.mint(Grant::Join { cluster: cluster.config.cluster.clone() }, JOIN_TTL).await
+        let cluster = Some(cluster.config.cluster.clone());
+        self.mint(Grant::Join(Invitation { cluster, region: None, from: None, uses: 1 }), JOIN_TTL).await
     }
 
     /// A token with which sidecars of `workload` get its identity.

@@ -145,11 +145,11 @@ impl Shared {
         server: &mpsc::Sender<Opened>,
         pending: Pending,
     ) {
-        let Accepted { stream, entry, .. } = accepted;
+        let Accepted { stream, entry, peer, .. } = accepted;
         let stream = Prefixed::new(read, stream);
         if let Some(tls) = handshake::accept(tls, stream, pending, self.metrics()).await {
             // The server ends only when the gateway stops.
-            let _ = server.send(PeerStream::new(tls, self.plane.identity()).holding(entry)).await;
+            let _ = server.send(PeerStream::new(tls, self.plane.identity(), Some(peer.ip())).holding(entry)).await;
         }
     }
 

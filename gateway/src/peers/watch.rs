@@ -49,7 +49,7 @@ impl PeerWatcher {
         loop {
             let wanted: BTreeMap<NodeId, PeerAddress> = {
                 let registry = registry.borrow_and_update();
-                let others = registry.nodes().iter().filter(|(id, _)| **id != self.own);
+                let others = registry.members().filter(|(id, _)| **id != self.own);
                 others.map(|(id, node)| (*id, PeerAddress::from(node))).collect()
             };
             watched.retain(|id, (address, stop)| {

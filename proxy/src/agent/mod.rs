@@ -26,7 +26,7 @@ use std::time::{Duration, SystemTime};
 
 use isthmus_identity::{BearerToken, LiveIdentity};
 use isthmus_model::locality::Locality;
-use isthmus_model::name::TrustDomain;
+use isthmus_model::name::{ClusterName, TrustDomain};
 use isthmus_model::route::Question;
 use isthmus_model::snapshot::{Site, Snapshot};
 use tokio::sync::{mpsc, watch};
@@ -47,6 +47,8 @@ pub const DEMAND_LEN: usize = 1024;
 pub struct AgentConfig {
     /// The workload's token: who it is, and how to know its gateway.
     pub token: BearerToken,
+    /// The cluster that the workload runs in.
+    pub cluster: ClusterName,
     /// Control ports of the own cluster's gateways, one at least.
     pub gateways: Vec<SocketAddr>,
     /// The address that the workload is known by in its cluster's endpoints.
@@ -57,7 +59,7 @@ impl AgentConfig {
     /// The own cluster's trust domain.
     #[must_use]
     pub fn trust_domain(&self) -> TrustDomain {
-        self.token.federation.trust_domain(&self.token.cluster)
+        self.token.federation.trust_domain(&self.cluster)
     }
 }
 
@@ -133,7 +135,7 @@ impl Agent {
     pub fn start(config: AgentConfig, shutdown: CancellationToken) -> AgentHandle {
         assert!(!config.gateways.is_empty(), "a sidecar needs a gateway's address");
         let unknown: Locality = "unknown".parse().expect("a label");
-        let (federation, cluster) = (config.token.federation.clone(), config.token.cluster.clone());
+        let (federation, cluster) = (config.token.federation.clone(), config.cluster.clone());
         let site = Site { federation, cluster, locality: unknown };
         let (published, view) = watch::channel(Arc::new(views::blank(site.clone())));
         let (demand, questions) = mpsc::channel(DEMAND_LEN);

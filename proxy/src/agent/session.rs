@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use isthmus_identity::{PrivateKey, TrustBundle};
+use isthmus_identity::PrivateKey;
 use isthmus_model::name::{ClusterName, FederationDomain};
 use isthmus_model::route::Question;
 use isthmus_model::snapshot::Site;
@@ -172,7 +172,7 @@ impl Session<'_> {
         self.agent.views.take(update)?;
         if roots_told {
             let federation = self.agent.config.token.federation.clone();
-            self.agent.identity.set_trust(TrustBundle::new(federation, self.agent.views.roots().to_vec())?);
+            self.agent.identity.set_trust(self.agent.views.trust(federation)?);
         }
         self.agent.attempts.succeeded();
         self.agent.publish(false);

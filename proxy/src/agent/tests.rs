@@ -62,7 +62,8 @@ impl Drop for Sidecar {
 
 fn sidecar(token: BearerToken, gateways: Vec<SocketAddr>) -> Sidecar {
     let shutdown = CancellationToken::new();
-    let config = AgentConfig { token, gateways, workload_address: [127, 0, 0, 9].into() };
+    let cluster = token.cluster.clone().expect("a workload token names its cluster");
+    let config = AgentConfig { token, cluster, gateways, workload_address: [127, 0, 0, 9].into() };
     Sidecar { handle: Agent::start(config, shutdown.clone()), shutdown }
 }
 
@@ -168,7 +169,7 @@ async fn the_secret_is_not_sent_to_a_gateway_of_another_root_or_cluster() {
     let problem = refused(other_root, &federation).await;
     assert!(problem.contains("certificate is refused"), "{problem}");
     let mut other_cluster = federation.token();
-    other_cluster.cluster = "us-west".parse().expect("valid");
+    other_cluster.cluster = Some("us-west".parse().expect("valid"));
     let problem = refused(other_cluster, &federation).await;
     assert!(problem.contains("certificate is refused"), "{problem}");
 }

@@ -7,6 +7,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use isthmus_identity::{IdentityError, TrustBundle};
+use isthmus_model::name::FederationDomain;
 use isthmus_model::snapshot::{Coverage, Site, Snapshot};
 use isthmus_wire::{WireError, control, view};
 
@@ -44,9 +46,10 @@ impl Views {
         Ok(())
     }
 
-    /// The roots that the stream told.
-    pub(super) fn roots(&self) -> &Arc<[Vec<u8>]> {
-        &self.current.roots
+    /// What the stream told of whom to trust.
+    pub(super) fn trust(&self, federation: FederationDomain) -> Result<TrustBundle, IdentityError> {
+        let bundle = TrustBundle::new(federation, self.current.roots.to_vec())?;
+        Ok(bundle.with_denied(self.current.denied.clone()))
     }
 
     /// Whether a view is held back for want of answers.
@@ -85,7 +88,7 @@ mod tests {
     }
 
     fn roots(generation: u64) -> control::Update {
-        let roots = Some(control::Roots { der: vec![vec![1]] });
+        let roots = Some(control::Roots { der: vec![vec![1]], denied: Vec::new() });
         control::Update { generation, roots, ..control::Update::default() }
     }
 

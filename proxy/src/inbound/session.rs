@@ -1,15 +1,13 @@
 //! One session: the handshake, who is at the other end, and for how long that holds.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use isthmus_identity::tls::LiveIdentity;
-use isthmus_identity::verify::{PeerUsage, TrustBundle};
+use isthmus_identity::Peer;
 use isthmus_model::name::ServiceName;
 use isthmus_model::spiffe::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
@@ -56,10 +54,8 @@ pub(super) struct Session {
     pub(super) life: Lifetime,
     /// Held by tunnels that outlive the session.
     pub(super) entry: Option<Arc<Entry>>,
-    chain: Vec<CertificateDer<'static>>,
-    not_after: SystemTime,
-    /// The roots that the peer was last verified against.
-    trusted_by: Mutex<Option<Arc<TrustBundle>>>,
+    /// The peer, judged again whenever trust changes.
+    trusted: Peer,
     /// Ends the session, gracefully, when its peer is no longer trusted.
     expired: CancellationToken,
 }
@@ -77,56 +73,39 @@ impl Session {
         if connection.alpn_protocol() != Some(b"h2") {
             return Err(NoSession::NotHttp2);
         }
-        let trusted_by = plane.identity().trust();
-        let verified = plane.identity().peer(connection).ok_or(NoSession::NoIdentity)?;
+        let trusted = plane.identity().peer(connection).ok_or(NoSession::NoIdentity)?;
         let sni = connection.server_name().unwrap_or_default();
         let own = plane.snapshot().site.trust_domain();
         let service = own.service_of_sni(sni).ok_or_else(|| NoSession::Misdirected(sni.to_owned()))?;
-        let chain = connection.peer_certificates().unwrap_or_default();
         Ok(Self {
             landing,
-            peer: verified.id().clone(),
+            peer: trusted.id().clone(),
             service,
             life,
             entry,
-            chain: chain.iter().map(|certificate| certificate.clone().into_owned()).collect(),
-            not_after: verified.not_after(),
-            trusted_by: Mutex::new(trusted_by),
+            trusted,
             expired: CancellationToken::new(),
             plane,
         })
     }
 
-    /// Whether the peer would still be let in. Costs a comparison unless the roots changed. When not, the
-    /// session is asked to end: an honest peer comes back with a newer certificate.
+    /// Whether the peer would still be let in. When not, the session is asked to end: an honest peer comes back with
+    /// a newer certificate.
     pub(super) fn is_trusted(&self) -> bool {
-        let trusted = SystemTime::now() < self.not_after && self.chain_is_trusted(self.plane.identity());
+        let trusted = self.trusted.verified().is_some();
         if !trusted {
             self.expired.cancel();
         }
         trusted
     }
 
-    fn chain_is_trusted(&self, identity: &LiveIdentity) -> bool {
-        let Some(current) = identity.trust() else { return false };
-        let mut trusted_by = self.trusted_by.lock().unwrap_or_else(PoisonError::into_inner);
-        if trusted_by.as_ref().is_some_and(|known| Arc::ptr_eq(known, &current)) {
-            return true;
-        }
-        let verified = current.verify(&self.chain, PeerUsage::Client, SystemTime::now());
-        if let Err(error) = &verified {
-            tracing::info!(peer = %self.peer, %error, "session ends: the peer is no longer trusted");
-        }
-        *trusted_by = verified.is_ok().then_some(current);
-        trusted_by.is_some()
-    }
-
-    /// Serves the session's requests until the peer leaves, the listener drains, or trust ends.
+    /// Serves the session's requests until the peer leaves, the listener drains, or trust ends. When the peer's key is
+    /// denied, what is under way is cut off.
     pub(super) async fn serve<S>(self, tls: TlsStream<S>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let left = self.not_after.duration_since(SystemTime::now()).unwrap_or_default().max(LIFETIME_MIN);
+        let left = self.trusted.not_after().duration_since(SystemTime::now()).unwrap_or_default().max(LIFETIME_MIN);
         let (drain, expired) = (self.life.drain.clone(), self.expired.clone());
         let ending = async move {
             tokio::select! {
@@ -136,7 +115,11 @@ impl Session {
             }
         };
         let session = Arc::new(self);
-        serve_http2(tls, ending, move |request| forward::answer(session.clone(), request)).await;
+        let answering = session.clone();
+        tokio::select! {
+            () = serve_http2(tls, ending, move |request| forward::answer(answering.clone(), request)) => {}
+            () = session.trusted.revoked() => tracing::warn!(peer = %session.peer, "session cut: its key is denied"),
+        }
     }
 }
 

@@ -124,8 +124,8 @@ impl Dial {
         let tls = tls.await.map_err(|_| DialError::Silent(self.address))?;
         let tls = tls.map_err(|error| DialError::Tls(self.address, Arc::new(error)))?;
         let (tls, first) = tls;
-        let peer = identity.peer(tls.get_ref().1).map(|verified| verified.id().clone());
-        let peer = peer.filter(|id| may_answer(&self.destination, &self.site, id));
+        let peer = identity.peer(tls.get_ref().1);
+        let peer = peer.filter(|peer| may_answer(&self.destination, &self.site, peer.id()));
         let peer = peer.ok_or(DialError::Identity(self.address))?;
         let http = http2_builder().handshake(TokioIo::new(Watched::new(Prefixed::new(first, tls)))).await;
         let (send, connection): (_, Connection) =

@@ -10,6 +10,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use isthmus_identity::Peer;
 use isthmus_model::spiffe::SpiffeId;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -31,13 +32,13 @@ pub(super) type Connection = http2::Connection<TokioIo<Watched<Prefixed<TlsStrea
 pub(super) struct Opened {
     pub(super) send: http2::SendRequest<Body>,
     pub(super) connection: Connection,
-    pub(super) peer: SpiffeId,
+    pub(super) peer: Peer,
 }
 
 /// An open session.
 pub(super) struct Session {
     send: http2::SendRequest<Body>,
-    peer: SpiffeId,
+    peer: Arc<Peer>,
     streams: AtomicUsize,
     /// The peer takes no more requests on it.
     over: AtomicBool,
@@ -49,27 +50,28 @@ pub(super) struct Session {
 impl Opened {
     /// Starts driving the connection.
     pub(super) fn into_session(self, pool: &Arc<Shared>, key: Key) -> Arc<Session> {
+        let peer = Arc::new(self.peer);
         let session = Arc::new(Session {
             send: self.send,
-            peer: self.peer,
+            peer: peer.clone(),
             streams: AtomicUsize::new(0),
             over: AtomicBool::new(false),
             opened_at: Instant::now(),
             idle_since: AtomicU64::new(0),
         });
         let weak = Arc::downgrade(&session);
-        tokio::spawn(drive(self.connection, weak, Arc::downgrade(pool), key));
+        tokio::spawn(drive(self.connection, peer, weak, Arc::downgrade(pool), key));
         session
     }
 }
 
 impl Session {
     pub(super) fn is_open(&self) -> bool {
-        !self.send.is_closed() && !self.over.load(Ordering::Relaxed)
+        !self.send.is_closed() && !self.over.load(Ordering::Relaxed) && self.peer.verified().is_some()
     }
 
     pub(super) fn peer(&self) -> &SpiffeId {
-        &self.peer
+        self.peer.id()
     }
 
     pub(super) fn streams(&self) -> usize {
@@ -82,15 +84,21 @@ impl Session {
     }
 }
 
-/// Drives the connection to its end; takes it out of the pool when it ended or nobody needs it.
-async fn drive(connection: Connection, session: Weak<Session>, pool: Weak<Shared>, key: Key) {
+/// Drives the connection to its end; takes it out of the pool when it ended or nobody needs it. When the peer's key
+/// is denied, the connection is dropped with whatever is under way on it.
+async fn drive(connection: Connection, peer: Arc<Peer>, session: Weak<Session>, pool: Weak<Shared>, key: Key) {
     let Some(metrics) = pool.upgrade().map(|pool| pool.metrics.clone()) else { return };
     metrics.tunnels.inc();
     let mut connection = pin!(connection);
+    let mut revoked = pin!(peer.revoked());
     let mut check = tokio::time::interval(IDLE_CHECK);
     let ended = loop {
         tokio::select! {
             ended = connection.as_mut() => break ended,
+            () = &mut revoked => {
+                tracing::warn!(peer = %peer.id(), "session cut: its key is denied");
+                break Ok(());
+            }
             _ = check.tick() => {
                 if let (Some(session), Some(pool)) = (session.upgrade(), pool.upgrade())
                     && session.idle_for() >= SESSION_IDLE
@@ -122,7 +130,7 @@ impl Lease {
     /// Who is at the other end.
     #[must_use]
     pub fn peer(&self) -> &SpiffeId {
-        &self.0.peer
+        self.0.peer()
     }
 
     /// Keeps new requests off the session: its peer said that it takes none, and will close it.

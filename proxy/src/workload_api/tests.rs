@@ -69,7 +69,12 @@ impl Served {
         let dir = tempfile::tempdir().expect("a directory");
         let (shutdown, agent_shutdown) = (CancellationToken::new(), CancellationToken::new());
         let workload_address = [127, 0, 0, 9].into();
-        let config = AgentConfig { token: federation.token(), gateways: vec![gateway], workload_address };
+        let config = AgentConfig {
+            token: federation.token(),
+            cluster: federation.cluster(),
+            gateways: vec![gateway],
+            workload_address,
+        };
         let agent = Agent::start(config, agent_shutdown.clone());
         let socket = dir.path().join("workload.sock");
         let config = WorkloadApiConfig { socket: socket.clone(), callers };

@@ -8,7 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use isthmus_identity::{ClientAuth, ClusterAuthority, LiveIdentity, PrivateKey, RootAuthority, TrustBundle};
+use isthmus_identity::{
+    ClientAuth, ClusterAuthority, INTERMEDIATE_LIFETIME, LiveIdentity, PrivateKey, RootAuthority, TrustBundle,
+};
 use isthmus_model::catalog::{AppProtocol, Endpoint, ServicePort};
 use isthmus_model::health::{Agreement, Capacity, Reach};
 use isthmus_model::locality::Proximity;
@@ -63,7 +65,8 @@ impl Federation {
             let cluster: ClusterName = name.parse().expect("valid");
             let key = PrivateKey::generate().expect("a key");
             let csr = key.csr().expect("a request");
-            let certificate = root.sign_cluster(&csr, &domain.trust_domain(&cluster), now).expect("signed");
+            let certificate =
+                root.sign_cluster(&csr, &domain.trust_domain(&cluster), INTERMEDIATE_LIFETIME, now).expect("signed");
             (cluster, ClusterAuthority::new(key, certificate).expect("an authority"))
         };
         let clusters = clusters.iter().map(authority).collect();
@@ -104,6 +107,7 @@ impl Federation {
         Snapshot {
             generation: 1,
             site: Arc::new(site),
+            denied: Arc::default(),
             roots: Arc::from([self.root.certificate().to_vec()]),
             clusters: members
                 .map(|name| (name.clone(), remote_cluster(name.as_str(), Proximity::OtherRegion, &[])))

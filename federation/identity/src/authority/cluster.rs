@@ -1,27 +1,21 @@
 //! A cluster's own authority: the intermediate that signs its workloads and gateways, also while the
 //! rest of the federation is out of reach.
 
-use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use isthmus_model::name::TrustDomain;
 use isthmus_model::registry::token::Digest;
-use isthmus_model::spiffe::SpiffeId;
-use rcgen::{ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
+use isthmus_model::spiffe::{Principal, SpiffeId};
 use rustls::pki_types::CertificateDer;
 
-use super::{dated, issuer, load_certificate, save_certificate};
+use super::{dated, issuer, sign_leaf};
 use crate::certificate::{self, Window};
 use crate::error::IdentityError;
-use crate::file;
 use crate::key::PrivateKey;
-use crate::request::requested_key;
-
-const KEY_FILE: &str = "cluster.key";
-const CERTIFICATE_FILE: &str = "cluster.crt";
 
 /// A cluster's intermediate key and the certificate that the root signed for it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ClusterAuthority {
     key: PrivateKey,
     certificate: CertificateDer<'static>,
@@ -47,23 +41,8 @@ impl ClusterAuthority {
         Ok(Self { key, certificate, trust_domain, window })
     }
 
-    /// Reads `cluster.key` and `cluster.crt`.
-    ///
-    /// # Errors
-    /// As [`PrivateKey::load`] and [`Self::new`].
-    pub fn load(dir: &Path) -> Result<Self, IdentityError> {
-        let key = PrivateKey::load(&dir.join(KEY_FILE))?;
-        Self::new(key, load_certificate(&dir.join(CERTIFICATE_FILE))?.to_vec())
-    }
-
-    /// Writes `cluster.key` (mode 0600) and `cluster.crt` into a directory, which is created if need be.
-    ///
-    /// # Errors
-    /// When the file system refuses.
-    pub fn save(&self, dir: &Path) -> Result<(), IdentityError> {
-        file::create_dir(dir)?;
-        self.key.save(&dir.join(KEY_FILE))?;
-        save_certificate(&dir.join(CERTIFICATE_FILE), &self.certificate)
+    pub(crate) fn key(&self) -> &PrivateKey {
+        &self.key
     }
 
     /// The trust domain that it may sign for.
@@ -90,12 +69,12 @@ impl ClusterAuthority {
         self.key.digest()
     }
 
-    /// Issues an X.509-SVID over the key in `csr`, valid from [`CLOCK_SKEW`](super::CLOCK_SKEW) before
+    /// Issues a workload's X.509-SVID over the key in `csr`, valid from [`CLOCK_SKEW`](super::CLOCK_SKEW) before
     /// `now` until `lifetime` after it, or until this authority's own certificate ends, whichever comes
     /// first. Returns the leaf and the intermediate, DER.
     ///
     /// # Errors
-    /// When the ID is outside the trust domain, the request is refused, or this authority is not valid at `now`.
+    /// When the ID is outside the trust domain or a gateway's, the request is refused, or this authority is not valid at `now`.
     pub fn sign(
         &self,
         csr: &[u8],
@@ -107,16 +86,34 @@ impl ClusterAuthority {
             let (id, trust_domain) = (id.clone(), self.trust_domain.clone());
             return Err(IdentityError::OutsideTrustDomain { id, trust_domain });
         }
-        let key = requested_key(csr)?;
-        let mut params = dated(now, lifetime, Some(self.window))?;
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let uri = id.to_string().try_into().map_err(|_| IdentityError::Crypto("encoding a name"))?;
-        params.subject_alt_names = vec![SanType::URI(uri)];
-        let leaf = params
-            .signed_by(&key, &issuer(&self.certificate, &self.key)?)
-            .map_err(|_| IdentityError::Crypto("signing"))?;
-        Ok(vec![leaf.der().to_vec(), self.certificate.to_vec()])
+        if !matches!(id.principal, Principal::Workload(_)) {
+            return Err(IdentityError::NotToSign { id: id.clone() });
+        }
+        let leaf =
+            sign_leaf(csr, id, dated(now, lifetime, Some(self.window))?, &issuer(&self.certificate, &self.key)?)?;
+        Ok(vec![leaf, self.certificate.to_vec()])
+    }
+}
+
+/// The cluster's authority of this process, replaceable at any time. Clones share it.
+#[derive(Clone, Debug)]
+pub struct LiveAuthority(Arc<RwLock<Arc<ClusterAuthority>>>);
+
+impl LiveAuthority {
+    /// Starts with `authority`.
+    #[must_use]
+    pub fn new(authority: ClusterAuthority) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(authority))))
+    }
+
+    /// The authority that signs at present.
+    #[must_use]
+    pub fn current(&self) -> Arc<ClusterAuthority> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets another one sign from now on.
+    pub fn replace(&self, authority: ClusterAuthority) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(authority);
     }
 }

@@ -10,8 +10,11 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use super::*;
 use crate::certificate;
 use crate::error::RequestError;
+use crate::file::{self, Secrecy};
 use crate::fixture::{Federation, HOUR, federation_domain, id, trust_domain};
+use crate::keyring::{GatewayCredentials, GatewayKeys, recover};
 use crate::request::{CSR_LEN_MAX, csr_key_digest};
+use crate::sealing::OpeningKey;
 
 const REVIEWS: &str = "spiffe://us-east.acme.mesh/ns/shop/sa/reviews";
 
@@ -101,7 +104,7 @@ fn no_certificate_outlives_its_issuer() {
         assert!(matches!(refused, Err(IdentityError::AuthorityNotValid)), "{refused:?}");
     }
     let late = federation.now + ROOT_LIFETIME;
-    let refused = federation.root.sign_cluster(&csr, &trust_domain("us-east"), late);
+    let refused = federation.root.sign_cluster(&csr, &trust_domain("us-east"), INTERMEDIATE_LIFETIME, late);
     assert!(matches!(refused, Err(IdentityError::AuthorityNotValid)), "{refused:?}");
 }
 
@@ -113,34 +116,118 @@ fn authorities_sign_only_for_their_own() {
     let refused = federation.cluster("us-east").sign(&csr, &west, HOUR, federation.now);
     assert!(matches!(refused, Err(IdentityError::OutsideTrustDomain { .. })), "{refused:?}");
     let elsewhere = "us-east.other.mesh".parse().expect("valid");
-    let refused = federation.root.sign_cluster(&csr, &elsewhere, federation.now);
+    let refused = federation.root.sign_cluster(&csr, &elsewhere, INTERMEDIATE_LIFETIME, federation.now);
     assert!(matches!(refused, Err(IdentityError::OutsideFederation { .. })), "{refused:?}");
 }
 
 #[test]
-fn authorities_survive_on_disk_and_keep_their_keys_private() {
+fn the_root_signs_gateways_and_clusters_sign_workloads() {
     let federation = Federation::found();
-    let east = federation.cluster("us-east");
+    let csr = PrivateKey::generate().and_then(|key| key.csr()).expect("requested");
+    let gateway = id("spiffe://us-east.acme.mesh/gateway/gw-1");
+    let refused = federation.cluster("us-east").sign(&csr, &gateway, HOUR, federation.now);
+    assert!(matches!(refused, Err(IdentityError::NotToSign { .. })), "{refused:?}");
+    let refused = federation.root.sign_gateway(&csr, &id(REVIEWS), HOUR, federation.now);
+    assert!(matches!(refused, Err(IdentityError::NotToSign { .. })), "{refused:?}");
+}
+
+fn certified(federation: &Federation) -> GatewayCredentials {
+    let keys = GatewayKeys::generate().expect("made");
+    let requests = keys.requests().expect("requested");
+    let gateway = id("spiffe://us-east.acme.mesh/gateway/gw-1");
+    let certificates = federation.root.certify(&requests, &gateway, HOUR, federation.now).expect("signed");
+    keys.certified(&certificates).expect("they fit")
+}
+
+#[test]
+fn a_root_survives_on_disk_and_keeps_its_key_private() {
+    let federation = Federation::found();
     let dir = tempfile::tempdir().expect("a directory");
     let data = dir.path().join("data");
     federation.root.save(&data).expect("saved");
-    east.save(&data).expect("saved");
     // Saving again replaces, also over what a crash left behind.
-    fs::write(data.join("cluster.key.new"), "half").expect("written");
-    east.save(&data).expect("saved again");
-
-    let root = RootAuthority::load(&data).expect("loaded");
+    fs::write(data.join("root.key.new"), "half").expect("written");
+    federation.root.save(&data).expect("saved again");
+    let root = RootAuthority::load(&data, federation_domain()).expect("loaded");
     assert_eq!((root.certificate(), root.digest()), (federation.root.certificate(), federation.root.digest()));
-    assert_eq!(*root.federation(), federation_domain());
-    let loaded = ClusterAuthority::load(&data).expect("loaded");
-    assert_eq!((loaded.certificate(), loaded.key_digest()), (east.certificate(), east.key_digest()));
-    for (file, mode) in [("root.key", 0o600), ("cluster.key", 0o600)] {
-        let permissions = fs::metadata(data.join(file)).expect("there").permissions();
-        assert_eq!(permissions.mode() & 0o777, mode, "{file}");
+    let mode = |path: &std::path::Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    assert_eq!((mode(&data.join("root.key")), mode(&data)), (0o600, 0o700));
+    assert_eq!(fs::read_dir(&data).expect("readable").count(), 2, "no temporary file remains");
+}
+
+#[test]
+fn a_sealed_root_opens_only_for_the_gateway_that_it_was_sealed_to() {
+    use isthmus_model::registry::trust::{Custody, Envelopes, Root};
+    let federation = Federation::found();
+    let (first, second) = (OpeningKey::generate().expect("made"), OpeningKey::generate().expect("made"));
+    let envelope = federation.root.seal(1, &first.public()).expect("sealed");
+    let root = |key, node, envelope| Root {
+        certificate: federation.root.certificate().to_vec().into(),
+        key,
+        custody: Custody::Sealed { envelopes: Envelopes([(node, envelope)].into()) },
+    };
+    let digest = federation.root.digest();
+    let sealed = root(digest, 1, envelope.clone());
+    let opened = RootAuthority::unseal(&federation_domain(), &sealed, 1, &first).expect("opens");
+    assert_eq!(opened.digest(), digest);
+    let refused =
+        |sealed: &Root, node, key: &OpeningKey| RootAuthority::unseal(&federation_domain(), sealed, node, key).is_err();
+    assert!(refused(&sealed, 1, &second), "another key");
+    assert!(refused(&sealed, 2, &first), "no envelope");
+    assert!(refused(&root(digest, 2, envelope.clone()), 2, &first), "moved to another node's place");
+    assert!(refused(&root(Federation::found().root.digest(), 1, envelope), 1, &first), "moved to another root");
+    assert!(!format!("{sealed:?} {opened:?}").contains("pkcs8"), "no key in Debug");
+}
+
+#[test]
+fn a_gateways_credentials_are_replaced_whole_and_a_crash_in_between_is_made_good() {
+    let federation = Federation::found();
+    let dir = tempfile::tempdir().expect("a directory");
+    let (next, current) = (dir.path().join("identity.next"), dir.path().join("identity"));
+    let (first, second) = (certified(&federation), certified(&federation));
+    first.install(&next, &current).expect("installed");
+    let load = || GatewayCredentials::load(&current).expect("loaded");
+    assert_eq!(load().chain(), first.chain());
+    for key in ["gateway.key", "cluster.key"] {
+        assert_eq!(fs::metadata(current.join(key)).expect("there").permissions().mode() & 0o777, 0o600);
     }
-    assert_eq!(fs::metadata(&data).expect("there").permissions().mode() & 0o777, 0o700);
-    let names = fs::read_dir(&data).expect("readable").count();
-    assert_eq!(names, 4, "no temporary file remains");
+    second.install(&next, &current).expect("installed");
+    assert_eq!((load().chain(), fs::read_dir(dir.path()).expect("readable").count()), (second.chain(), 1));
+
+    // A crash after the old ones were set aside, with the new ones complete.
+    let old = current.with_extension("old");
+    fs::rename(&current, &old).expect("moved");
+    first.install(&dir.path().join("elsewhere"), &next).expect("complete");
+    recover(&next, &current).expect("recovered");
+    assert_eq!(load().chain(), first.chain());
+    // The same, with the new ones incomplete.
+    fs::rename(&current, &old).expect("moved");
+    GatewayKeys::load_or_generate(&next).expect("only keys");
+    recover(&next, &current).expect("recovered");
+    assert_eq!(load().chain(), first.chain());
+}
+
+#[test]
+fn asking_again_asks_for_the_same_keys() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let requests = || GatewayKeys::load_or_generate(dir.path()).and_then(|keys| keys.requests()).expect("requested");
+    assert!(requests().same_keys(&requests()));
+}
+
+#[test]
+fn certificates_for_other_keys_or_of_another_kind_are_refused() {
+    let federation = Federation::found();
+    let keys = GatewayKeys::generate().expect("made");
+    let mut requests = keys.requests().expect("requested");
+    let gateway = id("spiffe://us-east.acme.mesh/gateway/gw-1");
+    let certify = |requests: &_| federation.root.certify(requests, &gateway, HOUR, federation.now);
+    let good = certify(&requests).expect("signed");
+    let mut swapped = good.clone();
+    std::mem::swap(&mut swapped.gateway, &mut swapped.intermediate);
+    assert!(keys.clone().certified(&swapped).is_err());
+    assert!(GatewayKeys::generate().expect("made").certified(&good).is_err());
+    requests.gateway_key = requests.authority_key;
+    assert!(matches!(certify(&requests), Err(IdentityError::KeyMismatch)));
 }
 
 #[test]
@@ -181,7 +268,7 @@ fn keys_and_certificates_must_belong_together() {
     let other = || PrivateKey::generate().expect("generated");
     let refused = ClusterAuthority::new(other(), east.certificate().to_vec());
     assert!(matches!(refused, Err(IdentityError::KeyMismatch)), "{refused:?}");
-    let refused = RootAuthority::new(other(), federation.root.certificate().to_vec());
+    let refused = RootAuthority::new(federation_domain(), other(), federation.root.certificate().to_vec());
     assert!(matches!(refused, Err(IdentityError::KeyMismatch)), "{refused:?}");
     let refused = ClusterAuthority::new(other(), b"nonsense".to_vec());
     assert!(matches!(refused, Err(IdentityError::Certificate { .. })), "{refused:?}");
@@ -204,7 +291,7 @@ fn request(key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Vec<u8
 fn refusal(csr: &[u8]) -> RequestError {
     let federation = Federation::found();
     let refused = federation.cluster("us-east").sign(csr, &id(REVIEWS), HOUR, federation.now);
-    let by_root = federation.root.sign_cluster(csr, &trust_domain("us-east"), federation.now);
+    let by_root = federation.root.sign_cluster(csr, &trust_domain("us-east"), INTERMEDIATE_LIFETIME, federation.now);
     match (refused, by_root) {
         (Err(IdentityError::Request(leaf)), Err(IdentityError::Request(cluster))) => {
             assert_eq!(leaf, cluster);

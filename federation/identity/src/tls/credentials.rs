@@ -20,7 +20,7 @@ use crate::verify::TrustBundle;
 pub(super) struct Credentials {
     pub(super) id: SpiffeId,
     pub(super) window: Window,
-    /// Leaf and intermediate with the key, as a client shows them.
+    /// Leaf and intermediate, if there is one, with the key: as a client shows them.
     pub(super) certified: Arc<CertifiedKey>,
     /// The key again, for [`ExportedSvid`](super::ExportedSvid): what signs for rustls cannot be read back.
     pub(super) key: PrivateKey,
@@ -29,32 +29,34 @@ pub(super) struct Credentials {
 impl Credentials {
     pub(super) fn read(chain: Vec<Vec<u8>>, key: &PrivateKey) -> Result<Self, IdentityError> {
         let flawed = |reason: &str| IdentityError::Certificate { role: "workload", reason: reason.to_owned() };
-        let [leaf, intermediate] = chain.as_slice() else {
-            return Err(flawed("expected exactly two certificates, leaf and intermediate"));
+        let (leaf, intermediate) = match chain.as_slice() {
+            [leaf] => (leaf, None),
+            [leaf, intermediate] => (leaf, Some(intermediate)),
+            _ => return Err(flawed("expected a leaf, with its intermediate if it is a workload's")),
         };
-        certificate::parse(intermediate).and_then(|issuer| certificate::signing_domain(&issuer)).map_err(flawed)?;
+        if let Some(issuer) = intermediate {
+            certificate::parse(issuer).and_then(|issuer| certificate::signing_domain(&issuer)).map_err(flawed)?;
+        }
         let leaf = certificate::parse(leaf).map_err(flawed)?;
         if !certificate::key_digest(&leaf).same_as(&key.digest()) {
             return Err(IdentityError::KeyMismatch);
         }
-        let id = match certificate::uris(&leaf).map_err(flawed)?.as_slice() {
-            [uri] => uri.parse::<SpiffeId>().map_err(|error| flawed(&error.to_string()))?,
-            _ => return Err(flawed("it does not have exactly one URI name")),
-        };
+        let id = certificate::spiffe_id(&leaf).map_err(|error| flawed(&error.to_string()))?;
+        if id.is_gateway() == intermediate.is_some() {
+            return Err(flawed("a workload's comes with its intermediate, a gateway's without one"));
+        }
         let window = Window::of(&leaf);
         let signer = sign::any_ecdsa_type(&key.to_rustls()).map_err(|_| IdentityError::Key)?;
         let chain = chain.into_iter().map(CertificateDer::from).collect();
         Ok(Self { id, window, certified: Arc::new(CertifiedKey::new(chain, signer)), key: key.clone() })
     }
 
-    /// Adds the root that issued the intermediate, when it is known.
+    /// Adds the root that issued the last of them, when it is known.
     pub(super) fn with_root(&self, trust: Option<&TrustBundle>) -> Arc<CertifiedKey> {
         let issued = |root: &&[u8]| {
-            let Some(intermediate) = self.certified.cert.last() else { return false };
-            let (Ok(root), Ok(intermediate)) = (certificate::parse(root), certificate::parse(intermediate)) else {
-                return false;
-            };
-            intermediate.verify_signature(Some(root.public_key())).is_ok()
+            let Some(last) = self.certified.cert.last() else { return false };
+            let (Ok(root), Ok(last)) = (certificate::parse(root), certificate::parse(last)) else { return false };
+            last.verify_signature(Some(root.public_key())).is_ok()
         };
         let mut with_root = CertifiedKey::clone(&self.certified);
         if let Some(root) = trust.and_then(|trust| trust.roots().find(issued)) {

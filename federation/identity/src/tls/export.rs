@@ -42,7 +42,7 @@ impl ExportedSvid {
     /// A copy of the private key, PKCS#8 in DER, unencrypted. Wiped when dropped; copies of it are the caller's.
     #[must_use]
     pub fn private_key(&self) -> Zeroizing<Vec<u8>> {
-        self.0.key.to_pkcs8()
+        Zeroizing::new(self.0.key.pkcs8().to_vec())
     }
 
     /// When the certificate ends.

@@ -51,7 +51,7 @@ impl JudgesServer for PinnedServer {
             certificate::parse(presented).is_ok_and(|parsed| certificate::key_digest(&parsed).same_as(&self.root))
         });
         let root = pinned.ok_or(VerifyError::RootMismatch)?;
-        // Refuses anything but a self-signed authority, such as an intermediate of the same key.
+        // Refuses anything but an authority over authorities, such as an intermediate of the same key.
         let trust =
             TrustBundle::new(self.federation.clone(), vec![root.to_vec()]).map_err(|_| VerifyError::RootMismatch)?;
         meant(&trust.verify(&chain, PeerUsage::Server, system_time(now))?, &self.expected)

@@ -4,7 +4,7 @@ use super::*;
 
 fn token(contacts: Vec<SocketAddr>) -> BearerToken {
     let federation = "acme.mesh".parse().expect("valid");
-    BearerToken::mint(federation, "us-west".parse().expect("valid"), contacts, Digest([7; 32]))
+    BearerToken::mint(federation, Some("us-west".parse().expect("valid")), contacts, Digest([7; 32]))
 }
 
 fn sample() -> BearerToken {
@@ -21,12 +21,14 @@ fn tokens_round_trip_with_any_number_of_contacts() {
     }
     let token = sample();
     assert_eq!(format!("  {token}\n").parse(), Ok(token));
+    let anyone = BearerToken { cluster: None, ..sample() };
+    assert_eq!(anyone.to_string().parse(), Ok(anyone));
 }
 
 #[test]
 fn the_longest_token_fits_its_bound() {
     let federation = format!("{}.{}", "a".repeat(27), "b".repeat(28)).parse().expect("valid");
-    let cluster = "c".repeat(63).parse().expect("valid");
+    let cluster: ClusterName = "c".repeat(63).parse().expect("valid");
     let contacts = vec!["[2001:db8::1]:443".parse().expect("valid"); CONTACTS_MAX];
     let token = BearerToken::mint(federation, cluster, contacts, Digest([7; 32]));
     assert_eq!(token.to_string().len(), 679);

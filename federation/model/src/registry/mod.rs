@@ -3,22 +3,30 @@
 //! [`Registry::apply`] is the only way to change it. It never fails half way: an entry is either applied
 //! whole or refused with a [`Refusal`] and no effect, so replicas cannot diverge over a bad entry.
 
+pub mod admission;
+pub mod audit;
+pub mod departure;
+mod exports;
 pub mod node;
 pub mod token;
+pub mod trust;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{Export, PORTS_PER_SERVICE_MAX};
+use crate::catalog::Export;
 use crate::command::{Command, Entry, Introduction, Outcome, Refusal};
 use crate::name::{ClusterName, FederationDomain, ServiceName};
 use crate::time::UnixMillis;
 use crate::vip::VipTable;
 
-use node::{Node, NodeId};
-use token::{Digest, Grant, Token, TokenId, TokenState};
+use audit::{Event, Record};
+use departure::{Denied, Departure};
+use node::{Certificates, Node, NodeId, Pending};
+use token::{Digest, Token, TokenId};
+use trust::{Custody, ENVELOPES_MAX, Envelopes, Phase, Root, Rotation, Trust};
 
 /// Gateways in a federation. Far above the 200 that are planned for; a learner costs the leader a stream.
 pub const NODES_MAX: usize = 1_000;
@@ -34,10 +42,10 @@ pub const TOKEN_RECORD_KEPT: Duration = Duration::from_secs(24 * 3600);
 pub struct Federation {
     /// Its name.
     pub domain: FederationDomain,
-    /// Its root certificates, DER; exactly one until a rotation is under way.
-    pub roots: Vec<Vec<u8>>,
-    /// The gateway that holds the root's private key and signs joins.
-    pub custodian: NodeId,
+    /// Its roots of trust.
+    pub trust: Trust,
+    /// The clusters whose operators may act on others: invite gateways to them, fence them, rotate the root.
+    pub administrators: BTreeSet<ClusterName>,
     /// When it was founded.
     pub founded_at: UnixMillis,
 }
@@ -49,6 +57,13 @@ pub struct Registry {
     nodes: BTreeMap<NodeId, Node>,
     next_node: NodeId,
     tokens: BTreeMap<TokenId, Token>,
+    /// Keys that are not trusted any more.
+    denied: BTreeMap<Digest, Denied>,
+    /// Clusters that are gone.
+    departed: BTreeMap<ClusterName, Departure>,
+    /// Clusters whose traffic is moved away, and since when.
+    draining: BTreeMap<ClusterName, UnixMillis>,
+    audit: VecDeque<Record>,
     exports: BTreeMap<ServiceName, BTreeMap<ClusterName, Exported>>,
     vips: VipTable,
     /// Counts the entries that changed something.
@@ -79,10 +94,52 @@ impl Registry {
         &self.nodes
     }
 
+    /// The gateways that were certified: those that exist for others.
+    pub fn members(&self) -> impl Iterator<Item = (&NodeId, &Node)> {
+        self.nodes.iter().filter(|(_, node)| node.is_certified())
+    }
+
     /// Every member cluster.
     #[must_use]
     pub fn clusters(&self) -> BTreeSet<&ClusterName> {
-        self.nodes.values().map(|node| &node.cluster).collect()
+        self.members().map(|(_, node)| &node.cluster).collect()
+    }
+
+    /// The federation's roots of trust, once founded.
+    #[must_use]
+    pub fn trust(&self) -> Option<&Trust> {
+        self.federation.as_ref().map(|federation| &federation.trust)
+    }
+
+    /// The root certificates, DER.
+    #[must_use]
+    pub fn root_certificates(&self) -> Vec<Vec<u8>> {
+        let roots = self.trust().map(Trust::roots).unwrap_or_default();
+        roots.iter().map(|root| root.certificate.0.clone()).collect()
+    }
+
+    /// Keys that are not trusted any more.
+    #[must_use]
+    pub fn denied(&self) -> &BTreeMap<Digest, Denied> {
+        &self.denied
+    }
+
+    /// Clusters that left or were fenced.
+    #[must_use]
+    pub fn departed(&self) -> &BTreeMap<ClusterName, Departure> {
+        &self.departed
+    }
+
+    /// Since when a cluster's traffic is moved away.
+    #[must_use]
+    pub fn draining_since(&self, cluster: &ClusterName) -> Option<UnixMillis> {
+        self.draining.get(cluster).copied()
+    }
+
+    /// What happened, the oldest first.
+    #[must_use]
+    pub fn audit(&self) -> &VecDeque<Record> {
+        &self.audit
     }
 
     /// Tokens on record.
@@ -141,34 +198,56 @@ impl Registry {
     }
 
     fn dispatch(&mut self, entry: &Entry, at: UnixMillis) -> Result<Outcome, Refusal> {
+        let origin = &entry.origin;
         if !matches!(entry.command, Command::Found { .. }) {
-            self.check_member(&entry.origin)?;
+            self.check_member(origin)?;
         }
         match &entry.command {
-            Command::Found { federation, root, founder } => self.found(federation, root, founder, at),
-            Command::MintToken { id, secret_hash, grant, expires_at } => {
+            Command::Found { federation, root, founder, certificates } => {
+                self.found(federation, root, founder, certificates, at)
+            }
+            Command::MintToken { id, secret_hash, grant, expires_at, gateway } => {
                 let token = Token {
                     secret_hash: *secret_hash,
                     grant: grant.clone(),
-                    minted_by: entry.origin.clone(),
+                    minted_by: origin.clone(),
+                    minted_at_gateway: gateway.clone(),
                     minted_at: at,
                     expires_at: *expires_at,
-                    state: TokenState::Open,
+                    revoked_at: None,
+                    redemptions: Vec::new(),
                 };
                 self.mint(id, token, at)
             }
-            Command::RevokeToken { id } => self.revoke(id, at),
-            Command::RedeemToken { id, secret_hash, newcomer } => self.redeem(id, secret_hash, newcomer, at),
+            Command::RevokeToken { id } => self.revoke(origin, id, at),
+            Command::RedeemToken { id, secret_hash, newcomer, from } => {
+                self.redeem(origin, id, secret_hash, newcomer, *from, at)
+            }
+            Command::RequestCertificates { node, requests } => self.request_certificates(origin, *node, requests, at),
+            Command::Issue { node, authority_key, certificates } => {
+                self.issue(origin, *node, authority_key, certificates, at)
+            }
             Command::UpdateNode { node, east_west, locality } => {
-                let record = self.nodes.get_mut(node).filter(|record| record.cluster == entry.origin);
-                let record = record.ok_or_else(|| Refusal::NotOwner { origin: entry.origin.clone() })?;
+                let record = self.own_node(origin, *node)?;
                 let updated = Node { east_west: *east_west, locality: locality.clone(), ..record.clone() };
                 let changed = updated != *record;
                 *record = updated;
                 Ok(if changed { Outcome::Changed } else { Outcome::Unchanged })
             }
-            Command::SetExport { service, export } => self.set_export(&entry.origin, service, export, at),
-            Command::WithdrawExport { service } => Ok(self.withdraw(&entry.origin, service)),
+            Command::Drain { cluster, draining } => self.drain(origin, cluster, *draining, at),
+            Command::Leave { cluster } => self.leave(origin, cluster, at),
+            Command::Fence { cluster, why } => self.fence(origin, cluster, why, at),
+            Command::Unfence { cluster } => self.unfence(origin, cluster, at),
+            Command::SetAdministrator { cluster, administrator } => {
+                self.set_administrator(origin, cluster, *administrator, at)
+            }
+            Command::SetExport { service, export } => self.set_export(origin, service, export, at),
+            Command::WithdrawExport { service } => Ok(self.withdraw(origin, service)),
+            Command::Reseal { .. }
+            | Command::StartRotation { .. }
+            | Command::Acknowledge { .. }
+            | Command::AdvanceRotation { .. }
+            | Command::AbortRotation => self.change_trust(origin, &entry.command, at),
         }
     }
 
@@ -183,169 +262,147 @@ impl Registry {
         self.nodes.values().any(|node| node.cluster == *cluster)
     }
 
-    /// Whether `minter` may give out what `grant` gives. A workload's identity is its own cluster's to give.
-    /// Any member may invite a new cluster; a further gateway of a cluster that is a member already gets that
-    /// cluster's identity, so only the cluster itself may invite one, or the custodian's, which holds the root
-    /// key anyway. Else one stolen cluster key could make itself any other cluster's.
-    fn check_grantor(&self, minter: &ClusterName, grant: &Grant) -> Result<(), Refusal> {
-        match grant {
-            Grant::Workload { cluster, .. } if cluster != minter => Err(Refusal::NotOwner { origin: minter.clone() }),
-            Grant::Join { cluster } if cluster != minter && self.is_member(cluster) && !self.is_custodian(minter) => {
-                Err(Refusal::TokenNotYours { origin: minter.clone(), cluster: cluster.clone() })
-            }
-            _ => Ok(()),
-        }
+    /// Whether a cluster's operators may act on others.
+    #[must_use]
+    pub fn is_administrator(&self, cluster: &ClusterName) -> bool {
+        self.federation.as_ref().is_some_and(|federation| federation.administrators.contains(cluster))
     }
 
-    fn is_custodian(&self, cluster: &ClusterName) -> bool {
-        let custodian = self.federation.as_ref().and_then(|federation| self.nodes.get(&federation.custodian));
-        custodian.is_some_and(|node| node.cluster == *cluster)
+    fn check_administrator(&self, origin: &ClusterName) -> Result<(), Refusal> {
+        if self.is_administrator(origin) { Ok(()) } else { Err(Refusal::NotAdministrator { origin: origin.clone() }) }
+    }
+
+    /// A gateway of the origin's own.
+    fn own_node(&mut self, origin: &ClusterName, id: NodeId) -> Result<&mut Node, Refusal> {
+        let node = self.nodes.get_mut(&id).ok_or(Refusal::NodeUnknown { node: id })?;
+        if node.cluster == *origin { Ok(node) } else { Err(Refusal::NotOwner { origin: origin.clone() }) }
+    }
+
+    fn record(&mut self, at: UnixMillis, origin: &ClusterName, event: Event) {
+        if self.audit.len() >= audit::RECORDS_MAX {
+            self.audit.pop_front();
+        }
+        self.audit.push_back(Record { at, origin: origin.clone(), event });
     }
 
     fn found(
         &mut self,
         domain: &FederationDomain,
-        root: &[u8],
+        root: &Root,
         founder: &Introduction,
+        certificates: &Certificates,
         at: UnixMillis,
     ) -> Result<Outcome, Refusal> {
         if let Some(federation) = &self.federation {
-            let again = federation.domain == *domain && federation.roots == [root];
-            return if again {
+            let known = federation.trust.roots().iter().any(|known| known.key == root.key);
+            return if federation.domain == *domain && known {
                 Ok(Outcome::Unchanged)
             } else {
                 Err(Refusal::AlreadyFounded { federation: federation.domain.clone() })
             };
         }
-        let custodian = self.admit(founder, at);
-        self.federation =
-            Some(Federation { domain: domain.clone(), roots: vec![root.to_vec()], custodian, founded_at: at });
-        Ok(Outcome::Admitted { node: custodian })
+        let id = self.admit(founder, at);
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.pending = None;
+            node.certify(Pending { requests: founder.requests.clone(), since: at }, certificates.clone(), at);
+        }
+        self.federation = Some(Federation {
+            domain: domain.clone(),
+            trust: Trust::new(root.clone()),
+            administrators: BTreeSet::from([founder.cluster.clone()]),
+            founded_at: at,
+        });
+        self.record(at, &founder.cluster, Event::Founded);
+        Ok(Outcome::Admitted { node: id })
     }
 
-    /// Gives a gateway its node id. A gateway of the same name in the same cluster is replaced: it came
-    /// back without its data, and its old replica must not. A replaced custodian stays the custodian: the
-    /// operator has to give it the root's key again, and joins tell so until then.
-    fn admit(&mut self, newcomer: &Introduction, at: UnixMillis) -> NodeId {
-        self.nodes.retain(|_, node| !node.is_gateway(newcomer));
-        self.next_node += 1;
-        if let Some(federation) = &mut self.federation
-            && !self.nodes.contains_key(&federation.custodian)
-        {
-            federation.custodian = self.next_node;
-        }
-        let node = Node {
-            cluster: newcomer.cluster.clone(),
-            gateway: newcomer.gateway.clone(),
-            locality: newcomer.locality.clone(),
-            east_west: newcomer.east_west,
-            key: newcomer.key,
-            joined_at: at,
-        };
-        self.nodes.insert(self.next_node, node);
-        self.next_node
-    }
-
-    fn mint(&mut self, id: &TokenId, token: Token, at: UnixMillis) -> Result<Outcome, Refusal> {
-        let kept = |token: &Token| token.expires_at.saturating_add(TOKEN_RECORD_KEPT) > at;
-        if let Some(known) = self.tokens.get(id).filter(|known| kept(known)) {
-            return if known.same_content(&token) { Ok(Outcome::Unchanged) } else { Err(Refusal::TokenConflict) };
-        }
-        if self.tokens.values().filter(|known| kept(known)).count() >= TOKENS_MAX {
-            return Err(limit("tokens", TOKENS_MAX));
-        }
-        self.check_grantor(&token.minted_by, &token.grant)?;
-        self.tokens.retain(|_, known| kept(known));
-        self.tokens.insert(id.clone(), token);
-        Ok(Outcome::Changed)
-    }
-
-    fn revoke(&mut self, id: &TokenId, at: UnixMillis) -> Result<Outcome, Refusal> {
-        let token = self.tokens.get_mut(id).ok_or(Refusal::TokenUnknown)?;
-        match token.state {
-            TokenState::Revoked { .. } => Ok(Outcome::Unchanged),
-            TokenState::Redeemed { .. } => Err(Refusal::TokenUsed),
-            TokenState::Open => {
-                token.state = TokenState::Revoked { at };
-                Ok(Outcome::Changed)
-            }
-        }
-    }
-
-    fn redeem(
-        &mut self,
-        id: &TokenId,
-        secret_hash: &Digest,
-        newcomer: &Introduction,
-        at: UnixMillis,
-    ) -> Result<Outcome, Refusal> {
-        let token = self.token(id)?;
-        token.admits(secret_hash, &newcomer.cluster, &newcomer.key, at)?;
-        if let TokenState::Redeemed { node, .. } = token.state {
-            // Replaced since: its place is another's.
-            return if self.nodes.contains_key(&node) {
-                Ok(Outcome::Admitted { node })
-            } else {
-                Err(Refusal::TokenUsed)
-            };
-        }
-        // Checked again: the cluster may have become a member since the token was minted.
-        self.check_grantor(&token.minted_by, &token.grant)?;
-        let mut others = self.nodes.values().filter(|node| !node.is_gateway(newcomer));
-        if others.clone().count() >= NODES_MAX {
-            return Err(limit("gateways", NODES_MAX));
-        }
-        if let Some(owner) = others.find(|node| node.key == newcomer.key) {
-            return Err(Refusal::KeyInUse { cluster: owner.cluster.clone(), gateway: owner.gateway.clone() });
-        }
-        let node = self.admit(newcomer, at);
-        if let Some(token) = self.tokens.get_mut(id) {
-            token.state = TokenState::Redeemed { key: newcomer.key, node, at };
-        }
-        Ok(Outcome::Admitted { node })
-    }
-
-    fn set_export(
+    fn set_administrator(
         &mut self,
         origin: &ClusterName,
-        service: &ServiceName,
-        export: &Export,
+        cluster: &ClusterName,
+        administrator: bool,
         at: UnixMillis,
     ) -> Result<Outcome, Refusal> {
-        if export.ports.len() > PORTS_PER_SERVICE_MAX {
-            return Err(limit("ports of one service", PORTS_PER_SERVICE_MAX));
+        self.check_administrator(origin)?;
+        if administrator && !self.is_member(cluster) {
+            return Err(Refusal::ClusterUnknown { cluster: cluster.clone() });
         }
-        if export.identities.len() > crate::catalog::IDENTITIES_PER_EXPORT_MAX {
-            return Err(limit("identities of one export", crate::catalog::IDENTITIES_PER_EXPORT_MAX));
+        if self.is_administrator(cluster) == administrator {
+            return Ok(Outcome::Unchanged);
         }
-        let known = self.exports.get(service).and_then(|offers| offers.get(origin));
-        let since = match known {
-            Some(known) if known.export == *export => return Ok(Outcome::Unchanged),
-            Some(known) => known.since,
-            None => {
-                let offered = self.exports.values().filter(|offers| offers.contains_key(origin)).count();
-                if offered >= EXPORTS_PER_CLUSTER_MAX {
-                    return Err(limit("exports of one cluster", EXPORTS_PER_CLUSTER_MAX));
-                }
-                at
-            }
-        };
-        let offers = self.exports.entry(service.clone()).or_default();
-        offers.insert(origin.clone(), Exported { export: export.clone(), since });
-        self.vips.assign(service);
+        let Some(federation) = &mut self.federation else { return Err(Refusal::NotFounded) };
+        if administrator {
+            federation.administrators.insert(cluster.clone());
+        } else if federation.administrators.len() == 1 {
+            return Err(Refusal::LastAdministrator { cluster: cluster.clone() });
+        } else {
+            federation.administrators.remove(cluster);
+        }
+        self.record(at, origin, Event::AdministratorSet { cluster: cluster.clone(), administrator });
         Ok(Outcome::Changed)
     }
 
-    fn withdraw(&mut self, origin: &ClusterName, service: &ServiceName) -> Outcome {
-        let Some(offers) = self.exports.get_mut(service) else { return Outcome::Unchanged };
-        if offers.remove(origin).is_none() {
-            return Outcome::Unchanged;
+    /// What concerns the roots.
+    fn change_trust(&mut self, origin: &ClusterName, command: &Command, at: UnixMillis) -> Result<Outcome, Refusal> {
+        match command {
+            Command::Reseal { root, envelopes } => self.check_reseal(origin, root, envelopes)?,
+            Command::Acknowledge { node, .. } => {
+                self.own_node(origin, *node)?;
+            }
+            _ => self.check_administrator(origin)?,
         }
-        if offers.is_empty() {
-            self.exports.remove(service);
-            self.vips.retire(service);
+        if let Command::StartRotation { root } = command {
+            self.check_envelopes(&root.custody)?;
         }
-        Outcome::Changed
+        let members: Vec<(NodeId, Option<Digest>)> =
+            self.members().map(|(id, node)| (*id, node.latest().map(|issued| issued.certificates.root))).collect();
+        // A gateway's word is not enough for the last step: its certificates have to be the new root's.
+        let missing = |rotation: &Rotation, root: &Digest| {
+            let reissued = |signed_by: Option<Digest>| rotation.phase < Phase::Reissue || signed_by == Some(*root);
+            let done = |(id, signed_by): &(NodeId, Option<Digest>)| rotation.done.contains(id) && reissued(*signed_by);
+            members.into_iter().filter(|member| !done(member)).map(|(id, _)| id).collect()
+        };
+        let trust = &mut self.federation.as_mut().ok_or(Refusal::NotFounded)?.trust;
+        let (changed, event) = match command {
+            Command::Reseal { root, envelopes } => {
+                let keepers = envelopes.0.keys().copied().collect();
+                (trust.reseal(root, envelopes)?, Some(Event::Resealed { root: *root, keepers }))
+            }
+            Command::StartRotation { root } => {
+                (trust.start(root, at)?, Some(Event::RotationStarted { root: root.key }))
+            }
+            Command::Acknowledge { node, root, phase } => (trust.acknowledge(*node, root, *phase), None),
+            Command::AdvanceRotation { root, from } => {
+                (trust.advance(root, *from, missing)?, Some(Event::RotationAdvanced { from: *from }))
+            }
+            _ => (trust.abort()?, Some(Event::RotationAborted)),
+        };
+        if !changed {
+            return Ok(Outcome::Unchanged);
+        }
+        if let Some(event) = event {
+            self.record(at, origin, event);
+        }
+        Ok(Outcome::Changed)
+    }
+
+    /// Only who can open the key seals it to others.
+    fn check_reseal(&self, origin: &ClusterName, root: &Digest, envelopes: &Envelopes) -> Result<(), Refusal> {
+        let trust = self.trust().ok_or(Refusal::NotFounded)?;
+        let keeps = |(id, node): (&NodeId, &Node)| node.cluster == *origin && trust.is_keeper(root, *id);
+        if !self.members().any(keeps) {
+            return Err(Refusal::NotKeeper { origin: origin.clone() });
+        }
+        self.check_envelopes(&Custody::Sealed { envelopes: envelopes.clone() })
+    }
+
+    fn check_envelopes(&self, custody: &Custody) -> Result<(), Refusal> {
+        let Custody::Sealed { envelopes } = custody else { return Ok(()) };
+        if envelopes.0.is_empty() || envelopes.0.len() > ENVELOPES_MAX {
+            return Err(limit("gateways that keep the root's key", ENVELOPES_MAX));
+        }
+        let stranger = envelopes.0.keys().find(|id| !self.nodes.get(id).is_some_and(Node::is_certified));
+        stranger.map_or(Ok(()), |id| Err(Refusal::NodeUnknown { node: *id }))
     }
 }
 

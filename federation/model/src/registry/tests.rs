@@ -1,10 +1,16 @@
 //! The registry by example: every refusal, and that it changes nothing; redemption; ownership; limits.
 //! What holds for *any* sequence of entries is in [`properties`].
 
+mod departures;
 mod properties;
+mod rotation;
 
+use super::node::ISSUED_MAX;
+use super::token::{Grant, TOKEN_USES_MAX};
 use super::*;
-use crate::catalog::{AppProtocol, IDENTITIES_PER_EXPORT_MAX, ServicePort};
+use crate::catalog::{AppProtocol, IDENTITIES_PER_EXPORT_MAX, PORTS_PER_SERVICE_MAX, ServicePort};
+use crate::fixture::{self, FOUNDER, ROOT, issue, join, requests};
+use crate::name::Label;
 
 const MINUTE: u64 = 60_000;
 const SECRET: Digest = Digest([7; 32]);
@@ -18,17 +24,15 @@ fn service(name: &str) -> ServiceName {
 }
 
 fn introduction(name: &str, key: u8) -> Introduction {
-    Introduction {
-        cluster: cluster(name),
-        gateway: "gw-1".parse().expect("a label"),
-        locality: "us-east-1/a".parse().expect("a locality"),
-        east_west: ([127, 0, 11, key], 15443).into(),
-        key: Digest([key; 32]),
-    }
+    fixture::introduction(name, "gw-1", "us-east-1/a", key)
+}
+
+fn gateway(name: &str) -> Label {
+    name.parse().expect("a label")
 }
 
 fn found_by(founder: Introduction) -> Command {
-    Command::Found { federation: "acme.mesh".parse().expect("a domain"), root: vec![1, 2, 3], founder }
+    fixture::found("acme.mesh".parse().expect("a domain"), founder)
 }
 
 fn token_id(number: u8) -> TokenId {
@@ -36,11 +40,19 @@ fn token_id(number: u8) -> TokenId {
 }
 
 fn mint(number: u8, grant: Grant) -> Command {
-    Command::MintToken { id: token_id(number), secret_hash: SECRET, grant, expires_at: UnixMillis(10 * MINUTE) }
+    let (secret_hash, expires_at) = (SECRET, UnixMillis(10 * MINUTE));
+    Command::MintToken { id: token_id(number), secret_hash, grant, expires_at, gateway: gateway("gw-1") }
 }
 
-fn join(name: &str) -> Grant {
-    Grant::Join { cluster: cluster(name) }
+/// A join token's grant, changed.
+fn invite(name: &str, change: impl FnOnce(&mut token::Invitation)) -> Grant {
+    match join(name) {
+        Grant::Join(mut invitation) => {
+            change(&mut invitation);
+            Grant::Join(invitation)
+        }
+        other @ Grant::Workload { .. } => other,
+    }
 }
 
 fn workload(name: &str) -> Grant {
@@ -48,7 +60,11 @@ fn workload(name: &str) -> Grant {
 }
 
 fn redeem(number: u8, newcomer: Introduction) -> Command {
-    Command::RedeemToken { id: token_id(number), secret_hash: SECRET, newcomer }
+    redeem_from(number, newcomer, None)
+}
+
+fn redeem_from(number: u8, newcomer: Introduction, from: Option<std::net::IpAddr>) -> Command {
+    Command::RedeemToken { id: token_id(number), secret_hash: SECRET, newcomer, from }
 }
 
 fn export(ports: impl IntoIterator<Item = u16>) -> Export {
@@ -81,9 +97,18 @@ impl Federated {
     /// `us-east` founded it (node 1) and `us-west` joined (node 2).
     fn of_two() -> Self {
         let mut two = Self::new();
-        two.changes("us-east", mint(1, join("us-west")));
-        assert_eq!(two.apply("us-east", redeem(1, introduction("us-west", 2))), Ok(Outcome::Admitted { node: 2 }));
+        assert_eq!(two.joins(1, "us-west", 2), 2);
         two
+    }
+
+    /// A cluster joins with a token of the founder's.
+    #[track_caller]
+    fn joins(&mut self, token: u8, name: &str, key: u8) -> NodeId {
+        self.changes("us-east", mint(token, join(name)));
+        let admitted = self.apply("us-east", redeem(token, introduction(name, key)));
+        let Ok(Outcome::Admitted { node }) = admitted else { panic!("not admitted: {admitted:?}") };
+        self.changes("us-east", issue(node, key, ROOT));
+        node
     }
 
     fn apply(&mut self, origin: &str, command: Command) -> Result<Outcome, Refusal> {
@@ -129,20 +154,21 @@ fn nothing_goes_before_the_founding() {
 }
 
 #[test]
-fn a_federation_is_founded_once_and_the_founder_is_custodian() {
+fn a_federation_is_founded_once_and_the_founder_administers_it() {
     let mut fed = Federated::new();
     let federation = fed.registry.federation().expect("founded").clone();
-    assert_eq!((federation.custodian, federation.founded_at), (1, UnixMillis(1)));
+    assert_eq!(federation.administrators, BTreeSet::from([cluster("us-east")]));
+    assert!(federation.trust.is_keeper(&Digest([ROOT; 32]), FOUNDER) && federation.founded_at == UnixMillis(1));
     fed.now = 2;
     fed.leaves_as_is("us-east", found_by(introduction("us-east", 1)));
-    let other = Command::Found {
-        federation: "evil.mesh".parse().expect("a domain"),
-        root: vec![1, 2, 3],
-        founder: introduction("us-east", 1),
-    };
+    let other = fixture::found("evil.mesh".parse().expect("a domain"), introduction("us-east", 1));
     fed.refuses("us-east", other, Refusal::AlreadyFounded { federation: federation.domain.clone() });
-    let other_root =
-        Command::Found { federation: federation.domain.clone(), root: vec![9], founder: introduction("us-east", 1) };
+    let other_root = Command::Found {
+        federation: federation.domain.clone(),
+        root: fixture::root(9, [FOUNDER]),
+        founder: introduction("us-east", 1),
+        certificates: fixture::certificates(9),
+    };
     fed.refuses("us-east", other_root, Refusal::AlreadyFounded { federation: federation.domain });
 }
 
@@ -188,8 +214,8 @@ fn a_key_names_one_gateway_and_a_repeated_redemption_tells_that_ones_id() {
     let mut fed = Federated::of_two();
     fed.changes("us-west", mint(2, join("us-west")));
     fed.changes("us-east", mint(3, join("eu-central")));
-    let second = |key| Introduction { gateway: "gw-2".parse().expect("a label"), ..introduction("us-west", key) };
-    let in_use = || Refusal::KeyInUse { cluster: cluster("us-west"), gateway: "gw-1".parse().expect("a label") };
+    let second = |key| Introduction { gateway: gateway("gw-2"), ..introduction("us-west", key) };
+    let in_use = || Refusal::KeyInUse { cluster: cluster("us-west"), gateway: gateway("gw-1") };
     fed.refuses("us-west", redeem(2, second(2)), in_use());
     fed.refuses("us-east", redeem(3, introduction("eu-central", 2)), in_use());
     for _ in 0..2 {
@@ -213,7 +239,7 @@ fn every_bad_token_has_its_own_refusal() {
     let west = || introduction("us-west", 2);
 
     fed.refuses("us-east", redeem(9, west()), Refusal::TokenUnknown);
-    let tampered = Command::RedeemToken { id: token_id(1), secret_hash: Digest([8; 32]), newcomer: west() };
+    let tampered = Command::RedeemToken { id: token_id(1), secret_hash: Digest([8; 32]), newcomer: west(), from: None };
     fed.refuses("us-east", tampered, Refusal::TokenSecretMismatch);
     let wrong = Refusal::TokenWrongCluster { granted: cluster("us-west"), presented: cluster("eu-central") };
     fed.refuses("us-east", redeem(1, introduction("eu-central", 2)), wrong);
@@ -237,6 +263,7 @@ fn nothing_about_a_token_is_told_without_its_secret() {
             id: token_id(number),
             secret_hash: Digest([0; 32]),
             newcomer: introduction("nowhere", 9),
+            from: None,
         };
         fed.refuses("us-east", guess, Refusal::TokenSecretMismatch);
         let token = fed.registry.token(&token_id(number)).expect("on record");
@@ -252,7 +279,11 @@ fn revoking_works_until_a_token_is_used() {
     fed.refuses("us-east", Command::RevokeToken { id: token_id(1) }, Refusal::TokenUsed);
     fed.changes("us-east", mint(2, join("eu-central")));
     fed.changes("us-east", Command::RevokeToken { id: token_id(2) });
-    fed.leaves_as_is("us-west", Command::RevokeToken { id: token_id(2) });
+    fed.leaves_as_is("us-east", Command::RevokeToken { id: token_id(2) });
+    // Another's token is not a member's to revoke, unless it administers.
+    fed.refuses("us-west", Command::RevokeToken { id: token_id(2) }, Refusal::NotOwner { origin: cluster("us-west") });
+    fed.changes("us-west", mint(3, join("eu-central")));
+    fed.changes("us-east", Command::RevokeToken { id: token_id(3) });
 }
 
 #[test]
@@ -281,7 +312,7 @@ fn a_cluster_mints_workload_tokens_only_for_itself() {
     let refusal = || Refusal::NotOwner { origin: cluster("us-west") };
     fed.refuses("us-west", mint(2, workload("us-east")), refusal());
     fed.refuses("us-west", mint(2, workload("nowhere")), refusal());
-    // Not even the custodian's cluster: sidecars get their identity from their own gateway alone.
+    // Not even an administrator: sidecars get their identity from their own gateway alone.
     fed.refuses("us-east", mint(2, workload("us-west")), Refusal::NotOwner { origin: cluster("us-east") });
 }
 
@@ -296,7 +327,7 @@ fn a_member_cannot_invite_itself_into_another_members_cluster() {
     fed.refuses("us-west", mint(4, join("us-east")), refusal("us-east"));
     // Minted before eu-central was a member, presented after: it would be a second way into eu-central.
     fed.refuses("us-west", redeem(3, introduction("eu-central", 4)), refusal("eu-central"));
-    // The cluster itself and the custodian's cluster may.
+    // The cluster itself and an administrator may.
     fed.changes("eu-central", mint(4, join("eu-central")));
     fed.changes("us-east", mint(5, join("eu-central")));
     assert_eq!(fed.apply("us-west", redeem(4, introduction("eu-central", 5))), Ok(Outcome::Admitted { node: 4 }));
@@ -338,7 +369,7 @@ fn a_cluster_moves_only_its_own_gateways() {
         locality: "mars-1".parse().expect("a locality"),
     };
     fed.refuses("us-west", moved(1), Refusal::NotOwner { origin: cluster("us-west") });
-    fed.refuses("us-west", moved(99), Refusal::NotOwner { origin: cluster("us-west") });
+    fed.refuses("us-west", moved(99), Refusal::NodeUnknown { node: 99 });
     fed.changes("us-west", moved(2));
     fed.leaves_as_is("us-west", moved(2));
     assert_eq!(fed.registry.nodes()[&2].east_west.to_string(), "127.0.99.1:15443");
@@ -409,9 +440,11 @@ fn tokens_are_limited_and_the_long_expired_make_room() {
         secret_hash: SECRET,
         grant: join("us-west"),
         minted_by: cluster("us-east"),
+        minted_at_gateway: gateway("gw-1"),
         minted_at: UnixMillis(1),
         expires_at: UnixMillis(10 * MINUTE),
-        state: TokenState::Open,
+        revoked_at: None,
+        redemptions: Vec::new(),
     };
     let id = |number: usize| TokenId::from_random((number as u64 + 1).to_be_bytes());
     fed.registry.tokens = (0..TOKENS_MAX).map(|number| (id(number), token.clone())).collect();
@@ -419,12 +452,10 @@ fn tokens_are_limited_and_the_long_expired_make_room() {
     // A day after their end their records go; a refused mint does not sweep either.
     fed.now = UnixMillis(10 * MINUTE).saturating_add(TOKEN_RECORD_KEPT).0;
     fed.refuses("us-east", mint(255, workload("us-west")), Refusal::NotOwner { origin: cluster("us-east") });
-    let fresh = Command::MintToken {
-        id: token_id(255),
-        secret_hash: SECRET,
-        grant: join("eu-central"),
-        expires_at: UnixMillis(u64::MAX),
-    };
+    let mut fresh = mint(255, join("eu-central"));
+    if let Command::MintToken { expires_at, .. } = &mut fresh {
+        *expires_at = UnixMillis(u64::MAX);
+    }
     fed.changes("us-east", fresh);
     assert_eq!(fed.registry.tokens().len(), 1);
     fed.refuses("us-east", redeem(1, introduction("us-west", 2)), Refusal::TokenUnknown);
@@ -434,7 +465,7 @@ fn tokens_are_limited_and_the_long_expired_make_room() {
 fn a_full_federation_still_takes_a_gateway_back() {
     let mut fed = Federated::new();
     for id in 2..=NODES_MAX as NodeId {
-        let node = Node { gateway: format!("gw-{id}").parse().expect("a label"), ..fed.registry.nodes[&1].clone() };
+        let node = Node { gateway: gateway(&format!("gw-{id}")), issued: Vec::new(), ..fed.registry.nodes[&1].clone() };
         fed.registry.nodes.insert(id, node);
     }
     fed.registry.next_node = NODES_MAX as NodeId;
@@ -443,5 +474,114 @@ fn a_full_federation_still_takes_a_gateway_back() {
     fed.refuses("us-east", redeem(1, introduction("us-west", 2)), limit("gateways", NODES_MAX));
     let node = NODES_MAX as NodeId + 1;
     assert_eq!(fed.apply("us-east", redeem(2, introduction("us-east", 3))), Ok(Outcome::Admitted { node }));
-    assert_eq!(fed.registry.federation().expect("founded").custodian, node, "the custodian's seat goes along");
+}
+
+#[test]
+fn a_token_holds_to_its_region_its_addresses_and_its_number_of_uses() {
+    let mut fed = Federated::new();
+    let west = |key| Introduction { gateway: gateway(&format!("gw-{key}")), ..introduction("us-west", key) };
+    fed.changes(
+        "us-east",
+        mint(1, invite("us-west", |to| (to.cluster, to.region) = (None, Some(gateway("us-east-1"))))),
+    );
+    let elsewhere = fixture::introduction("us-west", "gw-1", "mars-1", 2);
+    let refusal = Refusal::TokenWrongRegion { granted: gateway("us-east-1"), presented: gateway("mars-1") };
+    fed.refuses("us-east", redeem(1, elsewhere), refusal);
+    assert!(fed.apply("us-east", redeem(1, west(2))).is_ok(), "any cluster of the region");
+
+    let net = Some("10.1.0.0/16".parse().expect("a range"));
+    fed.changes("us-east", mint(2, invite("us-west", |to| (to.from, to.uses) = (net, 2))));
+    for outside in [None, Some("10.2.0.1".parse().expect("valid")), Some("::1".parse().expect("valid"))] {
+        fed.refuses("us-east", redeem_from(2, west(3), outside), Refusal::TokenWrongSource);
+    }
+    let inside = Some("::ffff:10.1.2.3".parse().expect("valid"));
+    for key in [3, 4, 3] {
+        assert!(fed.apply("us-east", redeem_from(2, west(key), inside)).is_ok(), "{key}");
+    }
+    fed.refuses("us-east", redeem_from(2, west(5), inside), Refusal::TokenUsed);
+    let used = fed.registry.token(&token_id(2)).expect("on record").redemptions.clone();
+    assert_eq!(used.iter().map(|one| (one.node, one.from)).collect::<Vec<_>>(), [(3, inside), (4, inside)]);
+
+    for uses in [0, TOKEN_USES_MAX + 1] {
+        let refusal = limit("uses of one token", TOKEN_USES_MAX as usize);
+        fed.refuses("us-east", mint(3, invite("us-west", |to| to.uses = uses)), refusal);
+    }
+}
+
+#[test]
+fn a_token_without_a_name_is_no_way_into_another_members_cluster() {
+    let mut fed = Federated::of_two();
+    fed.changes("us-west", mint(2, invite("us-west", |to| to.cluster = None)));
+    let refusal = Refusal::TokenNotYours { origin: cluster("us-west"), cluster: cluster("us-east") };
+    let second = Introduction { gateway: gateway("gw-2"), ..introduction("us-east", 9) };
+    fed.refuses("us-west", redeem(2, second), refusal);
+}
+
+#[test]
+fn a_gateway_is_a_member_once_it_is_certified() {
+    let mut fed = Federated::new();
+    fed.changes("us-east", mint(1, join("us-west")));
+    assert_eq!(fed.apply("us-east", redeem(1, introduction("us-west", 2))), Ok(Outcome::Admitted { node: 2 }));
+    assert_eq!(fed.registry.clusters(), BTreeSet::from([&cluster("us-east")]));
+    // Certificates of a root that does not sign, for a key that was not asked for, by one that keeps no root.
+    fed.refuses("us-east", issue(2, 2, 9), Refusal::WrongIssuer);
+    fed.leaves_as_is("us-east", issue(2, 3, ROOT));
+    fed.changes("us-east", issue(2, 2, ROOT));
+    assert_eq!(fed.registry.clusters().len(), 2);
+    fed.leaves_as_is("us-east", issue(2, 2, ROOT));
+    fed.refuses("us-east", issue(9, 2, ROOT), Refusal::NodeUnknown { node: 9 });
+    fed.refuses("us-west", issue(1, 1, ROOT), Refusal::NotKeeper { origin: cluster("us-west") });
+}
+
+#[test]
+fn a_renewal_asks_for_new_keys_and_the_old_ones_stay_known() {
+    let mut fed = Federated::of_two();
+    let renew = |node, key| Command::RequestCertificates { node, requests: requests(key) };
+    fed.refuses("us-east", renew(2, 9), Refusal::NotOwner { origin: cluster("us-east") });
+    let in_use = Refusal::KeyInUse { cluster: cluster("us-east"), gateway: gateway("gw-1") };
+    fed.refuses("us-west", renew(2, 1), in_use);
+    fed.changes("us-west", renew(2, 9));
+    fed.leaves_as_is("us-west", renew(2, 9));
+    assert!(fed.registry.nodes()[&2].is_certified(), "the old certificates are good meanwhile");
+    fed.changes("us-east", issue(2, 9, ROOT));
+    let node = &fed.registry.nodes()[&2];
+    assert!(node.issued_for(&requests(2)).is_some() && node.issued_for(&requests(9)).is_some());
+    assert_eq!(node.latest().map(|issued| issued.gateway_key), Some(Digest([9; 32])));
+    for key in 10..10 + u8::try_from(ISSUED_MAX).expect("few") {
+        fed.changes("us-west", renew(2, key));
+        fed.changes("us-east", issue(2, key, ROOT));
+    }
+    assert_eq!(fed.registry.nodes()[&2].issued.len(), ISSUED_MAX);
+}
+
+#[test]
+fn a_replaced_gateways_keys_are_denied_unless_it_came_back_with_them() {
+    let mut fed = Federated::of_two();
+    fed.changes("us-west", mint(2, join("us-west")));
+    assert_eq!(fed.apply("us-west", redeem(2, introduction("us-west", 2))), Ok(Outcome::Admitted { node: 3 }));
+    assert!(fed.registry.denied().is_empty());
+    fed.changes("us-east", issue(3, 2, ROOT));
+    fed.changes("us-west", mint(3, join("us-west")));
+    assert_eq!(fed.apply("us-west", redeem(3, introduction("us-west", 4))), Ok(Outcome::Admitted { node: 4 }));
+    assert!(fed.registry.denied().contains_key(&Digest([2; 32])));
+    fed.changes("us-east", mint(4, join("us-west")));
+    fed.refuses("us-east", redeem(4, introduction("us-west", 2)), Refusal::KeyDenied);
+}
+
+#[test]
+fn the_audit_trail_tells_who_did_what_and_is_bounded() {
+    let mut fed = Federated::of_two();
+    let told: Vec<_> =
+        fed.registry.audit().iter().map(|record| (record.origin.as_str(), record.event.clone())).collect();
+    let (token, cluster, gateway) = (token_id(1), cluster("us-west"), gateway("gw-1"));
+    assert_eq!(told[1], ("us-east", Event::TokenMinted { token: token.clone(), gateway: gateway.clone() }));
+    assert_eq!(told[2].1, Event::TokenRedeemed { token, cluster, gateway, node: 2, from: None });
+    assert!(matches!(told[3].1, Event::Certified { node: 2, .. }));
+    for number in 0..audit::RECORDS_MAX {
+        fed.changes(
+            "us-east",
+            Command::Drain { cluster: "us-west".parse().expect("valid"), draining: number % 2 == 0 },
+        );
+    }
+    assert_eq!(fed.registry.audit().len(), audit::RECORDS_MAX);
 }

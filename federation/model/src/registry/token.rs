@@ -1,11 +1,14 @@
 //! Tokens as the registry sees them: a public id, the hash of a secret, and what they are good for.
 
 use std::fmt;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::command::Refusal;
-use crate::name::ClusterName;
+use crate::blob::{hex, unhex};
+use crate::command::{Introduction, Refusal};
+use crate::name::{ClusterName, Label};
 use crate::registry::node::NodeId;
 use crate::spiffe::WorkloadName;
 use crate::time::UnixMillis;
@@ -27,17 +30,8 @@ impl Digest {
 impl TryFrom<String> for Digest {
     type Error = &'static str;
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        const EXPECTED: &str = "expected 64 hexadecimal digits";
-        let bytes = text.as_bytes();
-        let mut digest = [0; 32];
-        if bytes.len() != 2 * digest.len() {
-            return Err(EXPECTED);
-        }
-        for (byte, pair) in digest.iter_mut().zip(bytes.chunks_exact(2)) {
-            let pair = std::str::from_utf8(pair).map_err(|_| EXPECTED)?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| EXPECTED)?;
-        }
-        Ok(Self(digest))
+        let bytes = unhex(&text).and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or("expected 64 hexadecimal digits")
     }
 }
 
@@ -49,7 +43,7 @@ impl From<Digest> for String {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex(&self.0))
     }
 }
 
@@ -102,15 +96,43 @@ impl fmt::Display for TokenId {
     }
 }
 
+/// Gateways that one token may admit at most: a cluster's replicas, or a fleet that is rolled out.
+pub const TOKEN_USES_MAX: u32 = 1_000;
+
+/// Whom a join token admits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invitation {
+    /// Only this cluster, if named.
+    pub cluster: Option<ClusterName>,
+    /// Only clusters in this region, if named.
+    pub region: Option<Label>,
+    /// Only from these addresses, if named.
+    pub from: Option<IpNet>,
+    /// How many gateways.
+    pub uses: u32,
+}
+
+impl Invitation {
+    fn check(&self, newcomer: &Introduction, from: Option<IpAddr>) -> Result<(), Refusal> {
+        let presented = &newcomer.cluster;
+        if let Some(granted) = self.cluster.as_ref().filter(|granted| *granted != presented) {
+            return Err(Refusal::TokenWrongCluster { granted: granted.clone(), presented: presented.clone() });
+        }
+        let presented = &newcomer.locality.region;
+        if let Some(granted) = self.region.as_ref().filter(|granted| *granted != presented) {
+            return Err(Refusal::TokenWrongRegion { granted: granted.clone(), presented: presented.clone() });
+        }
+        let inside = |net: &IpNet| from.is_some_and(|from| net.contains(&from.to_canonical()));
+        if self.from.as_ref().is_some_and(|net| !inside(net)) { Err(Refusal::TokenWrongSource) } else { Ok(()) }
+    }
+}
+
 /// What a token is good for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Grant {
-    /// Admits one gateway of this cluster, once.
-    Join {
-        /// The cluster that may join.
-        cluster: ClusterName,
-    },
+    /// Admits gateways.
+    Join(Invitation),
     /// Lets sidecars of a workload get its identity, any number of times until it expires.
     Workload {
         /// The cluster that the workload runs in.
@@ -120,26 +142,17 @@ pub enum Grant {
     },
 }
 
-/// What became of a token.
+/// One use of a join token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub enum TokenState {
-    /// Not used yet (join tokens) or in use (workload tokens).
-    Open,
-    /// Redeemed by the gateway with this key.
-    Redeemed {
-        /// The gateway's key.
-        key: Digest,
-        /// The node id that it got.
-        node: NodeId,
-        /// When.
-        at: UnixMillis,
-    },
-    /// Revoked by an operator.
-    Revoked {
-        /// When.
-        at: UnixMillis,
-    },
+pub struct Redemption {
+    /// The key that the gateway came with, as in [`Requests::gateway_key`](super::node::Requests::gateway_key).
+    pub key: Digest,
+    /// The node id that it got.
+    pub node: NodeId,
+    /// From where it came.
+    pub from: Option<IpAddr>,
+    /// When.
+    pub at: UnixMillis,
 }
 
 /// A token's record.
@@ -149,41 +162,53 @@ pub struct Token {
     pub secret_hash: Digest,
     /// What it is good for.
     pub grant: Grant,
-    /// Who minted it.
+    /// The cluster that minted it.
     pub minted_by: ClusterName,
+    /// The gateway there at which an operator asked for it.
+    pub minted_at_gateway: Label,
     /// When it was minted.
     pub minted_at: UnixMillis,
     /// When it stops working.
     pub expires_at: UnixMillis,
-    /// What became of it.
-    pub state: TokenState,
+    /// When an operator revoked it.
+    pub revoked_at: Option<UnixMillis>,
+    /// Who joined with it.
+    pub redemptions: Vec<Redemption>,
+}
+
+/// What a good token does for a gateway that presents it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admitted {
+    /// It may come in.
+    New,
+    /// It is in already, by this use of the token: the answer was lost.
+    Again(Redemption),
 }
 
 impl Token {
-    /// Whether `cluster` may join with this token at `now` under the key `key`. The same key may come
-    /// again, even after expiry: its redemption is already agreed, only the answer was lost.
+    /// Whether `newcomer` may join with this token at `now`. The same key may come again, even after expiry: its
+    /// redemption is already agreed, only the answer was lost.
     ///
     /// # Errors
     /// The reason why not; the secret is checked before anything else is told.
     pub fn admits(
         &self,
         secret_hash: &Digest,
-        cluster: &ClusterName,
-        key: &Digest,
+        newcomer: &Introduction,
+        from: Option<IpAddr>,
         now: UnixMillis,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Admitted, Refusal> {
         self.check_secret(secret_hash)?;
-        let Grant::Join { cluster: granted } = &self.grant else { return Err(Refusal::TokenWrongKind) };
-        if granted != cluster {
-            return Err(Refusal::TokenWrongCluster { granted: granted.clone(), presented: cluster.clone() });
+        let Grant::Join(invitation) = &self.grant else { return Err(Refusal::TokenWrongKind) };
+        invitation.check(newcomer, from)?;
+        if let Some(earlier) = self.redemptions.iter().find(|earlier| earlier.key == newcomer.requests.gateway_key) {
+            return Ok(Admitted::Again(earlier.clone()));
         }
-        match &self.state {
-            TokenState::Redeemed { key: redeemer, .. } if redeemer == key => Ok(()),
-            TokenState::Redeemed { .. } => Err(Refusal::TokenUsed),
-            TokenState::Revoked { .. } => Err(Refusal::TokenRevoked),
-            TokenState::Open if now >= self.expires_at => Err(Refusal::TokenExpired),
-            TokenState::Open => Ok(()),
+        if self.is_used_up() {
+            return Err(Refusal::TokenUsed);
         }
+        self.check_open(now)?;
+        Ok(Admitted::New)
     }
 
     /// The workload that this token vouches for in `cluster` at `now`.
@@ -201,11 +226,24 @@ impl Token {
         if granted != cluster {
             return Err(Refusal::TokenWrongCluster { granted: granted.clone(), presented: cluster.clone() });
         }
-        match &self.state {
-            TokenState::Revoked { .. } => Err(Refusal::TokenRevoked),
-            _ if now >= self.expires_at => Err(Refusal::TokenExpired),
-            _ => Ok(workload),
+        self.check_open(now)?;
+        Ok(workload)
+    }
+
+    /// Whether it admitted as many gateways as it may.
+    #[must_use]
+    pub fn is_used_up(&self) -> bool {
+        match &self.grant {
+            Grant::Join(invitation) => self.redemptions.len() >= invitation.uses as usize,
+            Grant::Workload { .. } => false,
         }
+    }
+
+    /// Whether a cluster made it, or could come in with it by name.
+    #[must_use]
+    pub fn is_of(&self, cluster: &ClusterName) -> bool {
+        let invited = matches!(&self.grant, Grant::Join(invitation) if invitation.cluster.as_ref() == Some(cluster));
+        self.minted_by == *cluster || invited
     }
 
     /// Whether both were minted alike, whatever became of them and whoever minted first.
@@ -216,6 +254,14 @@ impl Token {
 
     fn check_secret(&self, secret_hash: &Digest) -> Result<(), Refusal> {
         if self.secret_hash.same_as(secret_hash) { Ok(()) } else { Err(Refusal::TokenSecretMismatch) }
+    }
+
+    fn check_open(&self, now: UnixMillis) -> Result<(), Refusal> {
+        match self.revoked_at {
+            Some(_) => Err(Refusal::TokenRevoked),
+            None if now >= self.expires_at => Err(Refusal::TokenExpired),
+            None => Ok(()),
+        }
     }
 }
 

@@ -3,8 +3,9 @@
 use super::*;
 use crate::catalog::{AppProtocol, Export, LocalService};
 use crate::command::{Command, Entry, Introduction, Outcome};
+use crate::fixture::{self, ROOT, introduction};
 use crate::health::PeerHealth;
-use crate::registry::token::{Digest, Grant, TokenId};
+use crate::registry::token::{Digest, TokenId};
 use crate::time::UnixMillis;
 
 const NEVER: UnixMillis = UnixMillis(u64::MAX);
@@ -54,16 +55,6 @@ fn endpoint(host: u8) -> Endpoint {
     }
 }
 
-fn introduction(name: &str, gateway: &str, locality: &str, key: u8) -> Introduction {
-    Introduction {
-        cluster: cluster(name),
-        gateway: gateway.parse().expect("a label"),
-        locality: locality.parse().expect("a locality"),
-        east_west: ([127, 0, key, 1], 15443).into(),
-        key: Digest([key; 32]),
-    }
-}
-
 impl World {
     fn new() -> Self {
         let founder = introduction("us-east", "gw-1", "us-east-1/a", 1);
@@ -82,7 +73,7 @@ impl World {
             clock: 0,
         };
         let federation = world.site.federation.clone();
-        world.apply("us-east", Command::Found { federation, root: vec![0xde, 0xad], founder });
+        world.apply("us-east", fixture::found(federation, founder));
         world
     }
 
@@ -93,12 +84,16 @@ impl World {
     }
 
     fn join(&mut self, newcomer: Introduction) -> NodeId {
-        let id = TokenId::from_random([newcomer.key.0[0]; 8]);
+        let key = newcomer.requests.gateway_key.0[0];
+        let id = TokenId::from_random([key; 8]);
         let secret_hash = Digest([0; 32]);
-        let grant = Grant::Join { cluster: newcomer.cluster.clone() };
-        self.apply("us-east", Command::MintToken { id: id.clone(), secret_hash, grant, expires_at: NEVER });
-        match self.apply("us-east", Command::RedeemToken { id, secret_hash, newcomer }) {
-            Outcome::Admitted { node } => node,
+        let (grant, gateway) = (fixture::join(newcomer.cluster.as_str()), newcomer.gateway.clone());
+        self.apply("us-east", Command::MintToken { id: id.clone(), secret_hash, grant, expires_at: NEVER, gateway });
+        match self.apply("us-east", Command::RedeemToken { id, secret_hash, newcomer, from: None }) {
+            Outcome::Admitted { node } => {
+                self.apply("us-east", fixture::issue(node, key, ROOT));
+                node
+            }
             other => unreachable!("a redemption admits: {other:?}"),
         }
     }
@@ -282,7 +277,7 @@ fn gateways_carry_their_reach_and_members_are_known() {
     assert_eq!(west.gateways[&second].reach, Reach::Unknown);
     assert!(snapshot.is_member(&cluster("us-east")) && snapshot.is_member(&cluster("us-west")));
     assert!(!snapshot.is_member(&cluster("nowhere")));
-    assert_eq!(&*snapshot.roots, [vec![0xde, 0xad]]);
+    assert_eq!(&*snapshot.roots, [vec![0xde, 0xad, ROOT]]);
     assert_eq!((snapshot.generation, snapshot.coverage), (7, Coverage::Complete));
 }
 

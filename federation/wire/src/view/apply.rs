@@ -54,10 +54,15 @@ pub fn apply(view: &Snapshot, update: control::Update) -> Result<Snapshot, WireE
     field::count("services", services.len(), SERVICES_PER_VIEW_MAX)?;
     field::count("absent", absent.len(), SERVICES_PER_VIEW_MAX)?;
     field::count("absent_addresses", absent_addresses.len(), QUESTIONS_PER_STREAM_MAX)?;
+    let (roots, denied) = match &update.roots {
+        Some(roots) => decode::roots(roots)?,
+        None => (view.roots.clone(), view.denied.clone()),
+    };
     Ok(Snapshot {
         generation: update.generation,
         site: view.site.clone(),
-        roots: update.roots.as_ref().map_or_else(|| Ok(view.roots.clone()), decode::roots)?,
+        roots,
+        denied,
         clusters,
         services,
         vips,

@@ -10,6 +10,8 @@ use isthmus_model::health::{Agreement, Capacity, Reach};
 use isthmus_model::locality::Locality;
 use isthmus_model::name::{ClusterName, ServiceName};
 use isthmus_model::registry::NODES_MAX;
+use isthmus_model::registry::departure::DENIED_MAX;
+use isthmus_model::registry::token::Digest;
 use isthmus_model::snapshot::{Gateway, RemoteBackend, RemoteCluster, Service, Site};
 use isthmus_model::time::UnixMillis;
 
@@ -21,14 +23,21 @@ use crate::field;
 /// The members of a federation as a view holds them.
 pub(super) type Clusters = BTreeMap<ClusterName, Arc<RemoteCluster>>;
 
-pub(super) fn roots(roots: &control::Roots) -> Result<Arc<[Vec<u8>]>, WireError> {
+/// Roots and denied keys.
+pub(super) type Trust = (Arc<[Vec<u8>]>, Arc<BTreeSet<Digest>>);
+
+pub(super) fn roots(roots: &control::Roots) -> Result<Trust, WireError> {
     field::count("roots.der", roots.der.len(), ROOTS_MAX)?;
     for root in &roots.der {
         if root.len() > ROOT_BYTES_MAX {
             return Err(WireError::TooLong { field: "roots.der", length: root.len(), limit: ROOT_BYTES_MAX });
         }
     }
-    Ok(roots.der.clone().into())
+    field::count("roots.denied", roots.denied.len(), DENIED_MAX)?;
+    let key = |key: &Vec<u8>| <[u8; 32]>::try_from(key.as_slice()).map(Digest);
+    let denied = roots.denied.iter().map(key).collect::<Result<BTreeSet<_>, _>>();
+    let denied = denied.map_err(|_| WireError::Key { field: "roots.denied" })?;
+    Ok((roots.der.clone().into(), Arc::new(denied)))
 }
 
 pub(super) fn agreement(agreement: &control::Agreement) -> Result<Agreement, WireError> {

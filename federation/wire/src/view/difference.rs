@@ -57,6 +57,7 @@ fn part(from: &Snapshot, full: &Snapshot, asked: &Asked) -> Snapshot {
         generation: full.generation,
         site: full.site.clone(),
         roots: full.roots.clone(),
+        denied: full.denied.clone(),
         clusters: full.clusters.clone(),
         services,
         vips,
@@ -79,8 +80,7 @@ fn message(from: &Snapshot, to: &Snapshot) -> Option<control::Update> {
     let news = control::Update {
         generation: 0,
         clusters: (from.clusters != to.clusters).then(|| encode::clusters(&to.clusters)),
-        roots: (!Arc::ptr_eq(&from.roots, &to.roots) && from.roots != to.roots)
-            .then(|| control::Roots { der: to.roots.to_vec() }),
+        roots: (from.roots != to.roots || from.denied != to.denied).then(|| encode::roots(&to.roots, &to.denied)),
         services: changed(from, to).into_iter().map(|service| encode::service(service)).collect(),
         absent: added(from_absent, to_absent),
         absent_addresses: added(from_absent_addresses, to_absent_addresses),

@@ -1,12 +1,13 @@
 //! Model to message. Infallible: the model is valid by construction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use isthmus_model::catalog::{AppProtocol, Endpoint, ServicePort};
 use isthmus_model::health::{Agreement, Reach};
 use isthmus_model::name::ClusterName;
 use isthmus_model::registry::node::NodeId;
+use isthmus_model::registry::token::Digest;
 use isthmus_model::snapshot::{Gateway, RemoteBackend, RemoteCluster, Service};
 
 use crate::control;
@@ -35,6 +36,10 @@ fn gateway((node, gateway): (&NodeId, &Gateway)) -> control::Gateway {
         east_west: gateway.east_west.to_string(),
         reach: reach.into(),
     }
+}
+
+pub(super) fn roots(roots: &[Vec<u8>], denied: &BTreeSet<Digest>) -> control::Roots {
+    control::Roots { der: roots.to_vec(), denied: denied.iter().map(|key| key.0.to_vec()).collect() }
 }
 
 pub(super) fn agreement(agreement: &Agreement) -> control::Agreement {

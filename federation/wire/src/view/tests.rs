@@ -7,6 +7,7 @@ use std::sync::Arc;
 use isthmus_model::catalog::{AppProtocol, Endpoint, ServicePort};
 use isthmus_model::health::{Agreement, Capacity, Reach};
 use isthmus_model::name::ClusterName;
+use isthmus_model::registry::token::Digest;
 use isthmus_model::snapshot::{Coverage, Gateway, RemoteBackend, RemoteCluster, Service, Site, Snapshot};
 use isthmus_model::time::UnixMillis;
 use proptest::collection::{btree_map, hash_set, vec};
@@ -114,8 +115,9 @@ fn full() -> impl Strategy<Value = Snapshot> {
         (1..3_u64).prop_map(|at| Agreement { leader: Some(site().cluster), stale_since: Some(UnixMillis(at)) })
     ];
     let services = btree_map(0..8_u8, offer(), 0..8);
-    (clusters(), services, vec(vec(any::<u8>(), 0..3), 0..2), agreement, 0..2_u8, any::<u64>()).prop_map(
-        |(clusters, offers, roots, agreement, shift, generation)| {
+    let trust = (vec(vec(any::<u8>(), 0..3), 0..2), vec(0..3_u8, 0..3));
+    (clusters(), services, trust, agreement, 0..2_u8, any::<u64>()).prop_map(
+        |(clusters, offers, (roots, denied), agreement, shift, generation)| {
             let services: HashMap<ServiceName, Arc<Service>> = offers
                 .into_iter()
                 .map(|(number, (service, remotes))| link(service, number, shift, &remotes, &clusters))
@@ -123,7 +125,8 @@ fn full() -> impl Strategy<Value = Snapshot> {
                 .collect();
             let vips = services.values().filter_map(|service| Some((service.vip?, service.name.clone()))).collect();
             let empty = Snapshot::empty(site(), Coverage::Complete);
-            Snapshot { generation, clusters, vips, services, roots: roots.into(), agreement, ..empty }
+            let (roots, denied) = (roots.into(), Arc::new(denied.into_iter().map(|key| Digest([key; 32])).collect()));
+            Snapshot { generation, clusters, vips, services, roots, denied, agreement, ..empty }
         },
     )
 }
@@ -158,7 +161,10 @@ fn check_answers(view: &Snapshot, full: &Snapshot, asked: &Asked) -> Result<(), 
             prop_assert!(Arc::ptr_eq(&remote.cluster, &view.clusters[&remote.cluster.name]));
         }
     }
-    prop_assert_eq!((&view.clusters, &view.roots, &view.agreement), (&full.clusters, &full.roots, &full.agreement));
+    prop_assert_eq!(
+        (&view.clusters, &view.roots, &view.denied, &view.agreement),
+        (&full.clusters, &full.roots, &full.denied, &full.agreement)
+    );
     Ok(())
 }
 
@@ -285,7 +291,7 @@ fn spoilt(spoil: impl FnOnce(&mut control::Update)) -> Option<WireError> {
 #[test]
 fn a_bad_update_is_refused_with_the_field_that_is_bad() {
     type Spoil = fn(&mut control::Update);
-    let cases: [(&str, Spoil); 14] = [
+    let cases: [(&str, Spoil); 15] = [
         ("services.name", |u| u.services[0].name = "Shop/s1".to_owned()),
         ("services.vip", |u| u.services[0].vip = "10.0.0".to_owned()),
         ("services.vip", |u| u.services[0].vip = u.services[1].vip.clone()),
@@ -303,8 +309,13 @@ fn a_bad_update_is_refused_with_the_field_that_is_bad() {
             let clusters = u.clusters.get_or_insert_default();
             clusters.clusters[0].gateways[0].reach = -1;
         }),
-        ("roots.der", |u| u.roots = Some(control::Roots { der: std::vec![Vec::new(); ROOTS_MAX + 1] })),
-        ("roots.der", |u| u.roots = Some(control::Roots { der: std::vec![std::vec![0; ROOT_BYTES_MAX + 1]] })),
+        ("roots.der", |u| {
+            u.roots = Some(control::Roots { der: std::vec![Vec::new(); ROOTS_MAX + 1], denied: Vec::new() })
+        }),
+        ("roots.denied", |u| u.roots = Some(control::Roots { der: Vec::new(), denied: std::vec![std::vec![0; 31]] })),
+        ("roots.der", |u| {
+            u.roots = Some(control::Roots { der: std::vec![std::vec![0; ROOT_BYTES_MAX + 1]], denied: Vec::new() })
+        }),
         ("absent", |u| u.absent = std::vec!["a/b".repeat(1000)]),
     ];
     assert_eq!(spoilt(|_| ()), None);

@@ -13,7 +13,7 @@ use crate::admin::api;
 impl Reading {
     pub(in crate::admin) fn clusters(&self) -> api::Clusters {
         let mut by_cluster: BTreeMap<&ClusterName, Vec<(NodeId, &Node)>> = BTreeMap::new();
-        for (id, node) in self.registry.nodes() {
+        for (id, node) in self.registry.members() {
             by_cluster.entry(&node.cluster).or_default().push((*id, node));
         }
         let clusters = by_cluster.into_iter().filter_map(|(name, nodes)| self.cluster(name, &nodes));

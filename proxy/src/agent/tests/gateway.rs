@@ -10,7 +10,8 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use isthmus_identity::{
-    BearerToken, ClientAuth, ClusterAuthority, LiveIdentity, PrivateKey, RootAuthority, TrustBundle, csr_key_digest,
+    BearerToken, ClientAuth, ClusterAuthority, INTERMEDIATE_LIFETIME, LiveIdentity, PrivateKey, RootAuthority,
+    TrustBundle, csr_key_digest,
 };
 use isthmus_model::name::{ClusterName, FederationDomain, TrustDomain};
 use isthmus_model::snapshot::{Coverage, Site, Snapshot};
@@ -48,7 +49,8 @@ impl Federation {
         let root = RootAuthority::create(&federation, SystemTime::now()).expect("a root");
         let key = PrivateKey::generate().expect("a key");
         let csr = key.csr().expect("a request");
-        let certificate = root.sign_cluster(&csr, &domain, SystemTime::now()).expect("an intermediate");
+        let certificate =
+            root.sign_cluster(&csr, &domain, INTERMEDIATE_LIFETIME, SystemTime::now()).expect("an intermediate");
         let authority = Arc::new(ClusterAuthority::new(key, certificate).expect("matches"));
         Self { root, authority, domain }
     }
@@ -68,6 +70,10 @@ impl Federation {
         self.root.certificate().to_vec()
     }
 
+    pub(crate) fn cluster(&self) -> ClusterName {
+        self.domain.cluster.clone()
+    }
+
     pub(crate) fn token(&self) -> BearerToken {
         let Site { federation, cluster, .. } = self.site();
         BearerToken::mint(federation, cluster, Vec::new(), self.root.digest())
@@ -81,7 +87,7 @@ impl Federation {
         let key = PrivateKey::generate().expect("a key");
         let id = SpiffeId::gateway(self.domain.clone(), "gw".parse().expect("valid"));
         let csr = key.csr().expect("a request");
-        let chain = self.authority.sign(&csr, &id, LIFETIME, SystemTime::now()).expect("signed");
+        let chain = vec![self.root.sign_gateway(&csr, &id, LIFETIME, SystemTime::now()).expect("signed")];
         let identity = LiveIdentity::new();
         let bundle = TrustBundle::new(self.domain.federation.clone(), vec![self.root()]).expect("a root");
         identity.set_trust(bundle);

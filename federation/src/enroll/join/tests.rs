@@ -14,7 +14,7 @@ fn newcomer() -> GatewayName {
 }
 
 fn token(cluster: &str, contact: SocketAddr) -> BearerToken {
-    BearerToken::mint(newcomer().federation, cluster.parse().expect("valid"), vec![contact], Digest([7; 32]))
+    BearerToken::mint(newcomer().federation, Some(cluster.parse().expect("valid")), vec![contact], Digest([7; 32]))
 }
 
 async fn refusal(token: &BearerToken) -> String {

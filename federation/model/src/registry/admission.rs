@@ -1,0 +1,201 @@
+//! The way in: tokens, redemption, and the certificates that make a gateway a member.
+
+use std::net::IpAddr;
+
+use crate::command::{Introduction, Outcome, Refusal};
+use crate::name::ClusterName;
+use crate::time::UnixMillis;
+
+use super::audit::Event;
+use super::node::{Certificates, Node, NodeId, Pending, Requests};
+use super::token::{Admitted, Digest, Grant, Invitation, Redemption, TOKEN_USES_MAX, Token, TokenId};
+use super::trust::Custody;
+use super::{NODES_MAX, Registry, TOKEN_RECORD_KEPT, TOKENS_MAX, limit};
+
+/// The largest request or certificate on record, in bytes: four times what a federation's are.
+pub const DER_LEN_MAX: usize = 4_096;
+
+impl Registry {
+    /// Whether `minter` may give out what `grant` gives. A workload's identity is its own cluster's to give.
+    /// Any member may invite a new cluster; a further gateway of a cluster that is a member already gets that
+    /// cluster's identity, so only the cluster itself may invite one, or an administrator. Else one stolen cluster
+    /// could make itself any other.
+    fn check_grantor(
+        &self,
+        minter: &ClusterName,
+        grant: &Grant,
+        newcomer: Option<&ClusterName>,
+    ) -> Result<(), Refusal> {
+        match grant {
+            Grant::Workload { cluster, .. } if cluster != minter => Err(Refusal::NotOwner { origin: minter.clone() }),
+            Grant::Workload { .. } => Ok(()),
+            Grant::Join(Invitation { cluster: granted, .. }) => match newcomer.or(granted.as_ref()) {
+                Some(cluster) if cluster != minter && self.is_member(cluster) && !self.is_administrator(minter) => {
+                    Err(Refusal::TokenNotYours { origin: minter.clone(), cluster: cluster.clone() })
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+
+    pub(super) fn mint(&mut self, id: &TokenId, token: Token, at: UnixMillis) -> Result<Outcome, Refusal> {
+        let kept = |token: &Token| token.expires_at.saturating_add(TOKEN_RECORD_KEPT) > at;
+        if let Some(known) = self.tokens.get(id).filter(|known| kept(known)) {
+            return if known.same_content(&token) { Ok(Outcome::Unchanged) } else { Err(Refusal::TokenConflict) };
+        }
+        if self.tokens.values().filter(|known| kept(known)).count() >= TOKENS_MAX {
+            return Err(limit("tokens", TOKENS_MAX));
+        }
+        if matches!(&token.grant, Grant::Join(invitation) if !(1..=TOKEN_USES_MAX).contains(&invitation.uses)) {
+            return Err(limit("uses of one token", TOKEN_USES_MAX as usize));
+        }
+        self.check_grantor(&token.minted_by, &token.grant, None)?;
+        self.tokens.retain(|_, known| kept(known));
+        let event = Event::TokenMinted { token: id.clone(), gateway: token.minted_at_gateway.clone() };
+        self.record(at, &token.minted_by.clone(), event);
+        self.tokens.insert(id.clone(), token);
+        Ok(Outcome::Changed)
+    }
+
+    pub(super) fn revoke(&mut self, origin: &ClusterName, id: &TokenId, at: UnixMillis) -> Result<Outcome, Refusal> {
+        let administrator = self.is_administrator(origin);
+        let token = self.tokens.get_mut(id).ok_or(Refusal::TokenUnknown)?;
+        if token.minted_by != *origin && !administrator {
+            return Err(Refusal::NotOwner { origin: origin.clone() });
+        }
+        if token.is_used_up() {
+            return Err(Refusal::TokenUsed);
+        }
+        if token.revoked_at.is_some() {
+            return Ok(Outcome::Unchanged);
+        }
+        token.revoked_at = Some(at);
+        self.record(at, origin, Event::TokenRevoked { token: id.clone() });
+        Ok(Outcome::Changed)
+    }
+
+    pub(super) fn redeem(
+        &mut self,
+        origin: &ClusterName,
+        id: &TokenId,
+        secret_hash: &Digest,
+        newcomer: &Introduction,
+        from: Option<IpAddr>,
+        at: UnixMillis,
+    ) -> Result<Outcome, Refusal> {
+        let token = self.token(id)?;
+        if let Admitted::Again(Redemption { node, .. }) = token.admits(secret_hash, newcomer, from, at)? {
+            // Replaced since: its place is another's.
+            let stands = self.nodes.contains_key(&node);
+            return if stands { Ok(Outcome::Admitted { node }) } else { Err(Refusal::TokenUsed) };
+        }
+        // Checked again: the cluster may have become a member since the token was minted.
+        self.check_grantor(&token.minted_by, &token.grant, Some(&newcomer.cluster))?;
+        check_requests(&newcomer.requests)?;
+        self.check_keys(&newcomer.requests, |node| node.is_gateway(newcomer))?;
+        if self.nodes.values().filter(|node| !node.is_gateway(newcomer)).count() >= NODES_MAX {
+            return Err(limit("gateways", NODES_MAX));
+        }
+        let node = self.admit(newcomer, at);
+        if let Some(token) = self.tokens.get_mut(id) {
+            token.redemptions.push(Redemption { key: newcomer.requests.gateway_key, node, from, at });
+        }
+        let (cluster, gateway) = (newcomer.cluster.clone(), newcomer.gateway.clone());
+        self.record(at, origin, Event::TokenRedeemed { token: id.clone(), cluster, gateway, node, from });
+        Ok(Outcome::Admitted { node })
+    }
+
+    /// A key names one gateway for good.
+    fn check_keys(&self, requests: &Requests, own: impl Fn(&Node) -> bool) -> Result<(), Refusal> {
+        let asked = [requests.gateway_key, requests.authority_key];
+        if asked.iter().any(|key| self.denied.contains_key(key)) {
+            return Err(Refusal::KeyDenied);
+        }
+        let mut others = self.nodes.values().filter(|node| !own(node));
+        match others.find(|node| node.keys().any(|key| asked.contains(&key))) {
+            Some(owner) => Err(Refusal::KeyInUse { cluster: owner.cluster.clone(), gateway: owner.gateway.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives a gateway its node id. A gateway of the same name in the same cluster is replaced: it came
+    /// back without its data, and its old replica must not. What was certified for that one is denied from now on.
+    pub(super) fn admit(&mut self, newcomer: &Introduction, at: UnixMillis) -> NodeId {
+        let replaced: Vec<NodeId> =
+            self.nodes.iter().filter(|(_, node)| node.is_gateway(newcomer)).map(|(id, _)| *id).collect();
+        for id in replaced {
+            if let Some(mut node) = self.remove_node(id) {
+                // It may come back with the keys that it had.
+                let again = [newcomer.requests.gateway_key, newcomer.requests.authority_key];
+                node.issued.retain(|issued| !again.contains(&issued.gateway_key));
+                self.deny(&node, at);
+            }
+        }
+        self.next_node += 1;
+        self.nodes.insert(self.next_node, Node::admitted(newcomer, at));
+        self.next_node
+    }
+
+    pub(super) fn request_certificates(
+        &mut self,
+        origin: &ClusterName,
+        id: NodeId,
+        requests: &Requests,
+        at: UnixMillis,
+    ) -> Result<Outcome, Refusal> {
+        check_requests(requests)?;
+        let node = self.own_node(origin, id)?;
+        let waiting = node.pending.as_ref().is_some_and(|pending| pending.requests.same_keys(requests));
+        if waiting {
+            return Ok(Outcome::Unchanged);
+        }
+        self.check_keys(requests, |node| std::ptr::eq(node, &self.nodes[&id]))?;
+        let node = self.nodes.get_mut(&id).ok_or(Refusal::NodeUnknown { node: id })?;
+        node.pending = Some(Pending { requests: requests.clone(), since: at });
+        Ok(Outcome::Changed)
+    }
+
+    pub(super) fn issue(
+        &mut self,
+        origin: &ClusterName,
+        id: NodeId,
+        authority_key: &Digest,
+        certificates: &Certificates,
+        at: UnixMillis,
+    ) -> Result<Outcome, Refusal> {
+        let issuer = self.trust().ok_or(Refusal::NotFounded)?.issuer();
+        let may = match &issuer.custody {
+            Custody::Sealed { envelopes } => {
+                envelopes.0.keys().any(|keeper| self.nodes.get(keeper).is_some_and(|node| node.cluster == *origin))
+            }
+            Custody::Offline => self.is_administrator(origin),
+        };
+        if !may {
+            return Err(Refusal::NotKeeper { origin: origin.clone() });
+        }
+        let root = issuer.key;
+        let node = self.nodes.get_mut(&id).ok_or(Refusal::NodeUnknown { node: id })?;
+        let answers = node.pending.take_if(|pending| pending.requests.authority_key == *authority_key);
+        // Answered already, or asked anew: nothing is waiting for this.
+        let Some(pending) = answers else { return Ok(Outcome::Unchanged) };
+        let flaw = if certificates.root != root {
+            Some(Refusal::WrongIssuer)
+        } else if certificates.gateway.0.len().max(certificates.intermediate.0.len()) > DER_LEN_MAX {
+            Some(limit("bytes of a certificate", DER_LEN_MAX))
+        } else {
+            None
+        };
+        if let Some(refusal) = flaw {
+            node.pending = Some(pending);
+            return Err(refusal);
+        }
+        node.certify(pending, certificates.clone(), at);
+        self.record(at, origin, Event::Certified { node: id, authority_key: *authority_key, root });
+        Ok(Outcome::Changed)
+    }
+}
+
+fn check_requests(requests: &Requests) -> Result<(), Refusal> {
+    let longest = requests.gateway.0.len().max(requests.authority.0.len());
+    if longest > DER_LEN_MAX { Err(limit("bytes of a certificate request", DER_LEN_MAX)) } else { Ok(()) }
+}

@@ -1,0 +1,205 @@
+//! The way out: draining, leaving, being fenced. Keys of clusters that are gone stay denied until their last
+//! certificate ends, so that nothing of them comes back with old data.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::{Outcome, Refusal};
+use crate::name::ClusterName;
+use crate::time::UnixMillis;
+
+use super::audit::Event;
+use super::node::{Node, NodeId};
+use super::{Registry, limit};
+
+/// Keys denied at once. Every gateway of the largest federation, with all that is kept of it.
+pub const DENIED_MAX: usize = 10_000;
+/// How long a key is denied after its last certificate ended: clocks differ.
+pub const DENIED_MARGIN: Duration = Duration::from_secs(3_600);
+/// Clusters that left or were fenced, on record.
+pub const DEPARTED_MAX: usize = 1_000;
+/// The longest reason for a fence, in bytes.
+pub const WHY_LEN_MAX: usize = 256;
+
+/// A key that is not trusted any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denied {
+    /// Whose it was.
+    pub cluster: ClusterName,
+    /// When its last certificate ends; it need not be denied after that.
+    pub until: UnixMillis,
+}
+
+/// How a cluster went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Manner {
+    /// In order.
+    Left,
+    /// An operator cut it off.
+    Fenced {
+        /// Why.
+        why: String,
+    },
+}
+
+/// A cluster that is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Departure {
+    /// How.
+    pub manner: Manner,
+    /// The cluster whose operator brought it about.
+    pub by: ClusterName,
+    /// When.
+    pub at: UnixMillis,
+    /// Its gateways, should the fence be taken back.
+    pub nodes: BTreeMap<NodeId, Node>,
+}
+
+impl Registry {
+    fn check_member_cluster(&self, cluster: &ClusterName) -> Result<(), Refusal> {
+        if self.is_member(cluster) { Ok(()) } else { Err(Refusal::ClusterUnknown { cluster: cluster.clone() }) }
+    }
+
+    fn check_own_or_administrator(&self, origin: &ClusterName, cluster: &ClusterName) -> Result<(), Refusal> {
+        if origin == cluster { Ok(()) } else { self.check_administrator(origin) }
+    }
+
+    pub(super) fn drain(
+        &mut self,
+        origin: &ClusterName,
+        cluster: &ClusterName,
+        draining: bool,
+        at: UnixMillis,
+    ) -> Result<Outcome, Refusal> {
+        self.check_own_or_administrator(origin, cluster)?;
+        self.check_member_cluster(cluster)?;
+        if self.draining.contains_key(cluster) == draining {
+            return Ok(Outcome::Unchanged);
+        }
+        if draining {
+            self.draining.insert(cluster.clone(), at);
+        } else {
+            self.draining.remove(cluster);
+        }
+        self.record(at, origin, Event::Drained { cluster: cluster.clone(), draining });
+        Ok(Outcome::Changed)
+    }
+
+    pub(super) fn leave(
+        &mut self,
+        origin: &ClusterName,
+        cluster: &ClusterName,
+        at: UnixMillis,
+    ) -> Result<Outcome, Refusal> {
+        self.check_own_or_administrator(origin, cluster)?;
+        self.depart(origin, cluster, Manner::Left, at)?;
+        self.record(at, origin, Event::Left { cluster: cluster.clone() });
+        Ok(Outcome::Changed)
+    }
+
+    pub(super) fn fence(
+        &mut self,
+        origin: &ClusterName,
+        cluster: &ClusterName,
+        why: &str,
+        at: UnixMillis,
+    ) -> Result<Outcome, Refusal> {
+        self.check_administrator(origin)?;
+        if origin == cluster {
+            return Err(Refusal::FencesItself);
+        }
+        if why.len() > WHY_LEN_MAX {
+            return Err(limit("bytes of a reason", WHY_LEN_MAX));
+        }
+        let fenced = |gone: &Departure| matches!(gone.manner, Manner::Fenced { .. });
+        if !self.is_member(cluster) && self.departed.get(cluster).is_some_and(fenced) {
+            return Ok(Outcome::Unchanged);
+        }
+        self.depart(origin, cluster, Manner::Fenced { why: why.to_owned() }, at)?;
+        self.record(at, origin, Event::Fenced { cluster: cluster.clone(), why: why.to_owned() });
+        Ok(Outcome::Changed)
+    }
+
+    pub(super) fn unfence(
+        &mut self,
+        origin: &ClusterName,
+        cluster: &ClusterName,
+        at: UnixMillis,
+    ) -> Result<Outcome, Refusal> {
+        self.check_administrator(origin)?;
+        let fenced = |gone: &Departure| matches!(gone.manner, Manner::Fenced { .. });
+        if self.is_member(cluster) || !self.departed.get(cluster).is_some_and(fenced) {
+            return Err(Refusal::NotFenced { cluster: cluster.clone() });
+        }
+        if let Some(gone) = self.departed.remove(cluster) {
+            for key in gone.nodes.values().flat_map(Node::keys) {
+                self.denied.remove(&key);
+            }
+            self.nodes.extend(gone.nodes);
+        }
+        self.record(at, origin, Event::Unfenced { cluster: cluster.clone() });
+        Ok(Outcome::Changed)
+    }
+
+    /// Takes a cluster out, with everything that hangs on it.
+    fn depart(
+        &mut self,
+        by: &ClusterName,
+        cluster: &ClusterName,
+        manner: Manner,
+        at: UnixMillis,
+    ) -> Result<(), Refusal> {
+        self.check_member_cluster(cluster)?;
+        let mut administrators = self.federation.iter().flat_map(|federation| &federation.administrators);
+        if self.is_administrator(cluster) && administrators.all(|administrator| administrator == cluster) {
+            return Err(Refusal::LastAdministrator { cluster: cluster.clone() });
+        }
+        let ids: Vec<NodeId> =
+            self.nodes.iter().filter(|(_, node)| node.cluster == *cluster).map(|(id, _)| *id).collect();
+        let nodes: BTreeMap<NodeId, Node> =
+            ids.into_iter().filter_map(|id| Some((id, self.remove_node(id)?))).collect();
+        for node in nodes.values() {
+            self.deny(node, at);
+        }
+        self.withdraw_all(cluster);
+        self.draining.remove(cluster);
+        if let Some(federation) = &mut self.federation {
+            federation.administrators.remove(cluster);
+        }
+        for token in self.tokens.values_mut().filter(|token| !token.is_used_up() && token.is_of(cluster)) {
+            token.revoked_at.get_or_insert(at);
+        }
+        if self.departed.len() >= DEPARTED_MAX {
+            let oldest = self.departed.iter().min_by_key(|(_, gone)| gone.at).map(|(name, _)| name.clone());
+            oldest.map(|name| self.departed.remove(&name));
+        }
+        self.departed.insert(cluster.clone(), Departure { manner, by: by.clone(), at, nodes });
+        Ok(())
+    }
+
+    pub(super) fn remove_node(&mut self, id: NodeId) -> Option<Node> {
+        if let Some(federation) = &mut self.federation {
+            federation.trust.forget(id);
+        }
+        self.nodes.remove(&id)
+    }
+
+    /// Denies every key that was certified for a gateway, for as long as a certificate of it lasts.
+    pub(super) fn deny(&mut self, node: &Node, at: UnixMillis) {
+        self.denied.retain(|_, denied| denied.until > at);
+        for issued in &node.issued {
+            for key in [issued.gateway_key, issued.authority_key] {
+                if self.denied.len() >= DENIED_MAX {
+                    let soonest = self.denied.iter().min_by_key(|(_, denied)| denied.until).map(|(key, _)| *key);
+                    soonest.map(|key| self.denied.remove(&key));
+                }
+                let until = issued.certificates.not_after.saturating_add(DENIED_MARGIN);
+                let denied = Denied { cluster: node.cluster.clone(), until };
+                self.denied.insert(key, denied);
+            }
+        }
+    }
+}
