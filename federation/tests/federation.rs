@@ -201,6 +201,8 @@ async fn writes_go_on_without_one_and_staleness_shows_without_two() {
     let east_address = east.address;
     east.stop().await;
     west.handle.propose(set_export(9080)).await.expect("two of three agree");
+    // The other may lead: a follower hears of the commit with the next message.
+    west.sees("the export", |registry| registry.exports().contains_key(&reviews())).await;
     // A second one goes; what is agreed stays readable, and its age shows.
     eu.stop().await;
     west.stands("staleness", |status| status.stale_since.is_some()).await;
