@@ -1,14 +1,16 @@
 //! Keeps the registry's record of the own cluster's exports equal to the own catalog.
 //!
 //! There is no queue: what is left to write is the difference between the two, taken anew each time. So
-//! changes made without a quorum are written when there is one again, and only their sum.
+//! changes made without a quorum are written when there is one again, and only their sum. A cluster that has been
+//! drained offers nothing.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use isthmus_model::catalog::LocalCatalog;
 use isthmus_model::command::Command;
+use isthmus_model::drain;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -17,20 +19,25 @@ use crate::propose::ProposeError;
 
 /// Writes under way at once: enough to fill a WAN's round trip, few enough not to crowd out other clusters.
 const WRITES_AT_ONCE: usize = 16;
-/// Pause after a write that was not confirmed or was refused.
+/// Pause after a write that was not confirmed or was refused, and between looks at the clock while draining.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Keeps the exports agreed until told to stop.
 pub async fn keep(handle: Handle, mut catalog: watch::Receiver<Arc<LocalCatalog>>, shutdown: CancellationToken) {
     let cluster = handle.cluster().clone();
     let mut registry = handle.registry();
+    let nothing = LocalCatalog::default();
+    let mut draining;
     loop {
         let commands = {
             let registry = registry.borrow_and_update();
             let catalog = catalog.borrow_and_update();
             // Before the founding or the first replicated entry, the registry knows no exports of anyone.
             let member = registry.clusters().contains(&cluster);
-            if member { catalog.diff(&registry.exports_of(&cluster)) } else { Vec::new() }
+            draining = registry.draining_since(&cluster);
+            let drained = draining.is_some_and(|since| drain::is_over(since, SystemTime::now().into()));
+            let offered = if drained { &nothing } else { &**catalog };
+            if member { offered.diff(&registry.exports_of(&cluster)) } else { Vec::new() }
         };
         let settled = tokio::select! {
             () = shutdown.cancelled() => return,
@@ -38,7 +45,7 @@ pub async fn keep(handle: Handle, mut catalog: watch::Receiver<Arc<LocalCatalog>
         };
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(RETRY_PAUSE), if !settled => {}
+            () = tokio::time::sleep(RETRY_PAUSE), if !settled || draining.is_some() => {}
             changed = catalog.changed() => if changed.is_err() { return },
             changed = registry.changed(), if settled => if changed.is_err() { return },
         }

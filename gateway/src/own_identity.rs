@@ -4,6 +4,7 @@
 //! nobody does, the present certificates stay in use. New keys are on disk before anyone hears of them, so a
 //! renewal that a restart interrupts is the same one afterwards.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +13,7 @@ use isthmus_federation::data_dir::DataDir;
 use isthmus_federation::enroll::Member;
 use isthmus_identity::{GatewayKeys, IdentityError, LiveAuthority, LiveIdentity, TrustBundle};
 use isthmus_model::command::Command;
-use isthmus_model::name::FederationDomain;
+use isthmus_model::name::{ClusterName, FederationDomain};
 use isthmus_model::registry::Registry;
 use isthmus_model::registry::node::{Node, NodeId, Requests};
 use isthmus_model::registry::token::Digest;
@@ -29,6 +30,7 @@ pub struct OwnIdentity {
     node: NodeId,
     data: DataDir,
     federation: FederationDomain,
+    cluster: ClusterName,
     live: LiveIdentity,
     authority: LiveAuthority,
     lifetime: (SystemTime, SystemTime),
@@ -48,7 +50,8 @@ impl OwnIdentity {
         live.set_credentials(credentials.chain(), credentials.key().clone())?;
         let (node, data, lifetime) = (member.node, member.data.clone(), credentials.lifetime());
         let authority = LiveAuthority::new(credentials.authority().clone());
-        let own = Self { node, data, federation, live, authority: authority.clone(), lifetime, next: None };
+        let cluster = member.name.cluster.clone();
+        let own = Self { node, data, federation, cluster, live, authority: authority.clone(), lifetime, next: None };
         Ok((own, authority))
     }
 
@@ -62,15 +65,15 @@ impl OwnIdentity {
     }
 
     /// Follows what the registry says of the roots and of denied keys.
-    fn follow(&self, registry: &Registry, trusted: &mut (Vec<Vec<u8>>, Vec<Digest>)) {
+    fn follow(&self, registry: &Registry, trusted: &mut (Vec<Vec<u8>>, BTreeSet<Digest>)) {
         let roots = registry.root_certificates();
-        let told = (roots, registry.denied().keys().copied().collect::<Vec<_>>());
+        let told = (roots, registry.denied_in(&self.cluster));
         if told.0.is_empty() || told == *trusted {
             return;
         }
         match TrustBundle::new(self.federation.clone(), told.0.clone()) {
             Ok(bundle) => {
-                self.live.set_trust(bundle.with_denied(Arc::new(told.1.iter().copied().collect())));
+                self.live.set_trust(bundle.with_denied(Arc::new(told.1.clone())));
                 self.keep_roots(&told.0);
                 *trusted = told;
             }
@@ -124,7 +127,7 @@ impl OwnIdentity {
     /// Renews the certificates and follows the registry's trust until told to stop.
     pub async fn keep(mut self, handle: Handle, shutdown: CancellationToken) {
         let mut registry: watch::Receiver<Arc<Registry>> = handle.registry();
-        let mut trusted = (Vec::new(), Vec::new());
+        let mut trusted = (Vec::new(), BTreeSet::new());
         loop {
             let current = registry.borrow_and_update().clone();
             self.follow(&current, &mut trusted);

@@ -11,6 +11,7 @@ mod hostile;
 mod join;
 mod load;
 mod manifests;
+mod membership;
 mod redirect;
 mod registry;
 mod workload;

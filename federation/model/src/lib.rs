@@ -11,6 +11,7 @@
 pub mod blob;
 pub mod catalog;
 pub mod command;
+pub mod drain;
 #[cfg(any(test, feature = "fixture"))]
 pub mod fixture;
 pub mod health;

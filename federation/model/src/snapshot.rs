@@ -18,6 +18,7 @@ use crate::registry::node::NodeId;
 use crate::registry::token::Digest;
 use crate::registry::{Exported, Registry};
 use crate::spiffe::{SpiffeId, WorkloadName};
+use crate::time::UnixMillis;
 
 /// Where the reader of a snapshot stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,6 +154,8 @@ pub struct Snapshot {
     pub coverage: Coverage,
     /// How old what it knows is.
     pub agreement: Agreement,
+    /// Since when the own cluster's traffic is moved away. Only gateways know and need it.
+    pub draining: Option<UnixMillis>,
 }
 
 impl Snapshot {
@@ -169,6 +172,7 @@ impl Snapshot {
             vips: HashMap::new(),
             coverage,
             agreement: Agreement::default(),
+            draining: None,
         }
     }
 
@@ -214,7 +218,7 @@ impl Sources<'_> {
             }
             services.insert(name.clone(), Arc::new(service));
         }
-        let denied: BTreeSet<Digest> = self.registry.denied().keys().copied().collect();
+        let denied = self.registry.denied_in(&self.site.cluster);
         Snapshot {
             generation,
             site: Arc::new(self.site.clone()),
@@ -225,6 +229,7 @@ impl Sources<'_> {
             vips,
             coverage: Coverage::Complete,
             agreement: self.agreement.clone(),
+            draining: self.registry.draining_since(&self.site.cluster),
         }
     }
 

@@ -25,7 +25,8 @@ impl Failure {
 impl From<ProposeError> for Failure {
     fn from(error: ProposeError) -> Self {
         let status = match &error {
-            ProposeError::Refused(Refusal::TokenUnknown) => StatusCode::NOT_FOUND,
+            ProposeError::Refused(Refusal::TokenUnknown | Refusal::ClusterUnknown { .. }) => StatusCode::NOT_FOUND,
+            ProposeError::Refused(Refusal::NotAdministrator { .. }) => StatusCode::FORBIDDEN,
             ProposeError::Refused(_) => StatusCode::CONFLICT,
             ProposeError::NoQuorum { .. } => StatusCode::SERVICE_UNAVAILABLE,
         };

@@ -11,6 +11,7 @@ pub mod api;
 mod failure;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod membership;
 mod routes;
 mod server;
 mod tokens;

@@ -12,13 +12,13 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use isthmus_model::name::{Label, ServiceName};
+use isthmus_model::name::{ClusterName, Label, ServiceName};
 use isthmus_model::registry::token::TokenId;
 use serde::Deserialize;
 
 use super::failure::Failure;
 use super::view::Reading;
-use super::{AdminState, api, tokens};
+use super::{AdminState, api, membership, tokens};
 use crate::config::{GatewayConfig, is_loopback};
 
 /// The largest request. A token request has under 300 bytes.
@@ -43,11 +43,13 @@ pub fn router(state: AdminState, surface: Surface) -> Router {
         .route("/v1/endpoints/{namespace}/{name}", get(endpoints))
         .route("/v1/problems", get(async |State(now): State<Reading>| Json(now.problems())))
         .route("/v1/config", get(async |State(now): State<Reading>| Json(GatewayConfig::clone(&now.config))))
+        .route("/v1/audit", get(async |State(now): State<Reading>| Json(now.audit())))
         .route("/v1/tokens", get(async |State(now): State<Reading>| Json(now.tokens())));
     let routes = match surface {
         Surface::Loopback => routes,
         Surface::Socket => {
-            routes.route("/v1/tokens", post(create_token)).route("/v1/tokens/{id}", delete(revoke_token))
+            let routes = routes.route("/v1/tokens", post(create_token)).route("/v1/tokens/{id}", delete(revoke_token));
+            routes.route("/v1/clusters/{name}", post(change_membership))
         }
     };
     let routes = routes
@@ -104,6 +106,18 @@ async fn revoke_token(
 ) -> Result<Json<api::TokenRevoked>, Failure> {
     let Path(id) = path.map_err(|rejection| Failure::new(StatusCode::BAD_REQUEST, rejection.body_text()))?;
     Ok(Json(tokens::revoke(&state, id).await?))
+}
+
+async fn change_membership(
+    State(state): State<AdminState>,
+    path: Result<Path<ClusterName>, PathRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<api::MembershipChanged>, Failure> {
+    let Path(cluster) = path.map_err(|rejection| Failure::new(StatusCode::BAD_REQUEST, rejection.body_text()))?;
+    let body = body.map_err(|rejection| Failure::new(rejection.status(), rejection.body_text()))?;
+    let change = serde_json::from_slice(&body);
+    let change = change.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, format!("membership: {error}")))?;
+    Ok(Json(membership::change(&state, cluster, change).await?))
 }
 
 /// Refuses requests that were sent to a name. A web page that points its own name at 127.0.0.1 (DNS

@@ -4,7 +4,7 @@ use isthmus_model::health::Reach;
 
 use super::table::Table;
 use super::time;
-use crate::admin::api::{Clusters, Gateway, Seat};
+use crate::admin::api::{Cluster, Clusters, Gateway, Seat};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -17,7 +17,7 @@ pub(super) fn table(clusters: &Clusters) -> String {
     for cluster in &clusters.clusters {
         for gateway in &cluster.gateways {
             table.row([
-                cluster.name.to_string(),
+                name(cluster),
                 cluster.locality.to_string(),
                 gateway.name.to_string(),
                 gateway.node.to_string(),
@@ -29,7 +29,24 @@ pub(super) fn table(clusters: &Clusters) -> String {
             ]);
         }
     }
-    table.to_string()
+    let mut text = table.to_string();
+    for gone in &clusters.departed {
+        let how = gone.fenced_because.as_ref().map_or("left".to_owned(), |why| format!("was fenced: {why}"));
+        text.push_str(&format!("{} {how} ({}, by {})\n", gone.cluster, time::moment(gone.at), gone.by));
+    }
+    text
+}
+
+/// Its name, and what sets it apart.
+fn name(cluster: &Cluster) -> String {
+    let mut name = cluster.name.to_string();
+    if cluster.administrator {
+        name.push_str(" (administrator)");
+    }
+    if cluster.draining_since.is_some() {
+        name.push_str(" (draining)");
+    }
+    name
 }
 
 pub(super) fn reach(reach: Reach) -> &'static str {

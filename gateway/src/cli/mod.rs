@@ -5,7 +5,9 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the gateway's admin API could not be reached.
 
+mod audit;
 pub(crate) mod client;
+mod cluster;
 mod clusters;
 mod config;
 mod endpoints;
@@ -111,6 +113,13 @@ enum Command {
     #[command(after_help = token::EXAMPLES)]
     #[command(subcommand)]
     Token(token::Command),
+    /// Drain a cluster, let it leave, or cut it off
+    #[command(after_help = cluster::EXAMPLES)]
+    #[command(subcommand)]
+    Cluster(cluster::Command),
+    /// Show who did what to membership and trust
+    #[command(after_help = audit::EXAMPLES)]
+    Audit,
     /// Check or show a gateway's configuration file
     #[command(after_help = config::EXAMPLES)]
     #[command(subcommand)]
@@ -234,6 +243,8 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Endpoints(args) => asking()?.block_on(asker.show(&args.path(), endpoints::table)),
         Command::Problems => asking()?.block_on(asker.show("/v1/problems", problems::table)),
         Command::Token(command) => asking()?.block_on(token::run(&asker, command)),
+        Command::Cluster(command) => asking()?.block_on(cluster::run(&asker, command)),
+        Command::Audit => asking()?.block_on(asker.show("/v1/audit", audit::table)),
         Command::Config(command) => config::run(&command, global.output),
     }
 }
@@ -270,7 +281,7 @@ impl Asker {
         self.print(answer, table)
     }
 
-    fn print<T: DeserializeOwned>(&self, answer: Value, table: fn(&T) -> String) -> Result<(), CliError> {
+    fn print<T: DeserializeOwned>(&self, answer: Value, table: impl FnOnce(&T) -> String) -> Result<(), CliError> {
         match self.output {
             Output::Json => print(&format!("{answer:#}\n")),
             Output::Table => {

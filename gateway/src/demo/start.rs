@@ -191,6 +191,8 @@ mod tests {
             locality: "us-east-1/a".parse().expect("valid"),
             proximity: Proximity::OtherRegion,
             reach,
+            administrator: false,
+            draining_since: None,
             exports: 0,
             gateways: vec![gateway],
         }
@@ -199,7 +201,8 @@ mod tests {
     #[test]
     fn a_state_that_a_fourth_cluster_joined_starts_again_without_it() {
         let names: [ClusterName; 2] = ["us-east", "us-west"].map(|name| name.parse().expect("valid"));
-        let whole = |clusters| knows_all(&names.each_ref(), &names[0], &Clusters { clusters }).is_ok();
+        let whole =
+            |clusters| knows_all(&names.each_ref(), &names[0], &Clusters { clusters, departed: Vec::new() }).is_ok();
         let east = || cluster("us-east", Reach::Up, Seat::Leader);
         let guest = || cluster("ap-south", Reach::Down, Seat::Learner);
         assert!(whole(vec![guest(), east(), cluster("us-west", Reach::Up, Seat::Voter)]));

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use isthmus_federation::caller;
+use isthmus_model::drain;
 use isthmus_model::health::Capacity;
 use isthmus_model::name::ServiceName;
 use isthmus_model::snapshot::Snapshot;
+use isthmus_model::time::UnixMillis;
 use isthmus_wire::health;
 use isthmus_wire::peer::{HealthRequest, HealthUpdate, health_server};
 use tokio::sync::{mpsc, watch};
@@ -33,13 +36,14 @@ impl HealthService {
     }
 }
 
-/// What the own cluster can take, of what it exports.
-fn capacities(view: &Snapshot) -> BTreeMap<ServiceName, Capacity> {
+/// What the own cluster can take, of what it exports; less and less while it is draining.
+fn capacities(view: &Snapshot, now: UnixMillis) -> BTreeMap<ServiceName, Capacity> {
     let exported = view.services.values().filter(|service| service.exported_here);
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let capacity = exported.map(|service| {
         let ready = service.endpoints.iter().filter(|endpoint| endpoint.ready).count();
-        (service.name.clone(), Capacity { ready: count(ready), total: count(service.endpoints.len()) })
+        let ready = view.draining.map_or(count(ready), |since| drain::remaining(count(ready), since, now));
+        (service.name.clone(), Capacity { ready, total: count(service.endpoints.len()) })
     });
     capacity.collect()
 }
@@ -49,7 +53,8 @@ async fn tell(
     updates: mpsc::Sender<Result<HealthUpdate, Status>>,
     shutdown: CancellationToken,
 ) {
-    let mut told = capacities(&view.borrow_and_update());
+    let now = || SystemTime::now().into();
+    let mut told = capacities(&view.borrow_and_update(), now());
     let mut update = health::whole(&told);
     loop {
         if updates.send(Ok(update)).await.is_err() {
@@ -58,18 +63,27 @@ async fn tell(
         update = tokio::select! {
             () = shutdown.cancelled() => return,
             () = updates.closed() => return,
-            () = tokio::time::sleep(HEARTBEAT) => health::heartbeat(),
+            () = tokio::time::sleep(HEARTBEAT) => news(&view, &mut told, now()),
             changed = view.changed() => {
                 if changed.is_err() {
                     return;
                 }
-                let now = capacities(&view.borrow_and_update());
-                let change = health::changes(&told, &now);
-                told = now;
-                change.unwrap_or_else(health::heartbeat)
+                news(&view, &mut told, now())
             }
         };
     }
+}
+
+/// What has changed since `told`, or that nothing has.
+fn news(
+    view: &watch::Receiver<Arc<Snapshot>>,
+    told: &mut BTreeMap<ServiceName, Capacity>,
+    now: UnixMillis,
+) -> HealthUpdate {
+    let current = capacities(&view.borrow(), now);
+    let change = health::changes(told, &current);
+    *told = current;
+    change.unwrap_or_else(health::heartbeat)
 }
 
 #[tonic::async_trait]

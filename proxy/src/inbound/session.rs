@@ -18,6 +18,7 @@ use crate::limits::Entry;
 use crate::message::server::serve_http2;
 use crate::metrics::Reason;
 use crate::plane::DataPlane;
+use crate::tcp::Cut;
 
 /// A session whose peer's certificate is about to expire is not kept for less than this, so that a clock
 /// that is a little off does not close every session at once.
@@ -55,7 +56,7 @@ pub(super) struct Session {
     /// Held by tunnels that outlive the session.
     pub(super) entry: Option<Arc<Entry>>,
     /// The peer, judged again whenever trust changes.
-    trusted: Peer,
+    trusted: Arc<Peer>,
     /// Ends the session, gracefully, when its peer is no longer trusted.
     expired: CancellationToken,
 }
@@ -73,7 +74,7 @@ impl Session {
         if connection.alpn_protocol() != Some(b"h2") {
             return Err(NoSession::NotHttp2);
         }
-        let trusted = plane.identity().peer(connection).ok_or(NoSession::NoIdentity)?;
+        let trusted = plane.identity().peer(connection).map(Arc::new).ok_or(NoSession::NoIdentity)?;
         let sni = connection.server_name().unwrap_or_default();
         let own = plane.snapshot().site.trust_domain();
         let service = own.service_of_sni(sni).ok_or_else(|| NoSession::Misdirected(sni.to_owned()))?;
@@ -114,12 +115,9 @@ impl Session {
                 () = tokio::time::sleep(left) => {}
             }
         };
+        let tls = Cut::when_revoked(tls, self.trusted.clone());
         let session = Arc::new(self);
-        let answering = session.clone();
-        tokio::select! {
-            () = serve_http2(tls, ending, move |request| forward::answer(answering.clone(), request)) => {}
-            () = session.trusted.revoked() => tracing::warn!(peer = %session.peer, "session cut: its key is denied"),
-        }
+        serve_http2(tls, ending, move |request| forward::answer(session.clone(), request)).await;
     }
 }
 

@@ -2,8 +2,10 @@
 
 pub mod connect;
 pub mod copy;
+mod cut;
 pub mod prefixed;
 
 pub use connect::connect;
 pub use copy::{IDLE_MAX, copy_both};
+pub(crate) use cut::Cut;
 pub use prefixed::Prefixed;

@@ -18,7 +18,7 @@ use tokio_rustls::client::TlsStream;
 use super::watched::Watched;
 use super::{Key, Shared};
 use crate::message::Body;
-use crate::tcp::Prefixed;
+use crate::tcp::{Cut, Prefixed};
 
 /// A session without requests is closed after this: long enough for a service that is called every minute
 /// or so to stay warm.
@@ -26,13 +26,14 @@ pub const SESSION_IDLE: Duration = Duration::from_secs(60);
 /// How often a session looks whether it is idle.
 const IDLE_CHECK: Duration = Duration::from_secs(15);
 
-pub(super) type Connection = http2::Connection<TokioIo<Watched<Prefixed<TlsStream<TcpStream>>>>, Body, TokioExecutor>;
+type Io = TokioIo<Cut<Watched<Prefixed<TlsStream<TcpStream>>>>>;
+pub(super) type Connection = http2::Connection<Io, Body, TokioExecutor>;
 
 /// A session that was just opened and is not driven yet.
 pub(super) struct Opened {
     pub(super) send: http2::SendRequest<Body>,
     pub(super) connection: Connection,
-    pub(super) peer: Peer,
+    pub(super) peer: Arc<Peer>,
 }
 
 /// An open session.
@@ -50,17 +51,16 @@ pub(super) struct Session {
 impl Opened {
     /// Starts driving the connection.
     pub(super) fn into_session(self, pool: &Arc<Shared>, key: Key) -> Arc<Session> {
-        let peer = Arc::new(self.peer);
         let session = Arc::new(Session {
             send: self.send,
-            peer: peer.clone(),
+            peer: self.peer,
             streams: AtomicUsize::new(0),
             over: AtomicBool::new(false),
             opened_at: Instant::now(),
             idle_since: AtomicU64::new(0),
         });
         let weak = Arc::downgrade(&session);
-        tokio::spawn(drive(self.connection, peer, weak, Arc::downgrade(pool), key));
+        tokio::spawn(drive(self.connection, weak, Arc::downgrade(pool), key));
         session
     }
 }
@@ -84,21 +84,15 @@ impl Session {
     }
 }
 
-/// Drives the connection to its end; takes it out of the pool when it ended or nobody needs it. When the peer's key
-/// is denied, the connection is dropped with whatever is under way on it.
-async fn drive(connection: Connection, peer: Arc<Peer>, session: Weak<Session>, pool: Weak<Shared>, key: Key) {
+/// Drives the connection to its end; takes it out of the pool when it ended or nobody needs it.
+async fn drive(connection: Connection, session: Weak<Session>, pool: Weak<Shared>, key: Key) {
     let Some(metrics) = pool.upgrade().map(|pool| pool.metrics.clone()) else { return };
     metrics.tunnels.inc();
     let mut connection = pin!(connection);
-    let mut revoked = pin!(peer.revoked());
     let mut check = tokio::time::interval(IDLE_CHECK);
     let ended = loop {
         tokio::select! {
             ended = connection.as_mut() => break ended,
-            () = &mut revoked => {
-                tracing::warn!(peer = %peer.id(), "session cut: its key is denied");
-                break Ok(());
-            }
             _ = check.tick() => {
                 if let (Some(session), Some(pool)) = (session.upgrade(), pool.upgrade())
                     && session.idle_for() >= SESSION_IDLE

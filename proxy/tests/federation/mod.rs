@@ -116,6 +116,7 @@ impl Federation {
             vips: HashMap::new(),
             coverage: Coverage::Complete,
             agreement: Agreement::default(),
+            draining: None,
         }
     }
 

@@ -124,6 +124,15 @@ impl Registry {
         &self.denied
     }
 
+    /// The keys that a data plane of `cluster` does not trust. A cluster that is no member any more goes on among
+    /// itself: to its own, its own keys are not denied.
+    #[must_use]
+    pub fn denied_in(&self, cluster: &ClusterName) -> BTreeSet<Digest> {
+        let apart = self.departed.contains_key(cluster) && !self.is_member(cluster);
+        let denied = self.denied.iter().filter(|(_, denied)| !(apart && denied.cluster == *cluster));
+        denied.map(|(key, _)| *key).collect()
+    }
+
     /// Clusters that left or were fenced.
     #[must_use]
     pub fn departed(&self) -> &BTreeMap<ClusterName, Departure> {

@@ -43,7 +43,8 @@ impl From<Digest> for String {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex(&self.0))
+        // As text, so that `{:.16}` tells just its beginning.
+        f.pad(&hex(&self.0))
     }
 }
 

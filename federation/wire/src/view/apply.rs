@@ -71,6 +71,7 @@ pub fn apply(view: &Snapshot, update: control::Update) -> Result<Snapshot, WireE
             Some(message) => decode::agreement(message)?,
             None => view.agreement.clone(),
         },
+        draining: None,
     })
 }
 

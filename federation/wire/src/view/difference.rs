@@ -63,6 +63,7 @@ fn part(from: &Snapshot, full: &Snapshot, asked: &Asked) -> Snapshot {
         vips,
         coverage: Coverage::Partial { absent, absent_addresses },
         agreement: full.agreement.clone(),
+        draining: None,
     }
 }
 

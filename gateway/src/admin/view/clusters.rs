@@ -17,7 +17,7 @@ impl Reading {
             by_cluster.entry(&node.cluster).or_default().push((*id, node));
         }
         let clusters = by_cluster.into_iter().filter_map(|(name, nodes)| self.cluster(name, &nodes));
-        api::Clusters { clusters: clusters.collect() }
+        api::Clusters { clusters: clusters.collect(), departed: self.departed() }
     }
 
     fn cluster(&self, name: &ClusterName, nodes: &[(NodeId, &Node)]) -> Option<api::Cluster> {
@@ -29,6 +29,8 @@ impl Reading {
             proximity: if own { Proximity::SameCluster } else { self.config.locality.proximity(&locality) },
             locality,
             reach: reach(gateways.iter().map(|gateway| gateway.reach)),
+            administrator: self.registry.is_administrator(name),
+            draining_since: self.registry.draining_since(name),
             exports: self.exports_of(name),
             gateways,
         })
