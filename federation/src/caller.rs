@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::SystemTime;
 
 use isthmus_identity::{LiveIdentity, Peer, Verified};
 use isthmus_model::name::ClusterName;
@@ -36,7 +37,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PeerStream<S> {
     pub fn new(tls: TlsStream<S>, identity: &LiveIdentity, from: Option<IpAddr>) -> Self {
         let peer = identity.peer(tls.get_ref().1).map(Arc::new);
         let watched = peer.clone();
-        let distrusted = watched.map(|peer| Box::pin(async move { peer.distrusted().await }) as Pin<Box<_>>);
+        let distrusted = watched.map(|peer| Box::pin(async move { distrusted(&peer).await }) as Pin<Box<_>>);
         Self { tls, caller: Caller { peer, from }, distrusted, _held: None }
     }
 
@@ -57,6 +58,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PeerStream<S> {
                 Err(std::io::ErrorKind::ConnectionAborted.into())
             }
         }
+    }
+}
+
+/// Returns when the peer is not trusted any more: its key or root was taken away, or its certificate ended. An honest
+/// one connects again with what it has by then.
+async fn distrusted(peer: &Peer) {
+    let left = peer.not_after().duration_since(SystemTime::now()).unwrap_or_default();
+    tokio::select! {
+        () = peer.distrusted() => {}
+        () = tokio::time::sleep(left) => {}
     }
 }
 

@@ -36,7 +36,7 @@ pub struct NodeFile {
 }
 
 /// The layout that this version writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Why the directory cannot be used.
 #[derive(Debug, thiserror::Error)]

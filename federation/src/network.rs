@@ -24,7 +24,7 @@ use crate::quorum::QuorumWord;
 use crate::raft_types::{Peer, PeerAddress, Raft, RegistryRaft};
 
 /// The encoding of [`RaftMessage::body`]: JSON of openraft 0.9's messages.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// The largest Raft message either way: a snapshot chunk of [`SNAPSHOT_CHUNK_LEN`] as JSON, four characters
 /// per byte at worst, or a batch of entries.
 pub const MESSAGE_LEN_MAX: usize = 8 << 20;

@@ -30,10 +30,10 @@ mod tests {
 
     #[test]
     fn instances_go_one_after_the_other_and_the_offers_last() {
-        let at = |millis| remaining(10, UnixMillis(1_000), UnixMillis(1_000 + millis));
+        let at = |millis: u64| remaining(10, UnixMillis(1_000), UnixMillis(1_000 + millis));
         assert_eq!((at(0), at(1), at(10_000), at(19_999), at(20_000), at(90_000)), (10, 10, 5, 1, 0, 0));
         assert_eq!(remaining(10, UnixMillis(1_000), UnixMillis(0)), 10, "a clock that runs behind");
-        let over = |millis| is_over(UnixMillis(1_000), UnixMillis(1_000 + millis));
+        let over = |millis: u64| is_over(UnixMillis(1_000), UnixMillis(1_000 + millis));
         assert!(!over(20_000) && over(23_000));
     }
 }

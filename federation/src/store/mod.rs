@@ -24,7 +24,7 @@ pub use log::LogStore;
 pub use machine::StateMachine;
 
 /// The layout of the file. Raised when a change would make an older version read nonsense.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 
 /// The file's mode: its owner's alone.
 const FILE_MODE: u32 = 0o600;

@@ -119,20 +119,24 @@ impl Registry {
     }
 
     /// Gives a gateway its node id. A gateway of the same name in the same cluster is replaced: it came
-    /// back without its data, and its old replica must not. What was certified for that one is denied from now on.
+    /// back without its data, and its old replica must not: what it showed itself with is denied from now on. What
+    /// it signed for workloads stays good.
     pub(super) fn admit(&mut self, newcomer: &Introduction, at: UnixMillis) -> NodeId {
         let replaced: Vec<NodeId> =
             self.nodes.iter().filter(|(_, node)| node.is_gateway(newcomer)).map(|(id, _)| *id).collect();
+        let mut admitted = Node::admitted(newcomer, at);
         for id in replaced {
-            if let Some(mut node) = self.remove_node(id) {
-                // It may come back with the keys that it had.
-                let again = [newcomer.requests.gateway_key, newcomer.requests.authority_key];
-                node.issued.retain(|issued| !again.contains(&issued.gateway_key));
-                self.deny(&node, at);
+            let Some(node) = self.remove_node(id) else { continue };
+            // It may come back with the keys that it had.
+            let again = |key: &Digest| [newcomer.requests.gateway_key, newcomer.requests.authority_key].contains(key);
+            for issued in node.issued.iter().filter(|issued| !again(&issued.gateway_key)) {
+                self.deny_key(issued.gateway_key, &node.cluster, issued.certificates.not_after, at);
             }
+            admitted.inherited = node.legacy(at);
+            admitted.inherited.retain(|inherited| !again(&inherited.authority_key));
         }
         self.next_node += 1;
-        self.nodes.insert(self.next_node, Node::admitted(newcomer, at));
+        self.nodes.insert(self.next_node, admitted);
         self.next_node
     }
 

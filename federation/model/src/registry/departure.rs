@@ -12,6 +12,7 @@ use crate::time::UnixMillis;
 
 use super::audit::Event;
 use super::node::{Node, NodeId};
+use super::token::Digest;
 use super::{Registry, limit};
 
 /// Keys denied at once. Every gateway of the largest federation, with all that is kept of it.
@@ -188,18 +189,24 @@ impl Registry {
     }
 
     /// Denies every key that was certified for a gateway, for as long as a certificate of it lasts.
-    pub(super) fn deny(&mut self, node: &Node, at: UnixMillis) {
-        self.denied.retain(|_, denied| denied.until > at);
+    fn deny(&mut self, node: &Node, at: UnixMillis) {
         for issued in &node.issued {
             for key in [issued.gateway_key, issued.authority_key] {
-                if self.denied.len() >= DENIED_MAX {
-                    let soonest = self.denied.iter().min_by_key(|(_, denied)| denied.until).map(|(key, _)| *key);
-                    soonest.map(|key| self.denied.remove(&key));
-                }
-                let until = issued.certificates.not_after.saturating_add(DENIED_MARGIN);
-                let denied = Denied { cluster: node.cluster.clone(), until };
-                self.denied.insert(key, denied);
+                self.deny_key(key, &node.cluster, issued.certificates.not_after, at);
             }
         }
+        for inherited in &node.inherited {
+            self.deny_key(inherited.authority_key, &node.cluster, inherited.not_after, at);
+        }
+    }
+
+    pub(super) fn deny_key(&mut self, key: Digest, cluster: &ClusterName, not_after: UnixMillis, at: UnixMillis) {
+        self.denied.retain(|_, denied| denied.until > at);
+        if self.denied.len() >= DENIED_MAX {
+            let soonest = self.denied.iter().min_by_key(|(_, denied)| denied.until).map(|(key, _)| *key);
+            soonest.map(|key| self.denied.remove(&key));
+        }
+        let until = not_after.saturating_add(DENIED_MARGIN);
+        self.denied.insert(key, Denied { cluster: cluster.clone(), until });
     }
 }

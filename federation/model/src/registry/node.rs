@@ -81,6 +81,15 @@ pub struct Issued {
     pub at: UnixMillis,
 }
 
+/// A key of a gateway that was replaced, which signed workloads that are trusted still.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inherited {
+    /// As in [`Requests::authority_key`].
+    pub authority_key: Digest,
+    /// When its certificate ends.
+    pub not_after: UnixMillis,
+}
+
 /// A gateway that belongs to the federation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
@@ -100,6 +109,8 @@ pub struct Node {
     pub pending: Option<Pending>,
     /// What it was given, the latest last.
     pub issued: Vec<Issued>,
+    /// What its predecessors of the same name had signed with.
+    pub inherited: Vec<Inherited>,
 }
 
 impl Node {
@@ -113,6 +124,7 @@ impl Node {
             joined_at: at,
             pending: Some(Pending { requests: newcomer.requests.clone(), since: at }),
             issued: Vec::new(),
+            inherited: Vec::new(),
         }
     }
 
@@ -145,9 +157,24 @@ impl Node {
 
     /// The digests of all its keys: waiting, in use, and replaced ones.
     pub fn keys(&self) -> impl Iterator<Item = Digest> + '_ {
+        let inherited = self.inherited.iter().map(|inherited| inherited.authority_key);
         let waiting =
             self.pending.iter().flat_map(|waiting| [waiting.requests.gateway_key, waiting.requests.authority_key]);
-        waiting.chain(self.issued.iter().flat_map(|issued| [issued.gateway_key, issued.authority_key]))
+        let issued = self.issued.iter().flat_map(|issued| [issued.gateway_key, issued.authority_key]);
+        waiting.chain(issued).chain(inherited)
+    }
+
+    /// What this gateway leaves to the one that replaces it: a lost disk does not end trust in its workloads.
+    pub(super) fn legacy(&self, at: UnixMillis) -> Vec<Inherited> {
+        let own = self
+            .issued
+            .iter()
+            .rev()
+            .map(|issued| Inherited { authority_key: issued.authority_key, not_after: issued.certificates.not_after });
+        let mut legacy: Vec<Inherited> = own.chain(self.inherited.iter().cloned()).collect();
+        legacy.retain(|inherited| inherited.not_after > at);
+        legacy.truncate(ISSUED_MAX);
+        legacy
     }
 
     /// Takes the answer to the pending requests.

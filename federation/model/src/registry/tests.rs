@@ -566,6 +566,12 @@ fn a_replaced_gateways_keys_are_denied_unless_it_came_back_with_them() {
     assert!(fed.registry.denied().contains_key(&Digest([2; 32])));
     fed.changes("us-east", mint(4, join("us-west")));
     fed.refuses("us-east", redeem(4, introduction("us-west", 2)), Refusal::KeyDenied);
+    // What it signed for workloads is trusted still, until the whole cluster is fenced.
+    let authority = requests(2).authority_key;
+    assert!(!fed.registry.denied().contains_key(&authority));
+    fed.changes("us-east", issue(4, 4, ROOT));
+    fed.changes("us-east", Command::Fence { cluster: cluster("us-west"), why: String::new() });
+    assert!(fed.registry.denied().contains_key(&authority));
 }
 
 #[test]
