@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
-use isthmus_identity::{LiveIdentity, Peer, Verified};
+use isthmus_identity::{CLOCK_SKEW, LiveIdentity, Peer, Verified};
 use isthmus_model::name::ClusterName;
 use isthmus_model::spiffe::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -64,7 +64,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PeerStream<S> {
 /// Returns when the peer is not trusted any more: its key or root was taken away, or its certificate ended. An honest
 /// one connects again with what it has by then.
 async fn distrusted(peer: &Peer) {
-    let left = peer.not_after().duration_since(SystemTime::now()).unwrap_or_default();
+    let end = peer.not_after() + CLOCK_SKEW;
+    let left = end.duration_since(SystemTime::now()).unwrap_or_default();
     tokio::select! {
         () = peer.distrusted() => {}
         () = tokio::time::sleep(left) => {}

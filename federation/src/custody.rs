@@ -26,6 +26,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// How long a keeper that does not lead leaves a task to the one that does.
 const STANDBY: Duration = Duration::from_secs(3);
 
+/// Pause before a task that failed is tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
+
 /// What a keeper of the root needs.
 pub(crate) struct Keeper {
     pub(crate) node: NodeId,
@@ -43,6 +46,20 @@ enum Task {
     Reseal { root: Digest, voters: BTreeSet<NodeId> },
     /// A gateway waits for certificates for this authority key.
     Sign { node: NodeId, authority_key: Digest },
+}
+
+/// A task that was seen before, so that one which fails holds up no other.
+#[derive(Clone, Debug)]
+struct Seen {
+    task: Task,
+    since: Instant,
+    not_before: Instant,
+}
+
+impl Seen {
+    fn is_due(&self, leads: bool) -> bool {
+        (leads || self.since.elapsed() >= STANDBY) && Instant::now() >= self.not_before
+    }
 }
 
 /// What there is to do for a keeper, given who votes.
@@ -126,21 +143,22 @@ impl Keeper {
         mut registry: watch::Receiver<Arc<Registry>>,
         shutdown: CancellationToken,
     ) {
-        let mut seen: Vec<(Task, Instant)> = Vec::new();
+        let mut seen: Vec<Seen> = Vec::new();
         loop {
             let current = registry.borrow_and_update().clone();
             let (leads, voters) = leadership();
-            let now = Instant::now();
-            let begun = |task: Task| {
-                let known = seen.iter().find(|(known, _)| *known == task).map(|(_, at)| *at);
-                (task, known.unwrap_or(now))
+            let known = |task: Task| match seen.iter().find(|seen| seen.task == task) {
+                Some(seen) => seen.clone(),
+                None => Seen { task, since: Instant::now(), not_before: Instant::now() },
             };
-            seen = tasks(&current, self.node, &voters).into_iter().map(begun).collect();
-            // One at a time: each changes the state that the next is judged by.
-            if let Some((task, _)) = seen.iter().find(|(_, at)| leads || at.elapsed() >= STANDBY)
-                && let Err(error) = self.carry_out(&current, task).await
-            {
-                tracing::warn!(?task, %error, "what the root's key is needed for is not done yet");
+            seen = tasks(&current, self.node, &voters).into_iter().map(known).collect();
+            for seen in seen.iter_mut().filter(|seen| seen.is_due(leads)) {
+                let Err(error) = self.carry_out(&current, &seen.task).await else {
+                    // The state that the next one is judged by has changed.
+                    break;
+                };
+                tracing::warn!(task = ?seen.task, %error, "what the root's key is needed for is not done yet");
+                seen.not_before = Instant::now() + RETRY_PAUSE;
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,

@@ -20,6 +20,7 @@ use isthmus_wire::peer::join_reply::Result as ReplyResult;
 use isthmus_wire::peer::{Admission, JoinReply, JoinRequest, Waiting, join_server};
 use tokio::sync::{Semaphore, watch};
 use tonic::{Request, Response, Status};
+use zeroize::Zeroizing;
 
 use crate::attempts::Attempts;
 use crate::caller;
@@ -29,8 +30,9 @@ use crate::propose::{ProposeError, Proposer};
 const JOINS_AT_ONCE: usize = 8;
 /// How long a token that another gateway just minted may take to arrive here.
 const TOKEN_ARRIVAL: Duration = Duration::from_secs(1);
-/// How long the answer is held back for the root's signature: a voter needs two writes for it.
-const SIGNED_WITHIN: Duration = Duration::from_secs(5);
+/// How long the answer is held back for the root's signature: a voter needs a write for it. Well below what a newcomer
+/// waits for one answer.
+const SIGNED_WITHIN: Duration = Duration::from_secs(2);
 /// A CSR for a P-256 key is under 300 bytes.
 const CSR_LEN_MAX: usize = 4 << 10;
 
@@ -52,8 +54,9 @@ impl JoinService {
         Self { federation, proposer, registry, at_once: Semaphore::new(JOINS_AT_ONCE), attempts: Mutex::default() }
     }
 
-    /// Redeems, and waits for the signature.
-    async fn admit(&self, request: JoinRequest, from: Option<IpAddr>) -> Result<JoinReply, Status> {
+    /// Redeems.
+    async fn admit(&self, request: JoinRequest, from: Option<IpAddr>) -> Result<Admittance, Status> {
+        let token_secret = Zeroizing::new(request.token_secret.clone());
         let Newcomer { id, secret_hash, introduction } = Newcomer::read(request)?;
         let (cluster, gateway) = (introduction.cluster.clone(), introduction.gateway.clone());
         if let Err(refusal) = self.check(&id, &secret_hash, &introduction, from).await {
@@ -62,19 +65,19 @@ impl JoinService {
                 self.attempts().failed(from, Instant::now());
             }
             tracing::warn!(token = %id, %cluster, ?from, %refusal, "refused a join");
-            return refused(&refusal);
+            return refused(&refusal).map(Admittance::Refused);
         }
         let requests = introduction.requests.clone();
         let command = Command::RedeemToken { id: id.clone(), secret_hash, newcomer: introduction, from };
-        match self.proposer.propose(command).await {
+        match self.proposer.propose_proven(command, &token_secret).await {
             Ok(Outcome::Admitted { node }) => {
                 tracing::info!(token = %id, %cluster, %gateway, node, ?from, "admitted a gateway");
-                Ok(self.certified(node, &requests).await)
+                Ok(Admittance::Admitted { node, requests })
             }
             Ok(other) => Err(Status::internal(format!("the registry answered a redemption with {other:?}"))),
             Err(ProposeError::Refused(refusal)) => {
                 tracing::warn!(token = %id, %cluster, ?from, %refusal, "refused a join");
-                refused(&refusal)
+                refused(&refusal).map(Admittance::Refused)
             }
             Err(error @ ProposeError::NoQuorum { .. }) => Err(Status::unavailable(error.to_string())),
         }
@@ -103,7 +106,7 @@ impl JoinService {
     /// The gateway's certificates, if they come in time.
     async fn certified(&self, id: NodeId, requests: &Requests) -> JoinReply {
         let mut registry = self.registry.clone();
-        let answered = registry.wait_for(|registry| issued(registry, id, requests).is_some());
+        let answered = registry.wait_for(|registry| issued(registry, id, requests).is_some() || is_offline(registry));
         let _ = tokio::time::timeout(SIGNED_WITHIN, answered).await;
         let registry = self.registry.borrow();
         let result = match issued(&registry, id, requests) {
@@ -114,13 +117,21 @@ impl JoinService {
                 roots: registry.root_certificates(),
                 federation: self.federation.to_string(),
             }),
-            None => {
-                let offline = registry.trust().is_some_and(|trust| trust.issuer().custody == Custody::Offline);
-                ReplyResult::Waiting(Waiting { node: id, offline })
-            }
+            None => ReplyResult::Waiting(Waiting { node: id, offline: is_offline(&registry) }),
         };
         JoinReply { result: Some(result) }
     }
+}
+
+/// What came of a redemption.
+enum Admittance {
+    Refused(JoinReply),
+    Admitted { node: NodeId, requests: Requests },
+}
+
+/// Whether an operator signs, in his own time.
+fn is_offline(registry: &Registry) -> bool {
+    registry.trust().is_some_and(|trust| trust.issuer().custody == Custody::Offline)
 }
 
 fn issued<'a>(registry: &'a Registry, id: NodeId, requests: &Requests) -> Option<&'a Issued> {
@@ -177,7 +188,14 @@ impl join_server::Join for JoinService {
             return Err(Status::resource_exhausted("too many failed joins from this address: wait a minute"));
         }
         let busy = |_| Status::resource_exhausted("too many joins at once: try again");
-        let _permit = self.at_once.try_acquire().map_err(busy)?;
-        Ok(Response::new(self.admit(request.into_inner(), from).await?))
+        let admitted = {
+            let _permit = self.at_once.try_acquire().map_err(busy)?;
+            self.admit(request.into_inner(), from).await?
+        };
+        // Waiting for the signature takes nobody's place.
+        Ok(Response::new(match admitted {
+            Admittance::Refused(reply) => reply,
+            Admittance::Admitted { node, requests } => self.certified(node, &requests).await,
+        }))
     }
 }

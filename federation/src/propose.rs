@@ -5,6 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use isthmus_identity::sha256;
 use isthmus_model::command::{Command, Entry, Outcome, Refusal};
 use isthmus_model::name::ClusterName;
 use isthmus_model::registry::node::NodeId;
@@ -62,10 +63,15 @@ enum Attempt {
 
 impl Proposer {
     pub(crate) async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
+        self.propose_proven(command, &[]).await
+    }
+
+    /// Proposes a redemption, with the token's secret for the leader to see. It does not get into the log.
+    pub(crate) async fn propose_proven(&self, command: Command, token_secret: &[u8]) -> Result<Outcome, ProposeError> {
         let deadline = Instant::now() + PROPOSE_TIMEOUT;
         let mut last = "no leader is known".to_owned();
         loop {
-            let attempt = tokio::time::timeout_at(deadline, self.attempt(&command)).await;
+            let attempt = tokio::time::timeout_at(deadline, self.attempt(&command, token_secret)).await;
             match attempt {
                 Ok(Attempt::Settled(result)) => return Ok(result?),
                 Ok(Attempt::Elsewhere(_)) => {}
@@ -79,14 +85,14 @@ impl Proposer {
         }
     }
 
-    async fn attempt(&self, command: &Command) -> Attempt {
+    async fn attempt(&self, command: &Command, token_secret: &[u8]) -> Attempt {
         match write(&self.raft, self.cluster.clone(), command.clone()).await {
-            Attempt::Elsewhere(Some(leader)) => self.forward(leader, command).await,
+            Attempt::Elsewhere(Some(leader)) => self.forward(leader, command, token_secret).await,
             other => other,
         }
     }
 
-    async fn forward(&self, leader: NodeId, command: &Command) -> Attempt {
+    async fn forward(&self, leader: NodeId, command: &Command, token_secret: &[u8]) -> Attempt {
         let metrics = self.raft.metrics();
         let peer = metrics.borrow().membership_config.membership().get_node(&leader).and_then(|peer| peer.0.clone());
         let Some(peer) = peer else { return Attempt::Elsewhere(None) };
@@ -94,7 +100,7 @@ impl Proposer {
             Ok(command) => command,
             Err(error) => return Attempt::Failed(error.to_string()),
         };
-        let mut request = Request::new(ProposeRequest { command });
+        let mut request = Request::new(ProposeRequest { command, token_secret: token_secret.to_vec() });
         request.set_timeout(FORWARD_TIMEOUT);
         let mut client = RegistryClient::new(self.dialer.channel(&peer));
         match client.propose(request).await.map(Response::into_inner) {
@@ -144,15 +150,26 @@ impl RegistryService {
     }
 }
 
+/// What another gateway may not propose, whoever it is: a founding, and the redemption of a token that it has not seen.
+/// Every member knows the hashes of all tokens.
+fn check_proposal(command: &Command, token_secret: &[u8]) -> Result<(), Status> {
+    match command {
+        Command::Found { .. } => Err(Status::permission_denied("a federation is founded by its own first gateway")),
+        Command::RedeemToken { secret_hash, .. } if !sha256(token_secret).same_as(secret_hash) => {
+            Err(Status::permission_denied("a token is redeemed with its secret"))
+        }
+        _ => Ok(()),
+    }
+}
+
 #[tonic::async_trait]
 impl registry_server::Registry for RegistryService {
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
         let origin = caller::gateway(&request)?.cluster().clone();
-        let command: Command = serde_json::from_slice(&request.into_inner().command)
+        let ProposeRequest { command, token_secret } = request.into_inner();
+        let command: Command = serde_json::from_slice(&command)
             .map_err(|error| Status::invalid_argument(format!("unreadable command: {error}")))?;
-        if matches!(command, Command::Found { .. }) {
-            return Err(Status::permission_denied("a federation is founded by its own first gateway"));
-        }
+        check_proposal(&command, &token_secret)?;
         let internal = |error: serde_json::Error| Status::internal(error.to_string());
         let result = match write(&self.raft, origin, command).await {
             Attempt::Settled(Ok(outcome)) => ReplyResult::Outcome(serde_json::to_vec(&outcome).map_err(internal)?),
@@ -161,5 +178,27 @@ impl registry_server::Registry for RegistryService {
             Attempt::Failed(why) => return Err(Status::unavailable(why)),
         };
         Ok(Response::new(ProposeReply { result: Some(result) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_model::fixture;
+    use isthmus_model::registry::token::TokenId;
+
+    use super::*;
+
+    #[test]
+    fn the_hash_of_a_token_which_every_member_knows_does_not_redeem_it() {
+        let redeem = Command::RedeemToken {
+            id: TokenId::from_random([1; 8]),
+            secret_hash: sha256(b"secret"),
+            newcomer: fixture::introduction("us-west", "gw-1", "r1", 2),
+            from: None,
+        };
+        assert!(check_proposal(&redeem, b"secret").is_ok());
+        for guess in [&b""[..], b"guess", &sha256(b"secret").0] {
+            assert_eq!(check_proposal(&redeem, guess).expect_err("refused").code(), tonic::Code::PermissionDenied);
+        }
     }
 }

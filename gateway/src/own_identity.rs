@@ -77,7 +77,14 @@ impl OwnIdentity {
                 self.keep_roots(&told.0);
                 *trusted = told;
             }
-            Err(error) => tracing::error!(%error, "the registry's roots are unusable; the old ones stay"),
+            Err(error) => {
+                tracing::error!(%error, "the registry's roots are unusable; the old ones stay");
+                // What is denied is denied under the old ones too.
+                if let Some(known) = self.live.trust() {
+                    self.live.set_trust(TrustBundle::clone(&known).with_denied(Arc::new(told.1.clone())));
+                }
+                *trusted = told;
+            }
         }
     }
 
@@ -132,10 +139,12 @@ impl OwnIdentity {
             let current = registry.borrow_and_update().clone();
             self.follow(&current, &mut trusted);
             let mut pause = LOOK_INTERVAL;
-            let request = self.request(&current);
+            let mut request = self.request(&current);
             if let Err(error) = self.install(&current) {
                 tracing::error!(%error, "what was certified for this gateway is unusable; it asks again with new keys");
                 self.start_over();
+                pause = RETRY_PAUSE;
+                request = Ok(None);
             }
             match request {
                 Ok(None) => {}

@@ -213,7 +213,12 @@ pub fn set_back(current: &Path, next: &Path) -> Result<(), IdentityError> {
 /// When the file system refuses.
 pub fn recover(next: &Path, current: &Path) -> Result<(), IdentityError> {
     if current.exists() {
-        return Ok(());
+        // The last step was missing: to remove the keys that were replaced.
+        let old = outdated(current);
+        return match fs::remove_dir_all(&old) {
+            Err(source) if old.exists() => Err(IdentityError::File { action: "remove", path: old, source }),
+            _ => Ok(()),
+        };
     }
     if next.exists() && GatewayCredentials::load(next).is_ok() {
         return swap(next, current);

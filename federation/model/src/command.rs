@@ -257,15 +257,11 @@ pub enum Refusal {
     /// An id that exists with other content.
     #[error("a token with this id exists already with other content")]
     TokenConflict,
-    /// Minted by a cluster that may not admit gateways to the granted one.
-    #[error(
-        "cluster {origin} may not admit gateways to {cluster}, a member already: create the token in {cluster} or in the founding cluster"
-    )]
-    TokenNotYours {
-        /// Who minted it.
-        origin: ClusterName,
-        /// Whose gateway it would admit.
-        cluster: ClusterName,
+    /// Not an address at which other machines reach a gateway.
+    #[error("{address} is no address at which other clusters reach a gateway: check `address` and `advertise`")]
+    BadAddress {
+        /// The address.
+        address: SocketAddr,
     },
     /// The key was withdrawn from use.
     #[error("the key belongs to a cluster that was fenced or left: start with an empty data directory and a new token")]
@@ -297,6 +293,14 @@ pub enum Refusal {
     /// There would be nobody left to administer the federation.
     #[error("cluster {cluster} is the last that administers the federation: make another one an administrator first")]
     LastAdministrator {
+        /// Which one.
+        cluster: ClusterName,
+    },
+    /// Nobody would be left who can open the root's key.
+    #[error(
+        "cluster {cluster} is the last whose gateways keep the root's key: let others join and vote first (`isthmus status`)"
+    )]
+    LastKeeper {
         /// Which one.
         cluster: ClusterName,
     },

@@ -24,6 +24,8 @@ use crate::dial::{self, ALPN_H2};
 
 /// Pause before the contacts are tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// Pause before one that is admitted asks again whether it is certified.
+const WAITING_PAUSE: Duration = Duration::from_secs(2);
 /// After this long without an answer, a line tells what is being waited for.
 const PROGRESS_AFTER: Duration = Duration::from_secs(2);
 
@@ -54,11 +56,14 @@ pub async fn join(
     };
     let (contact, admission) = ask_contacts(token, &request, patience).await?;
     let bad = |reason: String| EnrollError::BadAdmission { contact, reason };
-    let trust = TrustBundle::new(name.federation.clone(), admission.roots.clone())?;
-    let known = |root: &[u8]| certificate_key_digest(root).is_ok_and(|digest| digest == token.root);
-    if !trust.roots().any(known) {
+    // Only the token's root is believed of a contact. Others, if there are any, come with the registry.
+    let known = |root: &Vec<u8>| certificate_key_digest(root).is_ok_and(|digest| digest == token.root);
+    let mut roots = admission.roots;
+    roots.retain(known);
+    if roots.is_empty() {
         return Err(bad("the token's root is not among the roots".to_owned()));
     }
+    let trust = TrustBundle::new(name.federation.clone(), roots.clone())?;
     let verified = trust
         .verify(&[CertificateDer::from(admission.certificate.clone())], PeerUsage::Server, SystemTime::now())
         .map_err(|error| bad(format!("this gateway's certificate: {error}")))?;
@@ -72,7 +77,7 @@ pub async fn join(
         root: token.root,
         not_after: verified.not_after().into(),
     };
-    newborn.settle(name, data, admission.node, &certificates, admission.roots)
+    newborn.settle(name, data, admission.node, &certificates, roots)
 }
 
 fn check_token(name: &GatewayName, token: &BearerToken) -> Result<(), EnrollError> {
@@ -118,7 +123,7 @@ async fn ask_contacts(
             tracing::info!(federation = %token.federation, %last, "still waiting for a contact to answer the join");
             told = true;
         }
-        tokio::time::sleep(RETRY_PAUSE).await;
+        tokio::time::sleep(if waits { WAITING_PAUSE } else { RETRY_PAUSE }).await;
     }
 }
 

@@ -10,6 +10,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
 use super::LiveIdentity;
+use crate::authority::CLOCK_SKEW;
 use crate::error::VerifyError;
 use crate::verify::{PeerUsage, TrustBundle, Verified};
 
@@ -64,7 +65,7 @@ impl Peer {
     /// The peer, if it is trusted now. Costs a comparison unless the roots or the denylist changed.
     #[must_use]
     pub fn verified(&self) -> Option<Verified> {
-        self.verdict().ok().filter(|verdict| SystemTime::now() < verdict.not_after())
+        self.verdict().ok().filter(|verdict| SystemTime::now() < verdict.not_after() + CLOCK_SKEW)
     }
 
     fn verdict(&self) -> Result<Verified, VerifyError> {

@@ -1,25 +1,27 @@
 //! The way in: tokens, redemption, and the certificates that make a gateway a member.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use crate::command::{Introduction, Outcome, Refusal};
 use crate::name::ClusterName;
 use crate::time::UnixMillis;
 
 use super::audit::Event;
-use super::node::{Certificates, Node, NodeId, Pending, Requests};
+use super::node::{Certificates, ISSUED_MAX, Node, NodeId, Pending, Requests};
 use super::token::{Admitted, Digest, Grant, Invitation, Redemption, TOKEN_USES_MAX, Token, TokenId};
 use super::trust::Custody;
 use super::{NODES_MAX, Registry, TOKEN_RECORD_KEPT, TOKENS_MAX, limit};
 
+/// How long keys are denied whose certificates, if there are any, are not on record: longer than any lasts.
+pub(super) const PENDING_DENIED: Duration = Duration::from_secs(100 * 24 * 3600);
 /// The largest request or certificate on record, in bytes: four times what a federation's are.
 pub const DER_LEN_MAX: usize = 4_096;
 
 impl Registry {
-    /// Whether `minter` may give out what `grant` gives. A workload's identity is its own cluster's to give.
-    /// Any member may invite a new cluster; a further gateway of a cluster that is a member already gets that
-    /// cluster's identity, so only the cluster itself may invite one, or an administrator. Else one stolen cluster
-    /// could make itself any other.
+    /// Whether `minter` may give out what `grant` gives. A workload's identity is its own cluster's to give, and so are
+    /// further gateways of it. Other clusters are invited by administrators alone: whoever comes in may come to vote,
+    /// and whoever votes can open the root's key.
     fn check_grantor(
         &self,
         minter: &ClusterName,
@@ -29,12 +31,10 @@ impl Registry {
         match grant {
             Grant::Workload { cluster, .. } if cluster != minter => Err(Refusal::NotOwner { origin: minter.clone() }),
             Grant::Workload { .. } => Ok(()),
-            Grant::Join(Invitation { cluster: granted, .. }) => match newcomer.or(granted.as_ref()) {
-                Some(cluster) if cluster != minter && self.is_member(cluster) && !self.is_administrator(minter) => {
-                    Err(Refusal::TokenNotYours { origin: minter.clone(), cluster: cluster.clone() })
-                }
-                _ => Ok(()),
-            },
+            Grant::Join(Invitation { cluster: granted, .. }) => {
+                let own = newcomer.or(granted.as_ref()) == Some(minter);
+                if own { Ok(()) } else { self.check_administrator(minter) }
+            }
         }
     }
 
@@ -91,6 +91,7 @@ impl Registry {
         }
         // Checked again: the cluster may have become a member since the token was minted.
         self.check_grantor(&token.minted_by, &token.grant, Some(&newcomer.cluster))?;
+        self.check_address(&newcomer.east_west)?;
         check_requests(&newcomer.requests)?;
         self.check_keys(&newcomer.requests, |node| node.is_gateway(newcomer))?;
         if self.nodes.values().filter(|node| !node.is_gateway(newcomer)).count() >= NODES_MAX {
@@ -103,6 +104,21 @@ impl Registry {
         let (cluster, gateway) = (newcomer.cluster.clone(), newcomer.gateway.clone());
         self.record(at, origin, Event::TokenRedeemed { token: id.clone(), cluster, gateway, node, from });
         Ok(Outcome::Admitted { node })
+    }
+
+    /// Whether an address can be another machine's: every gateway of the federation will dial it.
+    pub(super) fn check_address(&self, address: &SocketAddr) -> Result<(), Refusal> {
+        let ip = address.ip().to_canonical();
+        let local = match ip {
+            IpAddr::V4(four) => four.is_link_local() || four.is_broadcast(),
+            IpAddr::V6(six) => six.is_unicast_link_local(),
+        };
+        // A federation on one machine has all of its gateways there.
+        let at_home = ip.is_loopback() && !self.nodes.values().any(|node| node.east_west.ip().is_loopback());
+        if local || at_home || ip.is_unspecified() || ip.is_multicast() || address.port() == 0 {
+            return Err(Refusal::BadAddress { address: *address });
+        }
+        Ok(())
     }
 
     /// A key names one gateway for good.
@@ -133,7 +149,6 @@ impl Registry {
                 self.deny_key(issued.gateway_key, &node.cluster, issued.certificates.not_after, at);
             }
             admitted.inherited = node.legacy(at);
-            admitted.inherited.retain(|inherited| !again(&inherited.authority_key));
         }
         self.next_node += 1;
         self.nodes.insert(self.next_node, admitted);
@@ -153,9 +168,18 @@ impl Registry {
         if waiting {
             return Ok(Outcome::Unchanged);
         }
+        if node.issued.iter().filter(|issued| issued.certificates.not_after > at).count() >= ISSUED_MAX {
+            return Err(limit("valid certificates of one gateway", ISSUED_MAX));
+        }
         self.check_keys(requests, |node| std::ptr::eq(node, &self.nodes[&id]))?;
         let node = self.nodes.get_mut(&id).ok_or(Refusal::NodeUnknown { node: id })?;
-        node.pending = Some(Pending { requests: requests.clone(), since: at });
+        let superseded = node.pending.replace(Pending { requests: requests.clone(), since: at });
+        if let Some(Pending { requests: Requests { gateway_key, authority_key, .. }, .. }) = superseded {
+            // They may have been signed in the meantime, in an answer that comes too late to be on record.
+            for key in [gateway_key, authority_key] {
+                self.deny_key(key, origin, at.saturating_add(PENDING_DENIED), at);
+            }
+        }
         Ok(Outcome::Changed)
     }
 

@@ -10,9 +10,11 @@ use crate::command::{Outcome, Refusal};
 use crate::name::ClusterName;
 use crate::time::UnixMillis;
 
+use super::admission::PENDING_DENIED;
 use super::audit::Event;
 use super::node::{Node, NodeId};
-use super::token::Digest;
+use super::token::{Digest, Grant};
+use super::trust::{Custody, Root};
 use super::{Registry, limit};
 
 /// Keys denied at once. Every gateway of the largest federation, with all that is kept of it.
@@ -158,6 +160,15 @@ impl Registry {
         if self.is_administrator(cluster) && administrators.all(|administrator| administrator == cluster) {
             return Err(Refusal::LastAdministrator { cluster: cluster.clone() });
         }
+        let kept_by_others = |root: &Root| match &root.custody {
+            Custody::Offline => true,
+            Custody::Sealed { envelopes } => {
+                envelopes.0.keys().any(|id| self.nodes.get(id).is_some_and(|node| node.cluster != *cluster))
+            }
+        };
+        if !self.trust().is_some_and(|trust| trust.roots().iter().all(kept_by_others)) {
+            return Err(Refusal::LastKeeper { cluster: cluster.clone() });
+        }
         let ids: Vec<NodeId> =
             self.nodes.iter().filter(|(_, node)| node.cluster == *cluster).map(|(id, _)| *id).collect();
         let nodes: BTreeMap<NodeId, Node> =
@@ -170,13 +181,17 @@ impl Registry {
         if let Some(federation) = &mut self.federation {
             federation.administrators.remove(cluster);
         }
-        for token in self.tokens.values_mut().filter(|token| !token.is_used_up() && token.is_of(cluster)) {
+        // Its workloads' tokens are its own to give, also while it is apart.
+        let joins = self.tokens.values_mut().filter(|token| matches!(token.grant, Grant::Join(_)));
+        for token in joins.filter(|token| !token.is_used_up() && token.is_of(cluster)) {
             token.revoked_at.get_or_insert(at);
         }
         if self.departed.len() >= DEPARTED_MAX {
             let oldest = self.departed.iter().min_by_key(|(_, gone)| gone.at).map(|(name, _)| name.clone());
             oldest.map(|name| self.departed.remove(&name));
         }
+        // One that left has nothing to come back to.
+        let nodes = if manner == Manner::Left { BTreeMap::new() } else { nodes };
         self.departed.insert(cluster.clone(), Departure { manner, by: by.clone(), at, nodes });
         Ok(())
     }
@@ -193,6 +208,11 @@ impl Registry {
         for issued in &node.issued {
             for key in [issued.gateway_key, issued.authority_key] {
                 self.deny_key(key, &node.cluster, issued.certificates.not_after, at);
+            }
+        }
+        if let Some(pending) = &node.pending {
+            for key in [pending.requests.gateway_key, pending.requests.authority_key] {
+                self.deny_key(key, &node.cluster, at.saturating_add(PENDING_DENIED), at);
             }
         }
         for inherited in &node.inherited {

@@ -237,6 +237,7 @@ impl Registry {
                 self.issue(origin, *node, authority_key, certificates, at)
             }
             Command::UpdateNode { node, east_west, locality } => {
+                self.check_address(east_west)?;
                 let record = self.own_node(origin, *node)?;
                 let updated = Node { east_west: *east_west, locality: locality.clone(), ..record.clone() };
                 let changed = updated != *record;

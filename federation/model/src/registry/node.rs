@@ -20,10 +20,7 @@ pub const ISSUED_MAX: usize = 8;
 /// An X25519 public key (RFC 7748), to which a secret can be sealed for one gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct SealingKey(pub Digest32);
-
-/// 32 bytes, written like a digest.
-pub type Digest32 = Digest;
+pub struct SealingKey(pub Digest);
 
 /// What a gateway asks to have certified: PKCS#10 requests (RFC 2986), DER, and their keys' digests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

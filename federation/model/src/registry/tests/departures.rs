@@ -19,7 +19,8 @@ fn leave(name: &str) -> Command {
 fn a_fenced_cluster_loses_everything_and_its_keys_are_denied() {
     let mut fed = Federated::of_two();
     fed.changes("us-west", set("shop/reviews", export([9080])));
-    fed.changes("us-west", mint(2, join("eu-central")));
+    fed.changes("us-west", mint(2, join("us-west")));
+    fed.changes("us-west", mint(9, workload("us-west")));
     fed.changes("us-east", mint(3, join("us-west")));
     fed.changes("us-east", fence("us-west"));
     fed.leaves_as_is("us-east", fence("us-west"));
@@ -29,7 +30,8 @@ fn a_fenced_cluster_loses_everything_and_its_keys_are_denied() {
     assert!(fed.registry.denied().contains_key(&key) && fed.registry.denied().contains_key(&authority));
     // It proposes nothing more; neither its invitations work nor those that it held.
     fed.refuses("us-west", set("shop/reviews", export([9080])), Refusal::NotMember { origin: cluster("us-west") });
-    fed.refuses("us-east", redeem(2, introduction("eu-central", 3)), Refusal::TokenRevoked);
+    fed.refuses("us-east", redeem(2, introduction("us-west", 3)), Refusal::TokenRevoked);
+    assert_eq!(fed.registry.token(&token_id(9)).expect("on record").revoked_at, None, "its workloads are its own");
     fed.refuses("us-east", redeem(3, introduction("us-west", 3)), Refusal::TokenRevoked);
     let manner = &fed.registry.departed()[&cluster("us-west")].manner;
     assert_eq!(*manner, Manner::Fenced { why: "its key was stolen".to_owned() });
@@ -77,6 +79,10 @@ fn only_administrators_act_on_others_and_one_always_remains() {
 
     fed.changes("us-east", administrator("us-west", true));
     fed.leaves_as_is("us-east", administrator("us-west", true));
+    // Not the last one that can open the root's key, though.
+    fed.refuses("us-west", fence("us-east"), Refusal::LastKeeper { cluster: cluster("us-east") });
+    let envelopes = fixture::envelopes([1, 2]);
+    fed.changes("us-east", Command::Reseal { root: Digest([ROOT; 32]), envelopes });
     fed.changes("us-west", fence("us-east"));
     assert_eq!(fed.registry.federation().expect("founded").administrators, BTreeSet::from([cluster("us-west")]));
 }
