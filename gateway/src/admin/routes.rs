@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use super::failure::Failure;
 use super::view::Reading;
-use super::{AdminState, api, tokens};
+use super::{AdminState, api, backup, tokens};
 use crate::config::{GatewayConfig, is_loopback};
 
 /// The largest request. A token request has under 300 bytes.
@@ -46,9 +46,10 @@ pub fn router(state: AdminState, surface: Surface) -> Router {
         .route("/v1/tokens", get(async |State(now): State<Reading>| Json(now.tokens())));
     let routes = match surface {
         Surface::Loopback => routes,
-        Surface::Socket => {
-            routes.route("/v1/tokens", post(create_token)).route("/v1/tokens/{id}", delete(revoke_token))
-        }
+        Surface::Socket => routes
+            .route("/v1/tokens", post(create_token))
+            .route("/v1/tokens/{id}", delete(revoke_token))
+            .route("/v1/backup", post(backup::create)),
     };
     let routes = routes
         .fallback(async |uri: Uri| Failure::new(StatusCode::NOT_FOUND, format!("there is no {}", uri.path())))

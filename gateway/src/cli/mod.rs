@@ -5,6 +5,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the gateway's admin API could not be reached.
 
+mod backup;
 pub(crate) mod client;
 mod clusters;
 mod config;
@@ -111,6 +112,13 @@ enum Command {
     #[command(after_help = token::EXAMPLES)]
     #[command(subcommand)]
     Token(token::Command),
+    /// Save the registry and the root's key, sealed to a key that is kept elsewhere
+    #[command(after_help = backup::EXAMPLES)]
+    #[command(subcommand)]
+    Backup(backup::Command),
+    /// Prepare a gateway to start the federation again from a backup
+    #[command(after_help = backup::RESTORE_EXAMPLES)]
+    Restore(backup::RestoreArgs),
     /// Check or show a gateway's configuration file
     #[command(after_help = config::EXAMPLES)]
     #[command(subcommand)]
@@ -234,6 +242,8 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Endpoints(args) => asking()?.block_on(asker.show(&args.path(), endpoints::table)),
         Command::Problems => asking()?.block_on(asker.show("/v1/problems", problems::table)),
         Command::Token(command) => asking()?.block_on(token::run(&asker, command)),
+        Command::Backup(command) => asking()?.block_on(backup::run(&asker, command)),
+        Command::Restore(args) => backup::restore(&args, global.output),
         Command::Config(command) => config::run(&command, global.output),
     }
 }
