@@ -72,7 +72,7 @@ async fn a_federation_that_lost_every_registry_starts_again_from_a_backup() {
     // Three clusters, an export, a token of each kind.
     let [mut east, mut west, mut eu] = start(["us-east", "us-west", "eu-central"]).await;
     east.write("ledger.yaml", &manifests("ledger", &[east.host(9)], Mesh::None, Offer::Exported));
-    west.sees("ledger", "us-east", 1).await;
+    wait_until(SOON, "west to hear of the export", async || knows_export(&west, "shop/ledger", "us-east").await).await;
     let workload = west.token("--workload", "shop/ledger", "1h").await["id"].clone();
     let open = east.token("--cluster", "ap-south", "1h").await["id"].clone();
     wait_until(SOON, "west to hear of both tokens", async || {
@@ -151,7 +151,7 @@ async fn a_federation_that_lost_every_registry_starts_again_from_a_backup() {
     for cluster in [&east, &west, &eu] {
         settled(cluster, 3).await;
     }
-    west.sees("ledger", "us-east", 1).await;
+    wait_until(SOON, "eu to hear of the export", async || knows_export(&eu, "shop/ledger", "us-east").await).await;
 
     // The root signs: a fourth joins.
     let token = west.join_token("ap-south").await;
