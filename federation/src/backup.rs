@@ -211,3 +211,87 @@ impl Image {
         federation.trust.roots().iter().filter_map(open).collect()
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use isthmus_model::command::Entry;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::data_dir::DataDir;
+    use crate::enroll::{self, GatewayName, Member};
+
+    pub(crate) fn name() -> GatewayName {
+        GatewayName {
+            federation: "acme.mesh".parse().expect("valid"),
+            cluster: "us-east".parse().expect("valid"),
+            gateway: "gw-1".parse().expect("valid"),
+            locality: "us-east-1/a".parse().expect("valid"),
+            east_west: ([127, 0, 0, 1], 15443).into(),
+        }
+    }
+
+    /// A founder and the registry that it founds.
+    pub(crate) fn founded(dir: &TempDir) -> (Member, Registry) {
+        let data = DataDir::open(dir.path()).expect("opens");
+        let member = enroll::found(&name(), &data).expect("founds");
+        let mut registry = Registry::default();
+        let command = member.founding.clone().expect("the founding");
+        let entry = Entry { origin: name().cluster, at: UnixMillis(1), command };
+        registry.apply(&entry).expect("founded");
+        (member, registry)
+    }
+
+    pub(crate) fn backup(member: &Member, registry: &Registry, key: &OpeningKey) -> Result<Vec<u8>, BackupError> {
+        let (cluster, gateway) = (&member.name.cluster, &member.name.gateway);
+        let author =
+            Author { cluster, gateway, node: member.node, opening_key: &member.opening_key, stale_since: None };
+        create(registry, &author, Recipient(key.public()), UnixMillis(7))
+    }
+
+    #[test]
+    fn an_image_comes_back_whole_and_its_recipient_has_the_root() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (member, registry) = founded(&dir);
+        let (key, other) = (OpeningKey::generate().expect("made"), OpeningKey::generate().expect("made"));
+        let sealed = backup(&member, &registry, &key).expect("made");
+        let image = Image::read(sealed.as_slice(), &key).expect("read");
+        assert_eq!((&image.registry, image.taken_at, image.has_root_key()), (&registry, UnixMillis(7), true));
+        let roots = image.open_roots(&key).expect("opens");
+        assert_eq!(
+            roots.iter().map(RootAuthority::digest).collect::<Vec<_>>(),
+            [registry.trust().expect("one").issuer().key]
+        );
+        assert!(image.open_roots(&other).is_err());
+        let refused = Image::read(sealed.as_slice(), &other);
+        assert!(matches!(refused, Err(ReadError::Archive(_))), "{refused:?}");
+        // Cut after whole JSON would do, if the end were not looked for.
+        let refused = Image::read(&sealed[..sealed.len() - 1], &key);
+        assert!(matches!(refused, Err(ReadError::Archive(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn only_who_keeps_the_root_makes_one_and_only_of_a_federation() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mut member, registry) = founded(&dir);
+        let key = OpeningKey::generate().expect("made");
+        let refused = backup(&member, &Registry::default(), &key);
+        assert!(matches!(refused, Err(BackupError::NotFounded)), "{refused:?}");
+        member.node = 2;
+        let refused = backup(&member, &registry, &key);
+        assert!(
+            matches!(&refused, Err(BackupError::NotKeeper { keepers }) if *keepers == ["us-east/gw-1"]),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn something_else_that_was_sealed_is_no_backup() {
+        let key = OpeningKey::generate().expect("made");
+        let mut writer = ArchiveWriter::new(Vec::new(), Recipient(key.public())).expect("begun");
+        writer.write_all(b"{}").expect("written");
+        let sealed = writer.finish().expect("finished");
+        let refused = Image::read(sealed.as_slice(), &key);
+        assert!(matches!(refused, Err(ReadError::Content(_))), "{refused:?}");
+    }
+}

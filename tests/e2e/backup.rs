@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use isthmus_tests::harness::wait_until;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::federation::{Cluster, DOMAIN, SOON, settled, start, text};
 use crate::workload::{Mesh, Offer, manifests};
 
-fn shown(path: &PathBuf) -> &str {
+fn shown(path: &Path) -> &str {
     path.to_str().expect("text")
 }
 
@@ -38,7 +38,7 @@ async fn backup(cluster: &Cluster, recipient: &str) -> PathBuf {
     file
 }
 
-async fn restore(cluster: &Cluster, file: &PathBuf, key: &PathBuf) -> Output {
+async fn restore(cluster: &Cluster, file: &Path, key: &Path) -> Output {
     let config = cluster.path("restore.yaml");
     let absolute = fs::read_to_string(cluster.path("gateway.yaml")).expect("read");
     let absolute = absolute.replace("data_dir: data", &format!("data_dir: {}", cluster.path("data").display()));
@@ -67,6 +67,32 @@ async fn knows_export(cluster: &Cluster, service: &str, owner: &str) -> bool {
     backends.iter().any(|backend| backend["cluster"] == owner && backend["exported"] == true)
 }
 
+fn is_private_and_sealed(key: &Path, file: &Path) {
+    for private in [key, file] {
+        assert_eq!(fs::metadata(private).expect("there").permissions().mode() & 0o777, 0o600, "{private:?}");
+    }
+    let sealed = fs::read(file).expect("read");
+    for name in ["us-east", "us-west", "ledger", "shop", DOMAIN, "registry"] {
+        assert!(!sealed.windows(name.len()).any(|window| window == name.as_bytes()), "{name} can be read");
+    }
+}
+
+/// Nothing is made of a backup that was altered or is for another key.
+async fn refuses_what_is_not_as_it_was_written(cluster: &Cluster, file: &Path, key: &Path) {
+    let (other, _) = keygen(cluster, "other.key").await;
+    let refused = restore(cluster, file, &other).await;
+    assert!(told(&refused).contains("sealed to another key"), "{}", told(&refused));
+    let (sealed, spoilt) = (fs::read(file).expect("read"), cluster.path("spoilt.backup"));
+    let middle = sealed.len() / 2;
+    let flipped = [&sealed[..middle], &[sealed[middle] ^ 1], &sealed[middle + 1..]].concat();
+    for content in [&flipped, &sealed[..sealed.len() - 1], &sealed[..middle]] {
+        fs::write(&spoilt, content).expect("written");
+        let refused = restore(cluster, &spoilt, key).await;
+        assert!(told(&refused).contains("altered or cut short"), "{}", told(&refused));
+    }
+    assert!(!cluster.path("data/registry.redb").exists());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_federation_that_lost_every_registry_starts_again_from_a_backup() {
     // Three clusters, an export, a token of each kind.
@@ -85,13 +111,7 @@ async fn a_federation_that_lost_every_registry_starts_again_from_a_backup() {
     // The backup: its owner's alone, and without a word that can be read.
     let (key, recipient) = keygen(&west, "backup.key").await;
     let file = backup(&west, &recipient).await;
-    for private in [&key, &file] {
-        assert_eq!(fs::metadata(private).expect("there").permissions().mode() & 0o777, 0o600, "{private:?}");
-    }
-    let sealed = fs::read(&file).expect("read");
-    for name in ["us-east", "us-west", "ledger", "shop", DOMAIN, "registry"] {
-        assert!(!sealed.windows(name.len()).any(|window| window == name.as_bytes()), "{name} can be read");
-    }
+    is_private_and_sealed(&key, &file);
     let contents = west.ask(["backup", "show", shown(&file), "--identity", shown(&key)]).await;
     assert_eq!((&contents["federation"], &contents["root_key"]), (&DOMAIN.into(), &"sealed".into()), "{contents}");
     assert_eq!(contents["members"].as_array().map(Vec::len), Some(3), "{contents}");
@@ -107,19 +127,7 @@ async fn a_federation_that_lost_every_registry_starts_again_from_a_backup() {
     let refused = restore(&west, &file, &key).await;
     assert!(told(&refused).contains("registry.redb exists"), "{}", told(&refused));
     lose_registry(&west);
-    // Nor is anything made of a backup that is not as it was written, or for another key.
-    let (other, _) = keygen(&west, "other.key").await;
-    let refused = restore(&west, &file, &other).await;
-    assert!(told(&refused).contains("sealed to another key"), "{}", told(&refused));
-    let spoilt = west.path("spoilt.backup");
-    let middle = sealed.len() / 2;
-    let flipped = [&sealed[..middle], &[sealed[middle] ^ 1], &sealed[middle + 1..]].concat();
-    for content in [&flipped, &sealed[..sealed.len() - 1], &sealed[..middle]] {
-        fs::write(&spoilt, content).expect("written");
-        let refused = restore(&west, &spoilt, &key).await;
-        assert!(told(&refused).contains("altered or cut short"), "{}", told(&refused));
-    }
-    assert!(!west.path("data/registry.redb").exists());
+    refuses_what_is_not_as_it_was_written(&west, &file, &key).await;
 
     // West starts the federation again: same members, exports and tokens; a join token that may have been used since
     // the backup is worth nothing.

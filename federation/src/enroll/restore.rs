@@ -121,7 +121,7 @@ pub fn restore(
             let id = SpiffeId::gateway(name.federation.trust_domain(&name.cluster), name.gateway.clone());
             let introduction = newborn.introduction.clone();
             let certificates = issuer.certify(&introduction.requests, &id, INTERMEDIATE_LIFETIME, now)?;
-            let survivor = Survivor::Anew { introduction, certificates: certificates.clone() };
+            let survivor = Survivor::Anew { introduction: Box::new(introduction), certificates: certificates.clone() };
             let restored = reopen(registry, &restoration(survivor), &roots, &newborn.opening_key)?;
             newborn.settle(name, data, restored.1, &certificates, restored.0.root_certificates())?;
             (false, restored)
@@ -165,4 +165,67 @@ fn reopen(
         let authority = roots.iter().find(|authority| authority.digest() == root.key).ok_or(RestoreError::NoRootKey)?;
         Ok(authority.seal(node, &survivor.public())?)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::tests::{backup, founded, name};
+
+    fn image(member: &Member, registry: &Registry, key: &OpeningKey) -> Image {
+        Image::read(backup(member, registry, key).expect("made").as_slice(), key).expect("read")
+    }
+
+    fn stored(data: &DataDir) -> Registry {
+        let (_, machine) = store::open(&data.registry()).expect("opens");
+        Registry::clone(&machine.watch().borrow())
+    }
+
+    #[test]
+    fn a_gateway_with_its_keys_keeps_them_and_a_registry_is_never_replaced() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (member, registry) = founded(&dir);
+        let key = OpeningKey::generate().expect("made");
+        let restored = restore(image(&member, &registry, &key), &key, &name(), &member.data).expect("restored");
+        assert_eq!((restored.node, restored.kept_identity), (member.node, true));
+        assert_eq!(stored(&member.data), restored.registry);
+        assert!(!member.data.founding().exists(), "nothing is founded any more");
+        let again = restore(image(&member, &registry, &key), &key, &name(), &member.data);
+        assert!(matches!(again, Err(RestoreError::RegistryExists { .. })), "{again:?}");
+    }
+
+    #[test]
+    fn a_restore_that_was_interrupted_goes_on_with_the_same_keys() {
+        let (dir, empty) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+        let (member, registry) = founded(&dir);
+        let key = OpeningKey::generate().expect("made");
+        let data = DataDir::open(empty.path()).expect("opens");
+        let once = restore(image(&member, &registry, &key), &key, &name(), &data).expect("restored");
+        assert!(!once.kept_identity && once.node > member.node);
+        // As if it had been killed before the last step.
+        std::fs::remove_file(data.registry()).expect("removed");
+        let again = restore(image(&member, &registry, &key), &key, &name(), &data).expect("restored");
+        let latest = |restored: &Restored| restored.registry.nodes()[&restored.node].latest().map(|it| it.gateway_key);
+        assert_eq!((again.node, latest(&again)), (once.node, latest(&once)));
+        assert_ne!(again.registry.lineage(), once.registry.lineage(), "another restored registry");
+        // What starts from it is a member whose key opens the root's.
+        let resumed = resume(&name(), &data).expect("reads").expect("a member");
+        let trust = again.registry.trust().expect("founded");
+        assert!(RootAuthority::unseal(&name().federation, trust.issuer(), resumed.node, &resumed.opening_key).is_ok());
+    }
+
+    #[test]
+    fn strangers_and_other_federations_are_refused_before_anything_is_written() {
+        let (dir, empty) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+        let (member, registry) = founded(&dir);
+        let key = OpeningKey::generate().expect("made");
+        let data = DataDir::open(empty.path()).expect("opens");
+        let stranger = GatewayName { cluster: "eu-central".parse().expect("valid"), ..name() };
+        let refused = restore(image(&member, &registry, &key), &key, &stranger, &data);
+        assert!(matches!(refused, Err(RestoreError::NotMember { .. })), "{refused:?}");
+        let elsewhere = GatewayName { federation: "other.mesh".parse().expect("valid"), ..name() };
+        let refused = restore(image(&member, &registry, &key), &key, &elsewhere, &data);
+        assert!(matches!(refused, Err(RestoreError::WrongFederation { .. })), "{refused:?}");
+        assert_eq!(std::fs::read_dir(empty.path()).expect("reads").count(), 0);
+    }
 }

@@ -26,7 +26,7 @@ pub enum Survivor {
     /// It has new keys, for which the root signed: it is admitted in place of the gateway of its name.
     Anew {
         /// Its keys and addresses.
-        introduction: Introduction,
+        introduction: Box<Introduction>,
         /// What the root signed for it.
         certificates: Certificates,
     },
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn a_gateway_with_new_keys_replaces_the_one_of_its_name() {
         let Command::Issue { certificates, .. } = fixture::issue(2, 9, ROOT) else { unreachable!("it issues") };
-        let introduction = fixture::introduction("us-west", "gw-1", "r2", 9);
+        let introduction = Box::new(fixture::introduction("us-west", "gw-1", "r2", 9));
         let (after, id) = restore(copy(), Survivor::Anew { introduction, certificates }).expect("restored");
         assert!(id > NODES_MAX as NodeId && !after.nodes().contains_key(&2));
         assert!(after.member(&"us-west".parse().expect("valid"), &"gw-1".parse().expect("valid")).is_some());
