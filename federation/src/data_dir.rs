@@ -118,6 +118,20 @@ impl DataDir {
         self.path.join("founding.json")
     }
 
+    /// Removes [`founding`](Self::founding): what it founded is on record, or another registry takes its place.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`].
+    pub fn forget_founding(&self) -> Result<(), DataDirError> {
+        let path = self.founding();
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(DataDirError::Io { path: path.display().to_string(), source })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn node_file(&self) -> PathBuf {
         self.path.join("node.json")
     }

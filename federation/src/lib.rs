@@ -9,6 +9,7 @@
 //! not wait for a quorum.
 
 mod attempts;
+pub mod backup;
 pub mod caller;
 mod custody;
 pub mod data_dir;
@@ -16,6 +17,7 @@ pub mod dial;
 pub mod enroll;
 pub mod exports;
 pub mod join;
+pub mod lineage;
 mod membership;
 pub mod network;
 pub mod node;

@@ -20,6 +20,7 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::caller;
 use crate::dial::Dialer;
+use crate::lineage::LineageCheck;
 use crate::quorum::QuorumWord;
 use crate::raft_types::{Peer, PeerAddress, Raft, RegistryRaft};
 
@@ -36,13 +37,14 @@ pub const SNAPSHOT_CHUNK_LEN: u64 = 1 << 20;
 pub struct Network {
     dialer: Dialer,
     quorum: QuorumWord,
+    lineage: LineageCheck,
 }
 
 impl Network {
     /// A network over the dialer's channels, which passes on how old `quorum`'s last word is.
     #[must_use]
-    pub fn new(dialer: Dialer, quorum: QuorumWord) -> Self {
-        Self { dialer, quorum }
+    pub fn new(dialer: Dialer, quorum: QuorumWord, lineage: LineageCheck) -> Self {
+        Self { dialer, quorum, lineage }
     }
 }
 
@@ -52,6 +54,7 @@ pub struct Replica {
     address: Option<PeerAddress>,
     channel: Option<Channel>,
     quorum: QuorumWord,
+    lineage: LineageCheck,
 }
 
 impl RaftNetworkFactory<RegistryRaft> for Network {
@@ -59,7 +62,8 @@ impl RaftNetworkFactory<RegistryRaft> for Network {
 
     async fn new_client(&mut self, target: NodeId, node: &Peer) -> Replica {
         let channel = node.0.as_ref().map(|address| self.dialer.channel(address));
-        Replica { id: target, address: node.0.clone(), channel, quorum: self.quorum.clone() }
+        let (quorum, lineage) = (self.quorum.clone(), self.lineage.clone());
+        Replica { id: target, address: node.0.clone(), channel, quorum, lineage }
     }
 }
 
@@ -86,7 +90,8 @@ impl Replica {
         };
         let body = serde_json::to_vec(message).map_err(|error| NetworkError::new(&error))?;
         let quorum_age_ms = self.quorum.age().map(millis);
-        let mut request = Request::new(RaftMessage { format: FORMAT, body, quorum_age_ms });
+        let mut request =
+            Request::new(RaftMessage { format: FORMAT, body, quorum_age_ms, lineage: self.lineage.own() });
         request.set_timeout(option.hard_ttl());
         let mut client = RaftClient::new(channel)
             .max_decoding_message_size(MESSAGE_LEN_MAX)
@@ -149,13 +154,27 @@ const UNREACHABLE_PAUSE: Duration = Duration::from_millis(200);
 pub struct RaftService {
     raft: Raft,
     quorum: QuorumWord,
+    lineage: LineageCheck,
 }
 
 impl RaftService {
     /// Serves `raft`, noting in `quorum` what its leader says of one.
     #[must_use]
-    pub fn new(raft: Raft, quorum: QuorumWord) -> Self {
-        Self { raft, quorum }
+    pub fn new(raft: Raft, quorum: QuorumWord, lineage: LineageCheck) -> Self {
+        Self { raft, quorum, lineage }
+    }
+
+    fn decode<T: DeserializeOwned>(&self, request: Request<RaftMessage>) -> Result<T, Status> {
+        let caller = caller::gateway(&request)?;
+        let message = request.into_inner();
+        if message.format != FORMAT {
+            let format = message.format;
+            return Err(Status::failed_precondition(format!(
+                "raft message format {format}, this gateway speaks {FORMAT}: run the same version on all gateways"
+            )));
+        }
+        self.lineage.check(&message.lineage, &caller)?;
+        serde_json::from_slice(&message.body).map_err(|error| Status::invalid_argument(error.to_string()))
     }
 
     fn note(&self, quorum_age_ms: Option<u64>) {
@@ -165,32 +184,20 @@ impl RaftService {
     }
 }
 
-fn decode<T: DeserializeOwned>(request: Request<RaftMessage>) -> Result<T, Status> {
-    caller::gateway(&request)?;
-    let message = request.into_inner();
-    if message.format != FORMAT {
-        let format = message.format;
-        return Err(Status::failed_precondition(format!(
-            "raft message format {format}, this gateway speaks {FORMAT}: run the same version on all gateways"
-        )));
-    }
-    serde_json::from_slice(&message.body).map_err(|error| Status::invalid_argument(error.to_string()))
-}
-
 fn millis(age: Duration) -> u64 {
     u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn encode<T: Serialize>(answer: &T) -> Result<Response<RaftMessage>, Status> {
     let body = serde_json::to_vec(answer).map_err(|error| Status::internal(error.to_string()))?;
-    Ok(Response::new(RaftMessage { format: FORMAT, body, quorum_age_ms: None }))
+    Ok(Response::new(RaftMessage { format: FORMAT, body, quorum_age_ms: None, lineage: Vec::new() }))
 }
 
 #[tonic::async_trait]
 impl raft_server::Raft for RaftService {
     async fn append(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let quorum_age_ms = request.get_ref().quorum_age_ms;
-        let answer = self.raft.append_entries(decode(request)?).await;
+        let answer = self.raft.append_entries(self.decode(request)?).await;
         if matches!(answer, Ok(AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_))) {
             self.note(quorum_age_ms);
         }
@@ -198,12 +205,12 @@ impl raft_server::Raft for RaftService {
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        encode(&self.raft.vote(decode(request)?).await)
+        encode(&self.raft.vote(self.decode(request)?).await)
     }
 
     async fn install_snapshot(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let quorum_age_ms = request.get_ref().quorum_age_ms;
-        let answer = self.raft.install_snapshot(decode(request)?).await;
+        let answer = self.raft.install_snapshot(self.decode(request)?).await;
         if answer.is_ok() {
             self.note(quorum_age_ms);
         }

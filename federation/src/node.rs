@@ -23,6 +23,7 @@ use crate::data_dir::DataDir;
 use crate::dial::Dialer;
 use crate::enroll::Member;
 use crate::join::JoinService;
+use crate::lineage::LineageCheck;
 use crate::network::{MESSAGE_LEN_MAX, Network, RaftService, SNAPSHOT_CHUNK_LEN};
 use crate::propose::{ProposeError, Proposer, RegistryService};
 use crate::quorum::QuorumWord;
@@ -146,7 +147,7 @@ impl Replica {
         let dialer = Dialer::new(member.name.federation.clone(), identity);
         let quorum = QuorumWord::default();
         let config = Arc::new(raft_config(member, timing).validate()?);
-        let network = Network::new(dialer.clone(), quorum.clone());
+        let network = Network::new(dialer.clone(), quorum.clone(), LineageCheck::new(registry.clone()));
         let raft = Raft::new(member.node, config, network, log, machine).await.map_err(fatal)?;
         let (publish, status) = watch::channel(RegistryStatus::default());
         let proposer = Proposer { cluster: member.name.cluster.clone(), raft: raft.clone(), dialer };
@@ -205,7 +206,8 @@ impl Replica {
     /// The gRPC services for other gateways, to be served under the gateways' SNI.
     #[must_use]
     pub fn gateway_services(&self) -> Routes {
-        let raft = RaftServer::new(RaftService::new(self.raft.clone(), self.quorum.clone()))
+        let lineage = LineageCheck::new(self.handle.registry());
+        let raft = RaftServer::new(RaftService::new(self.raft.clone(), self.quorum.clone(), lineage))
             .max_decoding_message_size(MESSAGE_LEN_MAX)
             .max_encoding_message_size(MESSAGE_LEN_MAX);
         let registry =
@@ -284,8 +286,8 @@ async fn found(handle: Handle, founding: Command, data: DataDir, shutdown: Cance
         }
     }
     // On record: from now on this gateway is a member like any other.
-    if let Err(error) = std::fs::remove_file(data.founding()) {
-        tracing::warn!(%error, path = %data.founding().display(), "a file that is not needed any more stays");
+    if let Err(error) = data.forget_founding() {
+        tracing::warn!(%error, "a file that is not needed any more stays");
     }
 }
 

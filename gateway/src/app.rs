@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use isthmus_dns::{DnsConfig, DnsServer};
 use isthmus_federation::data_dir::DataDir;
-use isthmus_federation::enroll::{self, GatewayName, Member, Patience};
+use isthmus_federation::enroll::{self, Member, Patience};
 use isthmus_federation::{Replica, Timing, exports, publish, serve};
 use isthmus_identity::{BearerToken, LiveAuthority, LiveIdentity};
 use isthmus_model::catalog::LocalCatalog;
@@ -135,6 +135,7 @@ impl Gateway {
             peers,
             vips: vips.served(),
             proposals: handle.into(),
+            opening_key: member.opening_key.clone(),
         };
         parts.serve_gateways(east_west, &replica);
         parts.serve_sidecars(control, authority, &state);
@@ -224,13 +225,7 @@ impl Parts {
 /// Takes up the membership in the data directory, or founds or joins.
 async fn enroll(config: &GatewayConfig, east_west: SocketAddr, join: Option<BearerToken>) -> anyhow::Result<Member> {
     let data = DataDir::open(&config.data_dir)?;
-    let name = GatewayName {
-        federation: config.federation.clone(),
-        cluster: config.cluster.clone(),
-        gateway: config.gateway.clone(),
-        locality: config.locality.clone(),
-        east_west,
-    };
+    let name = config.gateway_name(east_west);
     if let Some(member) = enroll::resume(&name, &data)? {
         if join.is_some() {
             tracing::info!("this gateway is a member already; the token is not needed");

@@ -3,6 +3,7 @@
 //! Each test has clusters of its own on loopback addresses of its own, and waits for conditions only. What a
 //! test kills is a process, with the signal that a crash, a freeze or an operator would be.
 
+mod backup;
 mod calls;
 mod catalog;
 mod failover;

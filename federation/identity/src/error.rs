@@ -79,6 +79,9 @@ pub enum IdentityError {
     /// Sealed to another gateway, for another purpose, or altered.
     #[error("the sealed key cannot be opened here: it is sealed to other gateways, or was altered")]
     Envelope,
+    /// An archive could not be begun.
+    #[error("cannot write the archive: {0}")]
+    Archive(io::Error),
     /// A root signs only clusters of its own federation.
     #[error("{trust_domain} is not a cluster of the federation {federation}")]
     OutsideFederation {

@@ -24,6 +24,16 @@ pub fn sha256(bytes: &[u8]) -> Digest {
     Digest(sum)
 }
 
+/// 32 bytes that nobody can guess.
+///
+/// # Errors
+/// [`IdentityError::Crypto`] when the system has no randomness.
+pub fn random_digest() -> Result<Digest, IdentityError> {
+    let mut bytes = [0; 32];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| IdentityError::Crypto("randomness"))?;
+    Ok(Digest(bytes))
+}
+
 /// A P-256 key pair. Clones share the key; `Debug` shows only the public half's digest.
 #[derive(Clone)]
 pub struct PrivateKey(Arc<KeyMaterial>);

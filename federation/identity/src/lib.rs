@@ -13,6 +13,7 @@
 //! names), and any reading of clocks other than the one that rustls hands to its verifiers and the one
 //! in [`Peer::verified`].
 
+pub mod archive;
 pub mod authority;
 mod certificate;
 pub mod error;
@@ -27,10 +28,11 @@ pub mod tls;
 pub mod token;
 pub mod verify;
 
+pub use archive::{ArchiveError, ArchiveReader, ArchiveWriter, Recipient};
 pub use authority::{CLOCK_SKEW, ClusterAuthority, INTERMEDIATE_LIFETIME, LiveAuthority, ROOT_LIFETIME, RootAuthority};
 pub use certificate::{CERTIFICATE_LEN_MAX, certificate_key_digest};
 pub use error::{IdentityError, VerifyError};
-pub use key::{PrivateKey, sha256};
+pub use key::{PrivateKey, random_digest, sha256};
 pub use keyring::{GatewayCredentials, GatewayKeys};
 pub use request::{CSR_LEN_MAX, csr_key_digest};
 pub use sealing::{OpeningKey, seal};

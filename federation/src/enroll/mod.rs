@@ -1,4 +1,5 @@
-//! How a gateway comes to its membership: it resumes it, founds the federation, or joins with a token.
+//! How a gateway comes to its membership: it resumes it, founds the federation, joins with a token, or starts the
+//! federation again from a backup.
 //!
 //! Each way ends with the same [`Member`]: a node id, certified keys, and the roots.
 //! A crash at any point is harmless: keys are on disk before anyone hears of them, and the registry admits
@@ -6,6 +7,7 @@
 
 mod found;
 mod join;
+mod restore;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,6 +21,7 @@ use isthmus_model::registry::node::{Certificates, NodeId};
 
 pub use found::{FOUNDER, found};
 pub use join::join;
+pub use restore::{RestoreError, Restored, restore};
 
 use crate::data_dir::{DataDir, DataDirError, NodeFile};
 

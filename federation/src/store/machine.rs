@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::{Failure, File, off_thread};
 use crate::raft_types::{Applied, LogEntry, LogId, Peer, RegistryRaft, StorageError, StoredMembership};
 
-const SNAPSHOT: &str = "snapshot";
+pub(super) const SNAPSHOT: &str = "snapshot";
 
 /// The agreed registry in memory, published to everyone who watches.
 pub struct StateMachine {
@@ -24,9 +24,9 @@ pub struct StateMachine {
 
 /// A snapshot as it lies on disk and goes over the wire.
 #[derive(Clone, Serialize, Deserialize)]
-struct Image {
-    meta: SnapshotMeta<u64, Peer>,
-    registry: Registry,
+pub(super) struct Image {
+    pub(super) meta: SnapshotMeta<u64, Peer>,
+    pub(super) registry: Registry,
 }
 
 impl StateMachine {

@@ -7,6 +7,7 @@
 
 mod log;
 mod machine;
+mod seed;
 
 use std::fs;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -22,6 +23,7 @@ use crate::raft_types::StorageError;
 
 pub use log::LogStore;
 pub use machine::StateMachine;
+pub use seed::{SeedError, seed};
 
 /// The layout of the file. Raised when a change would make an older version read nonsense.
 const FORMAT: u64 = 2;
@@ -102,9 +104,14 @@ fn database(path: &Path) -> Result<Database, DatabaseError> {
     };
     // The open file keeps its lock under its new name.
     fs::rename(&draft, path).map_err(redb::StorageError::from)?;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(redb::StorageError::from)?;
+    sync_parent(path).map_err(redb::StorageError::from)?;
     Ok(database)
+}
+
+/// Makes a rename to `path` durable.
+fn sync_parent(path: &Path) -> std::io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::File::open(directory).and_then(|directory| directory.sync_all())
 }
 
 /// Opens or makes a file that is the gateway's user's alone: it has the hashes of tokens. One of an earlier version

@@ -17,6 +17,7 @@
 //! | `GET /v1/tokens` | [`Tokens`] |
 //! | `POST /v1/tokens` with [`TokenRequest`] | [`TokenCreated`] |
 //! | `DELETE /v1/tokens/{id}` | [`TokenRevoked`] |
+//! | `POST /v1/backup` with [`BackupRequest`] | the backup, as bytes |
 //!
 //! Any other answer is a [`Failure`] with a status of 4xx or 5xx.
 
@@ -507,4 +508,12 @@ pub struct TokenRevoked {
     pub id: TokenId,
     /// False when it had been revoked before.
     pub changed: bool,
+}
+
+/// Asks for a backup of the registry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupRequest {
+    /// Whom it shall be sealed to: `isthmus-recipient1...`.
+    pub recipient: String,
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use isthmus_federation::status::Role;
 use isthmus_federation::{ProposeError, RegistryStatus};
-use isthmus_identity::BearerToken;
+use isthmus_identity::{BearerToken, OpeningKey};
 use isthmus_model::catalog::{AppProtocol, Endpoint, LocalCatalog, LocalService, ServicePort};
 use isthmus_model::command::{Command, Entry, Introduction, Outcome, Refusal};
 use isthmus_model::fixture;
@@ -169,6 +169,7 @@ impl World {
             peers: watch::Sender::new(Arc::new(peers())).subscribe(),
             vips: watch::Sender::new(Arc::new(served())).subscribe(),
             proposals,
+            opening_key: OpeningKey::generate().expect("made"),
         };
         Self { state, registry, publish }
     }

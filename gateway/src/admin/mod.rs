@@ -8,6 +8,7 @@
 //! leaves the machine), and metrics, which have a port of their own that may be exposed.
 
 pub mod api;
+mod backup;
 mod failure;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -21,6 +22,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use isthmus_federation::{Handle, ProposeError, RegistryStatus};
+use isthmus_identity::OpeningKey;
 use isthmus_model::command::{Command, Outcome};
 use isthmus_model::health::PeerTable;
 use isthmus_model::registry::Registry;
@@ -53,6 +55,8 @@ pub struct AdminState {
     pub vips: watch::Receiver<Arc<Served>>,
     /// Writes to the registry.
     pub proposals: Proposals,
+    /// Opens what is sealed to this gateway: the root's key, for a backup.
+    pub opening_key: OpeningKey,
 }
 
 type Proposal = Pin<Box<dyn Future<Output = Result<Outcome, ProposeError>> + Send>>;

@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use super::failure::Failure;
 use super::view::Reading;
-use super::{AdminState, api, membership, tokens};
+use super::{AdminState, api, backup, membership, tokens};
 use crate::config::{GatewayConfig, is_loopback};
 
 /// The largest request. A token request has under 300 bytes.
@@ -47,10 +47,11 @@ pub fn router(state: AdminState, surface: Surface) -> Router {
         .route("/v1/tokens", get(async |State(now): State<Reading>| Json(now.tokens())));
     let routes = match surface {
         Surface::Loopback => routes,
-        Surface::Socket => {
-            let routes = routes.route("/v1/tokens", post(create_token)).route("/v1/tokens/{id}", delete(revoke_token));
-            routes.route("/v1/clusters/{name}", post(change_membership))
-        }
+        Surface::Socket => routes
+            .route("/v1/tokens", post(create_token))
+            .route("/v1/tokens/{id}", delete(revoke_token))
+            .route("/v1/clusters/{name}", post(change_membership))
+            .route("/v1/backup", post(backup::create)),
     };
     let routes = routes
         .fallback(async |uri: Uri| Failure::new(StatusCode::NOT_FOUND, format!("there is no {}", uri.path())))

@@ -205,6 +205,25 @@ async fn the_loopback_port_only_reads() {
 }
 
 #[tokio::test]
+async fn a_backup_is_made_for_whole_recipients_only_and_not_over_the_port() {
+    let world = World::new();
+    let asked = world.on(Surface::Socket);
+    for body in ["", "{}", r#"{"recipient":"isthmus-recipient1.AAAA"}"#, r#"{"recipient":"x","to":"y"}"#] {
+        assert_eq!(asked.refusal("POST", "/v1/backup", body).await.0, 400, "{body}");
+    }
+    let recipient = isthmus_identity::Recipient(world.state.opening_key.public()).to_string();
+    let request = json!({ "recipient": recipient }).to_string();
+    assert_eq!(world.on(Surface::Loopback).refusal("POST", "/v1/backup", request.clone()).await.0, 404);
+    // One that does not keep the root's key says who does.
+    let status = isthmus_federation::RegistryStatus { node: 2, ..world.state.status.borrow().clone() };
+    let state = AdminState { status: watch::Sender::new(status).subscribe(), ..world.state.clone() };
+    let asked = Asked { router: router(state, Surface::Socket), host: "localhost" };
+    let (status, error) = asked.refusal("POST", "/v1/backup", request).await;
+    assert_eq!(status, 409);
+    assert!(error.contains("us-east/gw-1"), "{error}");
+}
+
+#[tokio::test]
 async fn a_rebound_name_is_refused() {
     let mut asked = World::new().on(Surface::Loopback);
     for host in ["evil.example", "evil.example:15000", "127.0.0.1.evil.example", "10.0.0.1", "x@127.0.0.1", ""] {

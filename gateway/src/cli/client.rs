@@ -84,12 +84,23 @@ impl AdminClient {
         self.call(Method::POST, path, body.into()).await
     }
 
+    /// Has something made that is not JSON.
+    pub(super) async fn fetch(&self, path: &str, body: &impl serde::Serialize) -> Result<Bytes, CliError> {
+        let body = serde_json::to_vec(body).map_err(|error| CliError::Failed(error.to_string()))?;
+        self.answer(Method::POST, path, body.into()).await
+    }
+
     /// Removes something.
     pub(super) async fn delete(&self, path: &str) -> Result<Value, CliError> {
         self.call(Method::DELETE, path, Bytes::new()).await
     }
 
     async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Value, CliError> {
+        let answer = self.answer(method, path, body).await?;
+        serde_json::from_slice(&answer).map_err(|error| unreadable(&error))
+    }
+
+    async fn answer(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, CliError> {
         let mut answer = std::pin::pin!(tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(method, path, body)));
         let answered = tokio::select! {
             answered = answer.as_mut() => answered,
@@ -102,7 +113,7 @@ impl AdminClient {
         answered.unwrap_or_else(|_| Err(self.unreachable(silent())))
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Value, CliError> {
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, CliError> {
         let host = match &self.address {
             AdminAddress::Socket(_) => "localhost",
             AdminAddress::Port(authority) => authority,
@@ -124,7 +135,7 @@ impl AdminClient {
         &self,
         connect: impl Future<Output = io::Result<IO>>,
         request: Request<Full<Bytes>>,
-    ) -> Result<Value, CliError> {
+    ) -> Result<Bytes, CliError> {
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect).await;
         let stream = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let stream = stream.map_err(|error| self.unreachable(error))?;
@@ -136,7 +147,7 @@ impl AdminClient {
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(|error| self.unreachable(io::Error::other(error)))?.to_bytes();
-        read_answer(status, &body)
+        if status.is_success() { Ok(body) } else { Err(refusal(status, &body)) }
     }
 
     fn unreachable(&self, source: io::Error) -> CliError {
@@ -144,12 +155,9 @@ impl AdminClient {
     }
 }
 
-fn read_answer(status: StatusCode, body: &[u8]) -> Result<Value, CliError> {
-    if status.is_success() {
-        return serde_json::from_slice(body).map_err(|error| unreadable(&error));
-    }
+fn refusal(status: StatusCode, body: &[u8]) -> CliError {
     let told = serde_json::from_slice::<api::Failure>(body).map(|failure| failure.error);
-    Err(CliError::Failed(told.unwrap_or_else(|_| format!("the gateway answered {status}: is this its admin API?"))))
+    CliError::Failed(told.unwrap_or_else(|_| format!("the gateway answered {status}: is this its admin API?")))
 }
 
 /// The error for an answer that is not what this release expects.

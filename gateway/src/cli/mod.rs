@@ -6,6 +6,7 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the gateway's admin API could not be reached.
 
 mod audit;
+mod backup;
 pub(crate) mod client;
 mod cluster;
 mod clusters;
@@ -120,6 +121,13 @@ enum Command {
     /// Show who did what to membership and trust
     #[command(after_help = audit::EXAMPLES)]
     Audit,
+    /// Save the registry and the root's key, sealed to a key that is kept elsewhere
+    #[command(after_help = backup::EXAMPLES)]
+    #[command(subcommand)]
+    Backup(backup::Command),
+    /// Prepare a gateway to start the federation again from a backup
+    #[command(after_help = backup::RESTORE_EXAMPLES)]
+    Restore(backup::RestoreArgs),
     /// Check or show a gateway's configuration file
     #[command(after_help = config::EXAMPLES)]
     #[command(subcommand)]
@@ -245,6 +253,8 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Token(command) => asking()?.block_on(token::run(&asker, command)),
         Command::Cluster(command) => asking()?.block_on(cluster::run(&asker, command)),
         Command::Audit => asking()?.block_on(asker.show("/v1/audit", audit::table)),
+        Command::Backup(command) => asking()?.block_on(backup::run(&asker, command)),
+        Command::Restore(args) => backup::restore(&args, global.output),
         Command::Config(command) => config::run(&command, global.output),
     }
 }

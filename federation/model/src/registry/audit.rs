@@ -19,6 +19,13 @@ pub const RECORDS_MAX: usize = 1_000;
 pub enum Event {
     /// The federation began.
     Founded,
+    /// The registry was restored from a backup.
+    Restored {
+        /// The gateway that it was restored on.
+        node: NodeId,
+        /// When the backup was made.
+        taken_at: UnixMillis,
+    },
     /// A token was made.
     TokenMinted {
         /// Which one.

@@ -8,6 +8,7 @@ pub mod audit;
 pub mod departure;
 mod exports;
 pub mod node;
+pub mod restoration;
 pub mod token;
 pub mod trust;
 
@@ -25,6 +26,7 @@ use crate::vip::VipTable;
 use audit::{Event, Record};
 use departure::{Denied, Departure};
 use node::{Certificates, Node, NodeId, Pending};
+use restoration::Lineage;
 use token::{Digest, Token, TokenId};
 use trust::{Custody, ENVELOPES_MAX, Envelopes, Phase, Root, Rotation, Trust};
 
@@ -48,6 +50,10 @@ pub struct Federation {
     pub administrators: BTreeSet<ClusterName>,
     /// When it was founded.
     pub founded_at: UnixMillis,
+    /// Which restored copy of the registry this is, told apart from what it was restored from; none since the
+    /// founding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lineage: Option<Lineage>,
 }
 
 /// Everything agreed.
@@ -321,6 +327,7 @@ impl Registry {
             trust: Trust::new(root.clone()),
             administrators: BTreeSet::from([founder.cluster.clone()]),
             founded_at: at,
+            lineage: None,
         });
         self.record(at, &founder.cluster, Event::Founded);
         Ok(Outcome::Admitted { node: id })
