@@ -28,7 +28,7 @@ pub mod token;
 pub mod verify;
 
 pub use authority::{CLOCK_SKEW, ClusterAuthority, INTERMEDIATE_LIFETIME, LiveAuthority, ROOT_LIFETIME, RootAuthority};
-pub use certificate::{CERTIFICATE_LEN_MAX, certificate_key_digest};
+pub use certificate::{CERTIFICATE_LEN_MAX, certificate_key_digest, certificate_summary};
 pub use error::{IdentityError, VerifyError};
 pub use key::{PrivateKey, sha256};
 pub use keyring::{GatewayCredentials, GatewayKeys};

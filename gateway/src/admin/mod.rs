@@ -8,6 +8,7 @@
 //! leaves the machine), and metrics, which have a port of their own that may be exposed.
 
 pub mod api;
+pub mod ca;
 mod failure;
 #[cfg(test)]
 pub(crate) mod fixture;

@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use super::failure::Failure;
 use super::view::Reading;
-use super::{AdminState, api, tokens};
+use super::{AdminState, api, ca, tokens};
 use crate::config::{GatewayConfig, is_loopback};
 
 /// The largest request. A token request has under 300 bytes.
@@ -43,10 +43,12 @@ pub fn router(state: AdminState, surface: Surface) -> Router {
         .route("/v1/endpoints/{namespace}/{name}", get(endpoints))
         .route("/v1/problems", get(async |State(now): State<Reading>| Json(now.problems())))
         .route("/v1/config", get(async |State(now): State<Reading>| Json(GatewayConfig::clone(&now.config))))
-        .route("/v1/tokens", get(async |State(now): State<Reading>| Json(now.tokens())));
+        .route("/v1/tokens", get(async |State(now): State<Reading>| Json(now.tokens())))
+        .merge(ca::reads());
     let routes = match surface {
         Surface::Loopback => routes,
         Surface::Socket => {
+            let routes = routes.merge(ca::changes());
             routes.route("/v1/tokens", post(create_token)).route("/v1/tokens/{id}", delete(revoke_token))
         }
     };

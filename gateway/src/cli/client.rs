@@ -149,7 +149,11 @@ fn read_answer(status: StatusCode, body: &[u8]) -> Result<Value, CliError> {
         return serde_json::from_slice(body).map_err(|error| unreadable(&error));
     }
     let told = serde_json::from_slice::<api::Failure>(body).map(|failure| failure.error);
-    Err(CliError::Failed(told.unwrap_or_else(|_| format!("the gateway answered {status}: is this its admin API?"))))
+    let told = told.unwrap_or_else(|_| format!("the gateway answered {status}: is this its admin API?"));
+    Err(match status {
+        StatusCode::SERVICE_UNAVAILABLE => CliError::Unavailable(told),
+        _ => CliError::Failed(told),
+    })
 }
 
 /// The error for an answer that is not what this release expects.

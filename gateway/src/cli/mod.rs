@@ -5,6 +5,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the gateway's admin API could not be reached.
 
+mod ca;
 pub(crate) mod client;
 mod clusters;
 mod config;
@@ -111,6 +112,10 @@ enum Command {
     #[command(after_help = token::EXAMPLES)]
     #[command(subcommand)]
     Token(token::Command),
+    /// Show and replace the federation's root of trust
+    #[command(after_help = ca::EXAMPLES)]
+    #[command(subcommand)]
+    Ca(ca::Command),
     /// Check or show a gateway's configuration file
     #[command(after_help = config::EXAMPLES)]
     #[command(subcommand)]
@@ -153,6 +158,9 @@ pub(crate) enum CliError {
     /// It was tried.
     #[error("{0}")]
     Failed(String),
+    /// It was tried, and may go through later: the registry takes no writes at present.
+    #[error("{0}")]
+    Unavailable(String),
     /// A configuration file with problems.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
@@ -167,7 +175,7 @@ pub(crate) enum CliError {
 impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Failed(_) | Self::Config(_) | Self::System(_) | Self::Run(_) => 1,
+            Self::Failed(_) | Self::Unavailable(_) | Self::Config(_) | Self::System(_) | Self::Run(_) => 1,
             Self::Usage(_) => USAGE,
             Self::Unreachable { .. } => 3,
         }
@@ -234,6 +242,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Endpoints(args) => asking()?.block_on(asker.show(&args.path(), endpoints::table)),
         Command::Problems => asking()?.block_on(asker.show("/v1/problems", problems::table)),
         Command::Token(command) => asking()?.block_on(token::run(&asker, command)),
+        Command::Ca(command) => asking()?.block_on(ca::run(&asker, command)),
         Command::Config(command) => config::run(&command, global.output),
     }
 }
