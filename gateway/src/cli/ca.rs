@@ -104,7 +104,10 @@ fn progress(rotation: &Rotation) -> String {
         }
     }
     let (root, since) = (short(&rotation.root), time::moment(rotation.started_at));
-    format!("rotation to {root} since {since}, phase {}; go on with `isthmus ca rotate`\n\n{table}", phase(rotation.phase))
+    format!(
+        "rotation to {root} since {since}, phase {}; go on with `isthmus ca rotate`\n\n{table}",
+        phase(rotation.phase)
+    )
 }
 
 fn reach(cluster: &ClusterProgress) -> String {

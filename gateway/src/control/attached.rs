@@ -58,13 +58,8 @@ impl Attached {
     /// Takes a seat for a sidecar that just attached.
     pub(super) fn sit_down(&self, identity: SpiffeId) -> Seat {
         let detach = CancellationToken::new();
-        let sidecar = Sidecar {
-            identity,
-            since: Instant::now(),
-            roots: Arc::from([]),
-            issuer: None,
-            detach: detach.clone(),
-        };
+        let sidecar =
+            Sidecar { identity, since: Instant::now(), roots: Arc::from([]), issuer: None, detach: detach.clone() };
         let mut number = 0;
         self.sidecars.send_modify(|seats| {
             seats.next += 1;

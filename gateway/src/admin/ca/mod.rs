@@ -78,9 +78,7 @@ fn new_root(reading: &Reading) -> Result<Root, Failure> {
     let failed = |error: IdentityError| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
     let authority = RootAuthority::create(&federation.domain, SystemTime::now()).map_err(failed)?;
     let keepers = reading.registry.members().filter(|(id, _)| reading.status.voters.contains(id));
-    let seal = |(id, node): (&NodeId, &Node)| {
-        Ok((*id, authority.seal(*id, &node.sealing_key).map_err(failed)?))
-    };
+    let seal = |(id, node): (&NodeId, &Node)| Ok((*id, authority.seal(*id, &node.sealing_key).map_err(failed)?));
     let envelopes = Envelopes(keepers.map(seal).collect::<Result<BTreeMap<_, _>, Failure>>()?);
     let custody = Custody::Sealed { envelopes };
     Ok(Root { certificate: authority.certificate().to_vec().into(), key: authority.digest(), custody })

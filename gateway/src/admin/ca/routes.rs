@@ -20,9 +20,7 @@ pub(in crate::admin) fn reads() -> Router<AdminState> {
 
 /// What changes something.
 pub(in crate::admin) fn changes() -> Router<AdminState> {
-    Router::new()
-        .route("/v1/ca/rotation", post(start).delete(abort))
-        .route("/v1/ca/rotation/advance", post(advance))
+    Router::new().route("/v1/ca/rotation", post(start).delete(abort)).route("/v1/ca/rotation/advance", post(advance))
 }
 
 async fn start(State(state): State<AdminState>) -> Result<Json<api::RotationStarted>, Failure> {

@@ -33,10 +33,8 @@ impl Reading {
                 (api::Custody::Sealed, keepers)
             }
         };
-        let (subject, not_after) = certificate_summary(&root.certificate.0).map_or_else(
-            |error| (error.to_string(), None),
-            |(subject, not_after)| (subject, Some(not_after.into())),
-        );
+        let (subject, not_after) = certificate_summary(&root.certificate.0)
+            .map_or_else(|error| (error.to_string(), None), |(subject, not_after)| (subject, Some(not_after.into())));
         api::Root { key: root.key, subject, not_after, signs: signs == Some(root.key), custody, keepers }
     }
 

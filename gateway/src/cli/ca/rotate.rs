@@ -77,7 +77,9 @@ pub(super) async fn run(asker: &Asker, args: Args) -> Result<(), CliError> {
 fn finished(ca: &Ca) -> String {
     let tokens = if ca.outdated_tokens == 0 { String::new() } else { format!("{}\n", outdated(ca.outdated_tokens)) };
     let status = status(&Ca { outdated_tokens: 0, ..ca.clone() });
-    format!("the root is replaced: everything is signed by the new one, and the old one is not trusted any more\n{tokens}\n{status}")
+    format!(
+        "the root is replaced: everything is signed by the new one, and the old one is not trusted any more\n{tokens}\n{status}"
+    )
 }
 
 fn read<T: DeserializeOwned>(answer: Value) -> Result<T, CliError> {
@@ -119,9 +121,8 @@ enum Next {
 }
 
 fn next(ca: &Ca, root: &Digest, fence: &[ClusterName], waited: Duration, patience: Duration) -> Next {
-    let known = ca.roots.iter().any(|known| known.key == *root);
-    let Some(rotation) = ca.rotation.as_ref().filter(|_| known) else {
-        return match known {
+    let Some(rotation) = ca.rotation.as_ref().filter(|rotation| rotation.root == *root) else {
+        return match ca.roots.iter().any(|known| known.key == *root) {
             true => Next::Done,
             // This gateway may not have heard of the beginning yet.
             false if waited < DOWN_PATIENCE => Next::Wait,
@@ -136,7 +137,8 @@ fn next(ca: &Ca, root: &Digest, fence: &[ClusterName], waited: Duration, patienc
     if waited < if all_down { patience.min(DOWN_PATIENCE) } else { patience } {
         return Next::Wait;
     }
-    let blocking: Vec<_> = missing.iter().map(|cluster| cluster.name.clone()).filter(|name| !fence.contains(name)).collect();
+    let blocking: Vec<_> =
+        missing.iter().map(|cluster| cluster.name.clone()).filter(|name| !fence.contains(name)).collect();
     if blocking.is_empty() { Next::Advance } else { Next::Blocked(blocking) }
 }
 
@@ -170,7 +172,9 @@ impl Walk<'_> {
                 Next::Wait => {}
                 Next::Blocked(clusters) => return Err(blocked(&clusters)),
                 Next::GivenUp => {
-                    return Err(CliError::Failed("the rotation was given up meanwhile (`isthmus ca rotate --abort`)".to_owned()));
+                    return Err(CliError::Failed(
+                        "the rotation was given up meanwhile (`isthmus ca rotate --abort`)".to_owned(),
+                    ));
                 }
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
@@ -242,11 +246,10 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
 
     fn standing(west: (bool, &str)) -> Ca {
-        let cluster = |name: &str, done: bool, reach: &str| json!({ "name": name, "reach": reach, "done": done, "gateways": [] });
+        let cluster =
+            |name: &str, done: bool, reach: &str| json!({ "name": name, "reach": reach, "done": done, "gateways": [] });
         let (old, new) = ("11".repeat(32), "22".repeat(32));
-        let root = |key: &str| {
-            json!({ "key": key, "subject": "", "not_after": UnixMillis(0), "signs": true, "custody": "sealed", "keepers": [] })
-        };
+        let root = |key: &str| json!({ "key": key, "subject": "", "not_after": UnixMillis(0), "signs": true, "custody": "sealed", "keepers": [] });
         let clusters = [cluster("us-east", true, "up"), cluster("us-west", west.0, west.1)];
         let rotation = json!({ "root": new, "phase": "distribute", "started_at": 0, "clusters": clusters });
         let ca = json!({ "roots": [root(&old), root(&new)], "rotation": rotation, "outdated_tokens": 0 });
