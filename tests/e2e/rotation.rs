@@ -79,12 +79,12 @@ async fn in_phase(cluster: &Cluster, phase: &str) -> Value {
 async fn a_rotation_whose_leader_is_killed_in_any_phase_is_finished_by_running_the_command_again() {
     let mut clusters = start(["us-east", "us-west", "eu-central"]).await;
     for phase in ["distribute", "reissue"] {
-        let mut running = rotate(&clusters[0]);
-        let rotation = in_phase(&clusters[0], phase).await;
         let leader = text(&clusters[0].status().await["registry"]["leader"]["cluster"]);
         let leader = clusters.iter().position(|cluster| cluster.name == leader).expect("one of them leads");
-        clusters[leader].crash().await;
+        let mut running = rotate(&clusters[0]);
+        let rotation = in_phase(&clusters[0], phase).await;
         running.kill9().await.expect("it ran");
+        clusters[leader].crash().await;
         let survivor = &clusters[(leader + 1) % clusters.len()];
         wait_until(SOON, "another one to lead", async || {
             let led = survivor.status().await["registry"]["leader"]["cluster"].clone();

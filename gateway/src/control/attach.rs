@@ -128,12 +128,10 @@ impl Session {
         let mut view = self.shared.view.clone();
         let shutdown = self.shared.shutdown.clone();
         let first = view.borrow_and_update().clone();
-        let detached = self.seat.detached();
         self.update(&first, outgoing).await?;
         self.renew(outgoing).await?;
         loop {
             tokio::select! {
-                () = detached.cancelled() => return Err(Status::aborted("not in step with the gateway: attach again")),
                 () = self.seat.asked() => self.renew(outgoing).await?,
                 () = shutdown.cancelled() => return Err(Status::unavailable("the gateway is stopping")),
                 () = outgoing.closed() => return Ok(()),
@@ -266,7 +264,12 @@ async fn serve(
         certificates: 0,
         window_began: tokio::time::Instant::now(),
     };
-    session.run(incoming, outgoing).await
+    let detached = session.seat.detached();
+    tokio::select! {
+        ended = session.run(incoming, outgoing) => ended,
+        // Also while it does not read.
+        () = detached.cancelled() => Err(Status::aborted("out of step with the gateway: attach again")),
+    }
 }
 
 #[tonic::async_trait]

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::{outdated, phase, short, status};
 use crate::admin::ca::api::{Advance, Ca, Rotation, RotationChanged, RotationStarted};
 use crate::cli::client::unreadable;
-use crate::cli::{Asker, CliError, Output, tell};
+use crate::cli::{Asker, CliError, tell};
 use crate::config::duration;
 
 pub(super) const EXAMPLES: &str = "\
