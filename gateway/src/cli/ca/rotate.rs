@@ -20,9 +20,10 @@ use crate::cli::{Asker, CliError, tell};
 use crate::config::duration;
 
 pub(super) const EXAMPLES: &str = "\
-Makes a new root, has every gateway and sidecar trust it, lets it sign, has everything signed anew, and retires the
-old root. Each step waits for every cluster. An interrupted rotation is gone on with by running this again.
-Needs the Unix socket of a gateway that votes, in a cluster that administers the federation: --admin unix:PATH.
+Makes a new root, has every gateway and sidecar trust it, lets it sign, has everything signed
+anew, and retires the old root. Each step waits for every cluster. An interrupted rotation is
+gone on with by running this again. Needs the Unix socket of a gateway that votes, in a cluster
+that administers the federation: --admin unix:PATH.
 
 Examples:
   isthmus ca rotate
