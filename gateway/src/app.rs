@@ -12,7 +12,7 @@ use isthmus_dns::{DnsConfig, DnsServer};
 use isthmus_federation::data_dir::DataDir;
 use isthmus_federation::enroll::{self, Member, Patience};
 use isthmus_federation::{Replica, Timing, exports, publish, serve};
-use isthmus_identity::{BearerToken, LiveAuthority, LiveIdentity};
+use isthmus_identity::{BearerToken, LiveIdentity};
 use isthmus_model::catalog::LocalCatalog;
 use isthmus_model::snapshot::Snapshot;
 use isthmus_proxy::accept::patiently;
@@ -32,6 +32,7 @@ use crate::control::{ControlListener, ControlService};
 use crate::east_west::EastWestListener;
 use crate::own_identity::OwnIdentity;
 use crate::peers::{HealthService, PeerWatcher};
+use crate::rotation::OwnRotation;
 use crate::telemetry::Telemetry;
 use crate::vips::Vips;
 use crate::{probe, process};
@@ -102,6 +103,7 @@ impl Gateway {
         let replica = Replica::start(&mut member, identity.clone(), timing, shutdown.clone()).await?;
         let handle = replica.handle().clone();
         tasks.spawn(own_identity.keep(handle.clone(), shutdown.clone()));
+        let rotation = OwnRotation::new(member.node, handle.clone(), identity.clone(), authority);
 
         let options = FileOptions { allow_loopback: is_loopback(config.listen.east_west.ip()) };
         let source = FileSource::start(&config.manifests, options).await?;
@@ -138,7 +140,7 @@ impl Gateway {
             opening_key: member.opening_key.clone(),
         };
         parts.serve_gateways(east_west, &replica);
-        parts.serve_sidecars(control, authority, &state);
+        parts.serve_sidecars(control, rotation, &state);
         parts.serve_clients(vips, &mut metrics).await?;
         parts.serve_operators(admin, state, metrics).await?;
         parts.announce();
@@ -168,16 +170,18 @@ impl Parts {
         self.tasks.spawn(listener.serve(self.plane.clone(), gateways, newcomers, self.shutdown.clone()));
     }
 
-    /// The control port.
-    fn serve_sidecars(&self, listener: ControlListener, authority: LiveAuthority, state: &AdminState) {
+    /// The control port, and a change of root, which waits for whoever is attached to it.
+    fn serve_sidecars(&self, listener: ControlListener, rotation: OwnRotation, state: &AdminState) {
         let service = ControlService::new(
             self.config.site(),
-            authority,
+            rotation.authority().clone(),
             self.config.workload_certificate_ttl,
             state.registry.clone(),
             self.view.clone(),
+            rotation.attached().clone(),
             self.shutdown.clone(),
         );
+        self.tasks.spawn(rotation.keep(self.shutdown.clone()));
         let control = ControlServer::new(service).max_decoding_message_size(CONTROL_MESSAGE_LEN_MAX);
         let routes = tonic::service::Routes::new(control);
         let server = serve::start(routes, &self.tasks, self.shutdown.clone());

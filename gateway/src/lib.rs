@@ -11,6 +11,7 @@ pub mod own_identity;
 pub mod peers;
 pub mod probe;
 pub mod process;
+pub mod rotation;
 pub mod sample;
 pub mod telemetry;
 pub mod vips;

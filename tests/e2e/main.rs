@@ -15,4 +15,5 @@ mod manifests;
 mod membership;
 mod redirect;
 mod registry;
+mod rotation;
 mod workload;

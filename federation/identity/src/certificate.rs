@@ -32,6 +32,16 @@ pub fn certificate_key_digest(der: &[u8]) -> Result<Digest, IdentityError> {
     Ok(key_digest(&certificate))
 }
 
+/// A certificate's subject, and when it ends.
+///
+/// # Errors
+/// [`IdentityError::Certificate`] when it is not one.
+pub fn certificate_summary(der: &[u8]) -> Result<(String, SystemTime), IdentityError> {
+    let certificate =
+        parse(der).map_err(|flaw| IdentityError::Certificate { role: "given", reason: flaw.to_owned() })?;
+    Ok((certificate.subject().to_string(), Window::of(&certificate).not_after))
+}
+
 /// Parses exactly one X.509 v3 certificate of bounded size.
 pub(crate) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, Flaw> {
     if der.len() > CERTIFICATE_LEN_MAX {

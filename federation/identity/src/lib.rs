@@ -30,7 +30,7 @@ pub mod verify;
 
 pub use archive::{ArchiveError, ArchiveReader, ArchiveWriter, Recipient};
 pub use authority::{CLOCK_SKEW, ClusterAuthority, INTERMEDIATE_LIFETIME, LiveAuthority, ROOT_LIFETIME, RootAuthority};
-pub use certificate::{CERTIFICATE_LEN_MAX, certificate_key_digest};
+pub use certificate::{CERTIFICATE_LEN_MAX, certificate_key_digest, certificate_summary};
 pub use error::{IdentityError, VerifyError};
 pub use key::{PrivateKey, random_digest, sha256};
 pub use keyring::{GatewayCredentials, GatewayKeys};

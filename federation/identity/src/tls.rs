@@ -75,6 +75,8 @@ pub struct LiveIdentity {
 #[derive(Clone, Default)]
 struct State {
     credentials: Option<Credentials>,
+    /// How often they were replaced.
+    renewals: u64,
     trust: Option<Arc<TrustBundle>>,
     /// The credentials as a server shows them: with the root, by which a first contact checks its token.
     server: Option<Arc<CertifiedKey>>,
@@ -98,8 +100,17 @@ impl LiveIdentity {
     /// credentials stay.
     pub fn set_credentials(&self, chain: Vec<Vec<u8>>, key: PrivateKey) -> Result<(), IdentityError> {
         let credentials = Credentials::read(chain, &key)?;
-        self.replace(|state| state.credentials = Some(credentials));
+        self.replace(|state| {
+            state.credentials = Some(credentials);
+            state.renewals += 1;
+        });
         Ok(())
+    }
+
+    /// How often the credentials were replaced: tells whether a session was begun with the present ones.
+    #[must_use]
+    pub fn renewals(&self) -> u64 {
+        self.state().renewals
     }
 
     /// Replaces the roots, and the denied keys, that peers are verified against. Whoever holds a [`Peer`] judges it

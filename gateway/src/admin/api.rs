@@ -18,6 +18,10 @@
 //! | `POST /v1/tokens` with [`TokenRequest`] | [`TokenCreated`] |
 //! | `DELETE /v1/tokens/{id}` | [`TokenRevoked`] |
 //! | `POST /v1/backup` with [`BackupRequest`] | the backup, as bytes |
+//! | `GET /v1/ca` | [`Ca`](super::ca::api::Ca) |
+//! | `POST /v1/ca/rotation` | [`RotationStarted`](super::ca::api::RotationStarted) |
+//! | `POST /v1/ca/rotation/advance` with [`Advance`](super::ca::api::Advance) | [`RotationChanged`](super::ca::api::RotationChanged) |
+//! | `DELETE /v1/ca/rotation` | [`RotationChanged`](super::ca::api::RotationChanged) |
 //!
 //! Any other answer is a [`Failure`] with a status of 4xx or 5xx.
 

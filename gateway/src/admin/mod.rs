@@ -9,6 +9,7 @@
 
 pub mod api;
 mod backup;
+pub mod ca;
 mod failure;
 #[cfg(test)]
 pub(crate) mod fixture;

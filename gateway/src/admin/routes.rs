@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use super::failure::Failure;
 use super::view::Reading;
-use super::{AdminState, api, backup, membership, tokens};
+use super::{AdminState, api, backup, ca, membership, tokens};
 use crate::config::{GatewayConfig, is_loopback};
 
 /// The largest request. A token request has under 300 bytes.
@@ -44,10 +44,12 @@ pub fn router(state: AdminState, surface: Surface) -> Router {
         .route("/v1/problems", get(async |State(now): State<Reading>| Json(now.problems())))
         .route("/v1/config", get(async |State(now): State<Reading>| Json(GatewayConfig::clone(&now.config))))
         .route("/v1/audit", get(async |State(now): State<Reading>| Json(now.audit())))
-        .route("/v1/tokens", get(async |State(now): State<Reading>| Json(now.tokens())));
+        .route("/v1/tokens", get(async |State(now): State<Reading>| Json(now.tokens())))
+        .merge(ca::reads());
     let routes = match surface {
         Surface::Loopback => routes,
         Surface::Socket => routes
+            .merge(ca::changes())
             .route("/v1/tokens", post(create_token))
             .route("/v1/tokens/{id}", delete(revoke_token))
             .route("/v1/clusters/{name}", post(change_membership))

@@ -38,7 +38,9 @@ fn describe(event: &Event) -> String {
         Event::Drained { cluster, draining: false } => format!("ended the drain of {cluster}"),
         Event::Left { cluster } => format!("took {cluster} out"),
         Event::Fenced { cluster, why } => format!("fenced {cluster}: {why}"),
-        Event::Restored { taken_at, .. } => format!("restored the registry from a backup of {}", time::moment(*taken_at)),
+        Event::Restored { taken_at, .. } => {
+            format!("restored the registry from a backup of {}", time::moment(*taken_at))
+        }
         Event::Unfenced { cluster } => format!("took the fence of {cluster} back"),
         Event::AdministratorSet { cluster, administrator: true } => format!("made {cluster} an administrator"),
         Event::AdministratorSet { cluster, administrator: false } => format!("made {cluster} no administrator"),

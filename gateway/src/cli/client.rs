@@ -157,7 +157,11 @@ impl AdminClient {
 
 fn refusal(status: StatusCode, body: &[u8]) -> CliError {
     let told = serde_json::from_slice::<api::Failure>(body).map(|failure| failure.error);
-    CliError::Failed(told.unwrap_or_else(|_| format!("the gateway answered {status}: is this its admin API?")))
+    let told = told.unwrap_or_else(|_| format!("the gateway answered {status}: is this its admin API?"));
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => CliError::Unavailable(told),
+        _ => CliError::Failed(told),
+    }
 }
 
 /// The error for an answer that is not what this release expects.

@@ -7,6 +7,7 @@
 
 mod audit;
 mod backup;
+mod ca;
 pub(crate) mod client;
 mod cluster;
 mod clusters;
@@ -128,6 +129,10 @@ enum Command {
     /// Prepare a gateway to start the federation again from a backup
     #[command(after_help = backup::RESTORE_EXAMPLES)]
     Restore(backup::RestoreArgs),
+    /// Show and replace the federation's root of trust
+    #[command(after_help = ca::EXAMPLES)]
+    #[command(subcommand)]
+    Ca(ca::Command),
     /// Check or show a gateway's configuration file
     #[command(after_help = config::EXAMPLES)]
     #[command(subcommand)]
@@ -170,6 +175,9 @@ pub(crate) enum CliError {
     /// It was tried.
     #[error("{0}")]
     Failed(String),
+    /// It was tried, and may go through later: the registry takes no writes at present.
+    #[error("{0}")]
+    Unavailable(String),
     /// A configuration file with problems.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
@@ -184,7 +192,7 @@ pub(crate) enum CliError {
 impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Failed(_) | Self::Config(_) | Self::System(_) | Self::Run(_) => 1,
+            Self::Failed(_) | Self::Unavailable(_) | Self::Config(_) | Self::System(_) | Self::Run(_) => 1,
             Self::Usage(_) => USAGE,
             Self::Unreachable { .. } => 3,
         }
@@ -255,6 +263,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Audit => asking()?.block_on(asker.show("/v1/audit", audit::table)),
         Command::Backup(command) => asking()?.block_on(backup::run(&asker, command)),
         Command::Restore(args) => backup::restore(&args, global.output),
+        Command::Ca(command) => asking()?.block_on(ca::run(&asker, command)),
         Command::Config(command) => config::run(&command, global.output),
     }
 }

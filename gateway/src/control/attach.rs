@@ -7,17 +7,19 @@ use std::time::{Duration, SystemTime};
 use isthmus_federation::caller;
 use isthmus_identity::{LiveAuthority, Verified, sha256};
 use isthmus_model::registry::Registry;
-use isthmus_model::registry::token::TokenId;
+use isthmus_model::registry::token::{Digest, TokenId};
 use isthmus_model::snapshot::{Coverage, Site, Snapshot};
 use isthmus_model::spiffe::{Principal, SpiffeId, WorkloadName};
 use isthmus_wire::control::from_gateway::Message as ToSidecar;
 use isthmus_wire::control::from_sidecar::Message as FromSidecarMessage;
-use isthmus_wire::control::{Certificate, FromGateway, FromSidecar, Hello, Welcome, control_server};
+use isthmus_wire::control::{Certificate, FromGateway, FromSidecar, Hello, Renew, Welcome, control_server};
 use isthmus_wire::view::{Asked, difference};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
+
+use super::attached::{Attached, Seat};
 
 /// How long a new stream may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,11 +40,12 @@ struct Shared {
     certificate_ttl: Duration,
     registry: watch::Receiver<Arc<Registry>>,
     view: watch::Receiver<Arc<Snapshot>>,
+    attached: Attached,
     shutdown: CancellationToken,
 }
 
 impl ControlService {
-    /// Serves what `view` says and signs with `authority`.
+    /// Serves what `view` says and signs with `authority`; who is attached is in `attached`.
     #[must_use]
     pub fn new(
         site: Site,
@@ -50,9 +53,10 @@ impl ControlService {
         certificate_ttl: Duration,
         registry: watch::Receiver<Arc<Registry>>,
         view: watch::Receiver<Arc<Snapshot>>,
+        attached: Attached,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { shared: Arc::new(Shared { site, authority, certificate_ttl, registry, view, shutdown }) }
+        Self { shared: Arc::new(Shared { site, authority, certificate_ttl, registry, view, attached, shutdown }) }
     }
 }
 
@@ -108,8 +112,11 @@ struct Session {
     identity: SpiffeId,
     warrant: Warrant,
     asked: Asked,
+    seat: Seat,
     /// What the sidecar has been sent.
     sent: Snapshot,
+    /// The generation with which it was told the roots, until it acknowledges that.
+    roots_told: Option<u64>,
     certificates: u32,
     window_began: tokio::time::Instant,
 }
@@ -122,8 +129,10 @@ impl Session {
         let shutdown = self.shared.shutdown.clone();
         let first = view.borrow_and_update().clone();
         self.update(&first, outgoing).await?;
+        self.renew(outgoing).await?;
         loop {
             tokio::select! {
+                () = self.seat.asked() => self.renew(outgoing).await?,
                 () = shutdown.cancelled() => return Err(Status::unavailable("the gateway is stopping")),
                 () = outgoing.closed() => return Ok(()),
                 message = incoming.message() => match message? {
@@ -148,8 +157,10 @@ impl Session {
     async fn take(&mut self, message: FromSidecar, outgoing: &Outgoing) -> Result<(), Status> {
         match message.message {
             Some(FromSidecarMessage::CertificateRequest(csr)) => {
-                let chain = self.sign(&csr)?;
-                send(outgoing, ToSidecar::Certificate(Certificate { chain })).await
+                let (chain, issuer) = self.sign(&csr)?;
+                send(outgoing, ToSidecar::Certificate(Certificate { chain })).await?;
+                self.seat.certified(issuer);
+                Ok(())
             }
             Some(FromSidecarMessage::Ask(ask)) => {
                 self.asked.add(&ask).map_err(|error| Status::resource_exhausted(error.to_string()))?;
@@ -157,6 +168,9 @@ impl Session {
             }
             Some(FromSidecarMessage::Acknowledged(generation)) => {
                 tracing::trace!(identity = %self.identity, generation, "a sidecar is up to date");
+                if self.roots_told.take_if(|told| *told <= generation).is_some() {
+                    self.seat.trusts(self.sent.roots.clone());
+                }
                 Ok(())
             }
             Some(FromSidecarMessage::Hello(_)) => Err(Status::invalid_argument("a second hello")),
@@ -164,7 +178,8 @@ impl Session {
         }
     }
 
-    fn sign(&mut self, csr: &[u8]) -> Result<Vec<Vec<u8>>, Status> {
+    /// A certificate for the sidecar, and the key of the authority that signed it.
+    fn sign(&mut self, csr: &[u8]) -> Result<(Vec<Vec<u8>>, Digest), Status> {
         if self.window_began.elapsed() > CERTIFICATE_WINDOW {
             (self.certificates, self.window_began) = (0, tokio::time::Instant::now());
         }
@@ -174,12 +189,22 @@ impl Session {
         }
         self.shared.still_holds(&self.warrant)?;
         let (lifetime, now) = (self.shared.certificate_ttl, SystemTime::now());
-        let signed = self.shared.authority.current().sign(csr, &self.identity, lifetime, now);
-        signed.map_err(|error| Status::invalid_argument(error.to_string()))
+        let authority = self.shared.authority.current();
+        let signed = authority.sign(csr, &self.identity, lifetime, now);
+        let chain = signed.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        Ok((chain, authority.key_digest()))
+    }
+
+    /// Tells the sidecar to renew its certificate, if another authority signs by now.
+    async fn renew(&mut self, outgoing: &Outgoing) -> Result<(), Status> {
+        if self.seat.has_to_renew() { send(outgoing, ToSidecar::Renew(Renew {})).await } else { Ok(()) }
     }
 
     async fn update(&mut self, current: &Snapshot, outgoing: &Outgoing) -> Result<(), Status> {
         let (next, update) = difference(&self.sent, current, &self.asked);
+        if next.roots != self.sent.roots {
+            self.roots_told = Some(next.generation);
+        }
         self.sent = next;
         match update {
             Some(update) => send(outgoing, ToSidecar::Update(update)).await,
@@ -229,6 +254,8 @@ async fn serve(
     let coverage = Coverage::Partial { absent: Default::default(), absent_addresses: Default::default() };
     let asked = Asked { services: Default::default(), addresses: Default::default(), own_address: Some(own_address) };
     let session = Session {
+        seat: shared.attached.sit_down(identity.clone()),
+        roots_told: None,
         sent: Snapshot::empty(site, coverage),
         shared,
         identity,
@@ -237,7 +264,12 @@ async fn serve(
         certificates: 0,
         window_began: tokio::time::Instant::now(),
     };
-    session.run(incoming, outgoing).await
+    let detached = session.seat.detached();
+    tokio::select! {
+        ended = session.run(incoming, outgoing) => ended,
+        // Also while it does not read.
+        () = detached.cancelled() => Err(Status::aborted("out of step with the gateway: attach again")),
+    }
 }
 
 #[tonic::async_trait]

@@ -4,7 +4,9 @@
 //! identity is fixed when the stream is attached and is the only one it can get certificates for.
 
 mod attach;
+mod attached;
 mod listener;
 
 pub use attach::ControlService;
+pub use attached::{Attached, Wanted};
 pub use listener::ControlListener;

@@ -22,6 +22,12 @@ use super::SILENCE_MAX;
 /// Pause before a gateway that does not answer is asked again: the interval of active probing.
 const PROBE_INTERVAL: Duration = Duration::from_millis(250);
 
+/// How often a stream that broke is opened again before the gateway counts as down: a channel may need one failure to
+/// notice that its connection is gone. A gateway that was killed refuses at once.
+const REOPENINGS: u32 = 2;
+/// Pause between those.
+const REOPENING_PAUSE: Duration = Duration::from_millis(20);
+
 /// Watches every other gateway of the registry.
 pub struct PeerWatcher {
     handle: Handle,
@@ -82,6 +88,14 @@ impl PeerWatcher {
     }
 }
 
+/// How a health stream ended.
+enum Ended {
+    /// The connection broke, after a word of health or before.
+    Broken { why: String, after_word: bool },
+    /// The gateway ended it, fell silent, or told nonsense.
+    Over(String),
+}
+
 /// One other gateway.
 struct Peer {
     id: NodeId,
@@ -91,15 +105,27 @@ struct Peer {
 
 impl Peer {
     async fn follow(self, dialer: Dialer) {
+        // Openings that may fail before the gateway counts as down.
+        let mut lenient = 0;
         loop {
             match timeout(SILENCE_MAX, self.open(&dialer)).await {
-                Ok(Ok(stream)) => {
-                    let why = self.listen(stream).await;
-                    self.mark_down(&why);
+                Ok(Ok(stream)) => match self.listen(stream).await {
+                    // It cuts connections whose certificate is of a root that was retired, and takes new ones.
+                    Ended::Broken { after_word: true, .. } => {
+                        lenient = REOPENINGS;
+                        continue;
+                    }
+                    Ended::Broken { why, .. } | Ended::Over(why) => self.mark_down(&why),
+                },
+                Ok(Err(_)) if lenient > 0 => {
+                    lenient -= 1;
+                    tokio::time::sleep(REOPENING_PAUSE).await;
+                    continue;
                 }
                 Ok(Err(status)) => self.mark_down(status.message()),
                 Err(_) => self.mark_down("it does not answer"),
             }
+            lenient = 0;
             tokio::time::sleep(PROBE_INTERVAL).await;
         }
     }
@@ -110,20 +136,22 @@ impl Peer {
         Ok(client.watch(HealthRequest {}).await?.into_inner())
     }
 
-    /// Takes in a stream to its end, and says why it ended.
-    async fn listen(&self, mut stream: Streaming<HealthUpdate>) -> String {
+    /// Takes in a stream to its end, and says how it ended.
+    async fn listen(&self, mut stream: Streaming<HealthUpdate>) -> Ended {
         let mut first = true;
         loop {
             match timeout(SILENCE_MAX, stream.message()).await {
                 Ok(Ok(Some(update))) => {
                     if let Err(error) = self.take(update, first) {
-                        return format!("it tells nonsense: {error}");
+                        return Ended::Over(format!("it tells nonsense: {error}"));
                     }
                     first = false;
                 }
-                Ok(Ok(None)) => return "it ended its health stream".to_owned(),
-                Ok(Err(status)) => return status.message().to_owned(),
-                Err(_) => return "it fell silent".to_owned(),
+                Ok(Ok(None)) => return Ended::Over("it ended its health stream".to_owned()),
+                Ok(Err(status)) => {
+                    return Ended::Broken { why: status.message().to_owned(), after_word: !first };
+                }
+                Err(_) => return Ended::Over("it fell silent".to_owned()),
             }
         }
     }

@@ -159,6 +159,9 @@ impl Session<'_> {
         match message.message {
             Some(from_gateway::Message::Update(update)) => self.update(update)?,
             Some(from_gateway::Message::Certificate(certificate)) => self.certified(certificate)?,
+            // A request that is on its way will be signed by whoever signs now.
+            Some(from_gateway::Message::Renew(_)) if self.requested.is_none() => self.request_certificate()?,
+            Some(from_gateway::Message::Renew(_)) => {}
             Some(from_gateway::Message::Welcome(_)) => return Err(SessionError::Unexpected("a second greeting")),
             None => return Err(SessionError::Unexpected("a message of an unknown kind")),
         }

@@ -151,6 +151,19 @@ async fn certificates_are_renewed_with_a_new_key_before_they_end() {
     eventually(&sidecar.handle.state, |state| state.certified_until > Some(first)).await;
 }
 
+#[tokio::test]
+async fn a_gateway_can_ask_for_a_renewal_before_it_is_due() {
+    let federation = Federation::new("us-east");
+    let (_facts, known) = watch::channel(full(&federation, &[]));
+    let gateway = FakeGateway::start(&federation, known, LIFETIME).await;
+    let sidecar = sidecar(federation.token(), vec![gateway.address]);
+    sidecar.handle.ready().await;
+    eventually(&gateway.seen, |seen| seen.certificates == 1).await;
+    gateway.renewals.send_modify(|count| *count += 1);
+    let seen = eventually(&gateway.seen, |seen| seen.certificates == 2).await;
+    assert_eq!((seen.keys.len(), seen.hellos.len()), (2, 1), "a new key, on the same stream");
+}
+
 /// Starts a sidecar that must not trust the gateway, and returns what it says about that.
 async fn refused(token: BearerToken, federation: &Federation) -> String {
     let (_facts, known) = watch::channel(full(federation, &[]));

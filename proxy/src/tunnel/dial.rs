@@ -117,6 +117,7 @@ impl Dial {
     }
 
     async fn open(&self, identity: &LiveIdentity) -> Result<Opened, DialError> {
+        let renewals = identity.renewals();
         let tcp = connect(self.address, CONNECT_WITHIN)
             .await
             .map_err(|error| DialError::Connect(self.address, Arc::new(error)))?;
@@ -131,7 +132,7 @@ impl Dial {
         let http = http2_builder().handshake(TokioIo::new(stream)).await;
         let (send, connection): (_, Connection) =
             http.map_err(|error| DialError::Tls(self.address, Arc::new(io::Error::other(error))))?;
-        Ok(Opened { send, connection, peer })
+        Ok(Opened { send, connection, peer, renewals })
     }
 
     /// The TLS stream and the first bytes read from it.

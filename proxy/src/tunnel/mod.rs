@@ -101,7 +101,10 @@ impl Pool {
         }
         let slot = slots.entry(key.clone()).or_default();
         // Whoever answered for the service when the session began may have lost that right since.
-        slot.sessions.retain(|session| session.is_open() && dial::may_answer(destination, site, session.peer()));
+        let renewals = self.0.identity.renewals();
+        slot.sessions.retain(|session| {
+            session.is_open() && session.shows(renewals) && dial::may_answer(destination, site, session.peer())
+        });
         let least = slot.sessions.iter().min_by_key(|session| session.streams()).cloned();
         let streams = least.as_ref().map(|session| session.streams());
         let dialing = match &slot.dialing {

@@ -34,12 +34,15 @@ pub(super) struct Opened {
     pub(super) send: http2::SendRequest<Body>,
     pub(super) connection: Connection,
     pub(super) peer: Arc<Peer>,
+    pub(super) renewals: u64,
 }
 
 /// An open session.
 pub(super) struct Session {
     send: http2::SendRequest<Body>,
     peer: Arc<Peer>,
+    /// [`LiveIdentity::renewals`](isthmus_identity::LiveIdentity::renewals) when it was opened.
+    renewals: u64,
     streams: AtomicUsize,
     /// The peer takes no more requests on it.
     over: AtomicBool,
@@ -54,6 +57,7 @@ impl Opened {
         let session = Arc::new(Session {
             send: self.send,
             peer: self.peer,
+            renewals: self.renewals,
             streams: AtomicUsize::new(0),
             over: AtomicBool::new(false),
             opened_at: Instant::now(),
@@ -68,6 +72,12 @@ impl Opened {
 impl Session {
     pub(super) fn is_open(&self) -> bool {
         !self.send.is_closed() && !self.over.load(Ordering::Relaxed) && self.peer.verified().is_some()
+    }
+
+    /// Whether it was opened with the certificate that is the present one after that many renewals. On an older one
+    /// nothing new is sent: its root may be about to be retired, and then the peer would turn requests away.
+    pub(super) fn shows(&self, renewals: u64) -> bool {
+        self.renewals == renewals
     }
 
     pub(super) fn peer(&self) -> &SpiffeId {

@@ -28,7 +28,7 @@ use departure::{Denied, Departure};
 use node::{Certificates, Node, NodeId, Pending};
 use restoration::Lineage;
 use token::{Digest, Token, TokenId};
-use trust::{Custody, ENVELOPES_MAX, Envelopes, Phase, Root, Rotation, Trust};
+use trust::{Custody, ENVELOPES_MAX, Envelopes, Phase, Root, Trust};
 
 /// Gateways in a federation. Far above the 200 that are planned for; a learner costs the leader a stream.
 pub const NODES_MAX: usize = 1_000;
@@ -359,6 +359,28 @@ impl Registry {
         Ok(Outcome::Changed)
     }
 
+    /// The gateways that have not done their part of the present phase of a rotation. A gateway's word is not enough
+    /// for the last step: its certificates have to be the new root's.
+    #[must_use]
+    pub fn rotation_waits_for(&self) -> Vec<NodeId> {
+        let Some((rotation, root)) = self.trust().and_then(|trust| Some((trust.rotation()?, trust.roots().last()?)))
+        else {
+            return Vec::new();
+        };
+        let reissued = |node: &Node| node.latest().is_some_and(|issued| issued.certificates.root == root.key);
+        let done = |id: &NodeId, node: &Node| {
+            rotation.done.contains(id) && (rotation.phase < Phase::Reissue || reissued(node))
+        };
+        self.members().filter(|(id, node)| !done(id, node)).map(|(id, _)| *id).collect()
+    }
+
+    /// When a new root last began to sign. Tokens that were minted before pin the root that it replaced.
+    #[must_use]
+    pub fn issuer_switched_at(&self) -> Option<UnixMillis> {
+        let switched = |record: &&Record| record.event == Event::RotationAdvanced { from: Phase::Distribute };
+        self.audit.iter().rev().find(switched).map(|record| record.at)
+    }
+
     /// What concerns the roots.
     fn change_trust(&mut self, origin: &ClusterName, command: &Command, at: UnixMillis) -> Result<Outcome, Refusal> {
         match command {
@@ -371,14 +393,7 @@ impl Registry {
         if let Command::StartRotation { root } = command {
             self.check_envelopes(&root.custody)?;
         }
-        let members: Vec<(NodeId, Option<Digest>)> =
-            self.members().map(|(id, node)| (*id, node.latest().map(|issued| issued.certificates.root))).collect();
-        // A gateway's word is not enough for the last step: its certificates have to be the new root's.
-        let missing = |rotation: &Rotation, root: &Digest| {
-            let reissued = |signed_by: Option<Digest>| rotation.phase < Phase::Reissue || signed_by == Some(*root);
-            let done = |(id, signed_by): &(NodeId, Option<Digest>)| rotation.done.contains(id) && reissued(*signed_by);
-            members.into_iter().filter(|member| !done(member)).map(|(id, _)| id).collect()
-        };
+        let missing = self.rotation_waits_for();
         let trust = &mut self.federation.as_mut().ok_or(Refusal::NotFounded)?.trust;
         let (changed, event) = match command {
             Command::Reseal { root, envelopes } => {

@@ -172,12 +172,7 @@ impl Trust {
 
     /// Goes on to what follows `from` in the change to `root`. `missing` are the gateways that have not done
     /// their part of the present phase.
-    pub(super) fn advance(
-        &mut self,
-        root: &Digest,
-        from: Phase,
-        missing: impl FnOnce(&Rotation, &Digest) -> Vec<NodeId>,
-    ) -> Result<bool, Refusal> {
+    pub(super) fn advance(&mut self, root: &Digest, from: Phase, missing: Vec<NodeId>) -> Result<bool, Refusal> {
         let newest = self.roots.last().is_some_and(|last| last.key == *root);
         let Some(rotation) = self.rotation.as_mut().filter(|_| newest) else {
             // Retired already, if the new root is the one that is left.
@@ -189,9 +184,8 @@ impl Trust {
         if rotation.phase < from {
             return Err(Refusal::RotationUnderWay);
         }
-        let nodes = missing(rotation, root);
-        if !nodes.is_empty() {
-            return Err(Refusal::RotationWaits { nodes });
+        if !missing.is_empty() {
+            return Err(Refusal::RotationWaits { nodes: missing });
         }
         match from {
             Phase::Distribute => (rotation.phase, rotation.done) = (Phase::Reissue, BTreeSet::new()),

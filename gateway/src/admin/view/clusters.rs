@@ -43,11 +43,16 @@ impl Reading {
             node: id,
             name: node.gateway.clone(),
             east_west: node.east_west,
-            reach: if id == self.status.node { Reach::Up } else { heard.map(|peer| peer.reach).unwrap_or_default() },
+            reach: self.reach_of(id),
             seat: self.seat(id),
             heard_at,
             heard_ago_ms: self.ago(heard_at),
         }
+    }
+
+    /// Whether a gateway answers; the one that was asked always does.
+    pub(in crate::admin) fn reach_of(&self, id: NodeId) -> Reach {
+        if id == self.status.node { Reach::Up } else { self.peers.get(&id).map(|peer| peer.reach).unwrap_or_default() }
     }
 
     fn seat(&self, id: NodeId) -> api::Seat {
@@ -69,7 +74,7 @@ impl Reading {
 }
 
 /// A cluster's reach from that of its gateways: the best of them.
-pub(super) fn reach(gateways: impl Iterator<Item = Reach>) -> Reach {
+pub(in crate::admin) fn reach(gateways: impl Iterator<Item = Reach>) -> Reach {
     let hope = |reach: &Reach| match reach {
         Reach::Down => 0,
         Reach::Unknown => 1,

@@ -17,6 +17,8 @@ use super::{AdminState, api};
 use crate::config::GatewayConfig;
 use crate::vips::Served;
 
+pub(super) use clusters::reach;
+
 /// The watched state at one moment.
 pub(super) struct Reading {
     pub(super) config: Arc<GatewayConfig>,
@@ -98,7 +100,7 @@ impl Reading {
         }
     }
 
-    fn member(&self, node: NodeId) -> api::Member {
+    pub(super) fn member(&self, node: NodeId) -> api::Member {
         let known = self.registry.nodes().get(&node);
         api::Member {
             node,

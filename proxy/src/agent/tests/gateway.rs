@@ -110,6 +110,8 @@ pub(crate) struct Seen {
 pub(crate) struct FakeGateway {
     pub(crate) address: SocketAddr,
     pub(crate) seen: watch::Receiver<Seen>,
+    /// Tells every sidecar to renew when it is counted up.
+    pub(crate) renewals: watch::Sender<u32>,
     stop: CancellationToken,
     connections: TaskTracker,
 }
@@ -118,6 +120,7 @@ pub(crate) struct FakeGateway {
 struct Attending {
     known: watch::Receiver<Snapshot>,
     seen: Arc<watch::Sender<Seen>>,
+    renewals: watch::Receiver<u32>,
     authority: Arc<ClusterAuthority>,
     workload: SpiffeId,
     lifetime: Duration,
@@ -130,7 +133,9 @@ impl FakeGateway {
         let tls = federation.gateway_identity().server_config(ClientAuth::Optional, &[b"h2"]);
         let (seen, watched) = watch::channel(Seen::default());
         let (authority, workload) = (federation.authority.clone(), federation.workload());
-        let attending = Attending { known, seen: Arc::new(seen), authority, workload, lifetime };
+        let renewals = watch::Sender::new(0);
+        let attending =
+            Attending { known, seen: Arc::new(seen), renewals: renewals.subscribe(), authority, workload, lifetime };
         let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
         let (stopped, tracker) = (stop.clone(), connections.clone());
         let serving = async move {
@@ -146,7 +151,7 @@ impl FakeGateway {
             }
         };
         connections.spawn(stop.clone().run_until_cancelled_owned(serving));
-        Self { address, seen: watched, stop, connections }
+        Self { address, seen: watched, renewals, stop, connections }
     }
 
     /// Closes the port and every connection.
@@ -213,6 +218,9 @@ impl Attending {
                     if changed.is_err() {
                         return;
                     }
+                }
+                Ok(()) = self.renewals.changed(), if greeted => {
+                    send(&outbox, from_gateway::Message::Renew(control::Renew {})).await;
                 }
             }
         }

@@ -32,10 +32,13 @@ fn a_rotation_goes_on_only_when_every_gateway_has_done_its_part() {
     fed.leaves_as_is("us-east", done(1, Phase::Reissue));
     fed.refuses("us-east", done(2, Phase::Distribute), Refusal::NotOwner { origin: cluster("us-east") });
     fed.refuses("us-east", advance(Phase::Distribute), Refusal::RotationWaits { nodes: vec![2] });
+    assert_eq!((fed.registry.rotation_waits_for(), fed.registry.issuer_switched_at()), (vec![2], None));
     fed.changes("us-west", done(2, Phase::Distribute));
     fed.changes("us-east", advance(Phase::Distribute));
     fed.leaves_as_is("us-east", advance(Phase::Distribute));
     assert_eq!(issuer(&fed), Digest([NEW; 32]));
+    let switched = fed.registry.issuer_switched_at();
+    assert!(switched.is_some() && fed.registry.rotation_waits_for() == [1, 2]);
 
     // A gateway's word is not enough: its certificates must be the new root's.
     for (origin, node, key) in [("us-east", 1, 11), ("us-west", 2, 12)] {
@@ -49,6 +52,7 @@ fn a_rotation_goes_on_only_when_every_gateway_has_done_its_part() {
     fed.leaves_as_is("us-east", advance(Phase::Reissue));
     let trust = fed.registry.trust().expect("founded");
     assert_eq!((trust.roots().len(), trust.issuer().key, trust.rotation()), (1, Digest([NEW; 32]), None));
+    assert_eq!((fed.registry.rotation_waits_for(), fed.registry.issuer_switched_at()), (vec![], switched));
     fed.refuses("us-east", start(), Refusal::SameRoot);
 }
 
