@@ -10,6 +10,7 @@
 
 mod attempts;
 pub mod caller;
+mod claim;
 mod custody;
 pub mod data_dir;
 pub mod dial;

@@ -12,13 +12,14 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
     VoteResponse,
 };
-use openraft::{RaftNetwork, RaftNetworkFactory};
+use openraft::{RaftNetwork, RaftNetworkFactory, Vote};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 use crate::caller;
+use crate::claim;
 use crate::dial::Dialer;
 use crate::quorum::QuorumWord;
 use crate::raft_types::{Peer, PeerAddress, Raft, RegistryRaft};
@@ -163,11 +164,24 @@ impl RaftService {
             self.quorum.note(Duration::from_millis(age));
         }
     }
+
+    /// A message of a gateway, which may send it as whom it says: `vote` finds that in it.
+    fn receive<T>(&self, request: Request<RaftMessage>, vote: fn(&T) -> &Vote<NodeId>) -> Result<T, Status>
+    where
+        T: DeserializeOwned,
+    {
+        let caller = caller::gateway(&request)?;
+        let message: T = decode(request.get_ref())?;
+        if let Some(claimed) = vote(&message).leader_id().voted_for() {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow();
+            claim::check(caller.id(), claimed, metrics.membership_config.membership().get_node(&claimed))?;
+        }
+        Ok(message)
+    }
 }
 
-fn decode<T: DeserializeOwned>(request: Request<RaftMessage>) -> Result<T, Status> {
-    caller::gateway(&request)?;
-    let message = request.into_inner();
+fn decode<T: DeserializeOwned>(message: &RaftMessage) -> Result<T, Status> {
     if message.format != FORMAT {
         let format = message.format;
         return Err(Status::failed_precondition(format!(
@@ -190,7 +204,7 @@ fn encode<T: Serialize>(answer: &T) -> Result<Response<RaftMessage>, Status> {
 impl raft_server::Raft for RaftService {
     async fn append(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let quorum_age_ms = request.get_ref().quorum_age_ms;
-        let answer = self.raft.append_entries(decode(request)?).await;
+        let answer = self.raft.append_entries(self.receive(request, |rpc: &AppendEntriesRequest<_>| &rpc.vote)?).await;
         if matches!(answer, Ok(AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_))) {
             self.note(quorum_age_ms);
         }
@@ -198,12 +212,13 @@ impl raft_server::Raft for RaftService {
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        encode(&self.raft.vote(decode(request)?).await)
+        encode(&self.raft.vote(self.receive(request, |rpc: &VoteRequest<_>| &rpc.vote)?).await)
     }
 
     async fn install_snapshot(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let quorum_age_ms = request.get_ref().quorum_age_ms;
-        let answer = self.raft.install_snapshot(decode(request)?).await;
+        let answer =
+            self.raft.install_snapshot(self.receive(request, |rpc: &InstallSnapshotRequest<_>| &rpc.vote)?).await;
         if answer.is_ok() {
             self.note(quorum_age_ms);
         }
