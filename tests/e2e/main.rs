@@ -5,6 +5,7 @@
 
 mod calls;
 mod catalog;
+mod containment;
 mod failover;
 mod federation;
 mod hostile;

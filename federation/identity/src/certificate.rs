@@ -115,15 +115,20 @@ pub(crate) fn check_root(certificate: &X509Certificate<'_>) -> Result<(), Flaw> 
     if certificate.extensions().iter().any(|extension| extension.critical && !understood.contains(&extension.oid)) {
         return Err("it has a critical extension that is not understood here");
     }
-    certificate.extensions_map().map_err(|_| "it has an extension twice")?;
     if !has_modern_key(certificate) || certificate.public_key().algorithm.algorithm == OID_SIG_ED25519 {
         return Err("its key is not ECDSA on P-256 or P-384");
     }
     Ok(())
 }
 
+/// RFC 5280 §4.2: never more than one extension of a kind, known or not.
+pub(crate) fn check_extensions(certificate: &X509Certificate<'_>) -> Result<(), Flaw> {
+    certificate.extensions_map().map(|_| ()).map_err(|_| "it has an extension twice")
+}
+
 /// Whether it may sign certificates at all (RFC 5280 §4.2.1.3 and §4.2.1.9).
 pub(crate) fn check_authority(certificate: &X509Certificate<'_>) -> Result<(), Flaw> {
+    check_extensions(certificate)?;
     let constraints = certificate.basic_constraints().map_err(|_| "its basic constraints are unreadable")?;
     if !constraints.is_some_and(|constraints| constraints.value.ca) {
         return Err("it is not a certificate authority's");

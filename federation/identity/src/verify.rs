@@ -244,8 +244,7 @@ fn bounded<'a, 'b>(
 /// What X509-SVID §4 and §5.2 ask of a leaf and webpki does not look at.
 fn check_leaf(leaf: &X509Certificate<'_>, usage: PeerUsage) -> Result<(), VerifyError> {
     let unreadable = |_| VerifyError::Malformed("its key usage is unreadable");
-    // RFC 5280 §4.2: never more than one of a kind, known or not.
-    leaf.extensions_map().map_err(|_| VerifyError::Malformed("it has an extension twice"))?;
+    certificate::check_extensions(leaf).map_err(VerifyError::Malformed)?;
     let constraints =
         leaf.basic_constraints().map_err(|_| VerifyError::Malformed("its basic constraints are unreadable"))?;
     if constraints.is_some_and(|constraints| constraints.value.ca) {

@@ -140,6 +140,14 @@ fn names_and_other_extensions_of_the_intermediate() {
             |c| c.east.add(UNKNOWN, true, &[5, 0]),
             refused(webpki::Error::UnsupportedCriticalExtension),
         ),
+        (
+            "an unknown extension twice",
+            |c| {
+                c.east.add(UNKNOWN, false, &[5, 0]);
+                c.east.add(UNKNOWN, false, &[5, 0]);
+            },
+            issuer("it has an extension twice"),
+        ),
         ("key identifiers of nobody", |c| c.east.add(AUTHORITY_KEY_ID, false, &[0x30, 3, 0x80, 1, 9]), Ok(())),
         ("no name", |c| c.east.remove(ALT_NAMES), issuer("it does not have exactly one URI name, its trust domain")),
         (
