@@ -11,6 +11,7 @@
 mod attempts;
 pub mod backup;
 pub mod caller;
+mod claim;
 mod custody;
 pub mod data_dir;
 pub mod dial;

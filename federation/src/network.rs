@@ -12,13 +12,14 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
     VoteResponse,
 };
-use openraft::{RaftNetwork, RaftNetworkFactory};
+use openraft::{RaftNetwork, RaftNetworkFactory, Vote};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 use crate::caller;
+use crate::claim;
 use crate::dial::Dialer;
 use crate::lineage::LineageCheck;
 use crate::quorum::QuorumWord;
@@ -164,7 +165,17 @@ impl RaftService {
         Self { raft, quorum, lineage }
     }
 
-    fn decode<T: DeserializeOwned>(&self, request: Request<RaftMessage>) -> Result<T, Status> {
+    fn note(&self, quorum_age_ms: Option<u64>) {
+        if let Some(age) = quorum_age_ms {
+            self.quorum.note(Duration::from_millis(age));
+        }
+    }
+
+    /// A message of a gateway, which may send it as whom it says: `vote` finds that in it.
+    fn receive<T>(&self, request: Request<RaftMessage>, vote: fn(&T) -> &Vote<NodeId>) -> Result<T, Status>
+    where
+        T: DeserializeOwned,
+    {
         let caller = caller::gateway(&request)?;
         let message = request.into_inner();
         if message.format != FORMAT {
@@ -174,13 +185,14 @@ impl RaftService {
             )));
         }
         self.lineage.check(&message.lineage, &caller)?;
-        serde_json::from_slice(&message.body).map_err(|error| Status::invalid_argument(error.to_string()))
-    }
-
-    fn note(&self, quorum_age_ms: Option<u64>) {
-        if let Some(age) = quorum_age_ms {
-            self.quorum.note(Duration::from_millis(age));
+        let message: T =
+            serde_json::from_slice(&message.body).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if let Some(claimed) = vote(&message).leader_id().voted_for() {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow();
+            claim::check(caller.id(), claimed, metrics.membership_config.membership().get_node(&claimed))?;
         }
+        Ok(message)
     }
 }
 
@@ -197,7 +209,7 @@ fn encode<T: Serialize>(answer: &T) -> Result<Response<RaftMessage>, Status> {
 impl raft_server::Raft for RaftService {
     async fn append(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let quorum_age_ms = request.get_ref().quorum_age_ms;
-        let answer = self.raft.append_entries(self.decode(request)?).await;
+        let answer = self.raft.append_entries(self.receive(request, |rpc: &AppendEntriesRequest<_>| &rpc.vote)?).await;
         if matches!(answer, Ok(AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_))) {
             self.note(quorum_age_ms);
         }
@@ -205,12 +217,13 @@ impl raft_server::Raft for RaftService {
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        encode(&self.raft.vote(self.decode(request)?).await)
+        encode(&self.raft.vote(self.receive(request, |rpc: &VoteRequest<_>| &rpc.vote)?).await)
     }
 
     async fn install_snapshot(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let quorum_age_ms = request.get_ref().quorum_age_ms;
-        let answer = self.raft.install_snapshot(self.decode(request)?).await;
+        let answer =
+            self.raft.install_snapshot(self.receive(request, |rpc: &InstallSnapshotRequest<_>| &rpc.vote)?).await;
         if answer.is_ok() {
             self.note(quorum_age_ms);
         }

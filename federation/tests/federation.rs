@@ -15,7 +15,7 @@ use isthmus_identity::{
     BearerToken, ClientAuth, GatewayKeys, LiveIdentity, OpeningKey, TokenSecret, TrustBundle, sha256,
 };
 use isthmus_model::catalog::{AppProtocol, Export, ServicePort};
-use isthmus_model::command::{Command, Outcome, Refusal};
+use isthmus_model::command::{Command, Introduction, Outcome, Refusal};
 use isthmus_model::fixture;
 use isthmus_model::name::ServiceName;
 use isthmus_model::registry::Registry;
@@ -293,7 +293,7 @@ async fn of_many_concurrent_redemptions_one_wins() {
     let (_east_place, east) = founder().await;
     let (place, _listener) = Place::new("us-west").await;
     let token = east.mint(&place, Duration::from_secs(60)).await;
-    let attempts = (0..20).map(|_| {
+    let attempts = (0..100).map(|_| {
         let token = token.clone();
         tokio::spawn(async move {
             let (place, _listener) = Place::new("us-west").await;
@@ -316,23 +316,28 @@ async fn of_many_concurrent_redemptions_one_wins() {
     east.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_join_whose_answer_was_lost_is_the_same_join_again() {
-    let (_east_place, east) = founder().await;
-    let (place, _listener) = Place::new("us-west").await;
-    let token = east.mint(&place, Duration::from_secs(60)).await;
-    // The newcomer's keys are on disk before it asks. Its redemption is agreed, but it dies before it hears.
+/// What a newcomer says of itself, with its keys on disk.
+fn introduction(place: &Place) -> Introduction {
     let keys = GatewayKeys::load_or_generate(&place.data().next_identity()).expect("saves");
     let opening_key = OpeningKey::generate().expect("generates");
     opening_key.save(&place.data().sealing_key()).expect("saves");
-    let newcomer = isthmus_model::command::Introduction {
+    Introduction {
         cluster: place.name.cluster.clone(),
         gateway: place.name.gateway.clone(),
         locality: place.name.locality.clone(),
         east_west: place.name.east_west,
         sealing_key: opening_key.public(),
         requests: keys.requests().expect("requests"),
-    };
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_whose_answer_was_lost_is_the_same_join_again() {
+    let (_east_place, east) = founder().await;
+    let (place, _listener) = Place::new("us-west").await;
+    let token = east.mint(&place, Duration::from_secs(60)).await;
+    // The newcomer's keys are on disk before it asks. Its redemption is agreed, but it dies before it hears.
+    let newcomer = introduction(&place);
     let redeem = Command::RedeemToken { id: token.id.clone(), secret_hash: token.secret.hash(), newcomer, from: None };
     let first = east.handle.propose(redeem).await.expect("redeems");
     assert_eq!(first, Outcome::Admitted { node: 2 });
@@ -340,5 +345,60 @@ async fn a_join_whose_answer_was_lost_is_the_same_join_again() {
     let member = enroll::join(&place.name, &place.data(), &token, PATIENCE).await.expect("joins");
     assert_eq!(member.node, 2);
     assert_eq!(east.handle.registry().borrow().nodes().len(), 2);
+    east.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_outlives_the_leader_that_took_it() {
+    // Three voters, each of which can open the root's key.
+    let (_east_place, east) = founder().await;
+    let (_west_place, west) = joined("us-west", &east).await;
+    let (_eu_place, eu) = joined("eu-central", &east).await;
+    for gateway in [&west, &eu] {
+        gateway
+            .sees("the root's key sealed to all three", |registry| {
+                let trust = registry.trust().expect("founded");
+                [1, 2, 3].iter().all(|node| trust.is_keeper(&trust.issuer().key, *node))
+            })
+            .await;
+    }
+    // The redemption is agreed, and the leader is gone.
+    let (place, _listener) = Place::new("ap-south").await;
+    let mut token = west.mint(&place, Duration::from_secs(60)).await;
+    let newcomer = introduction(&place);
+    let redeem = Command::RedeemToken { id: token.id.clone(), secret_hash: token.secret.hash(), newcomer, from: None };
+    assert_eq!(west.handle.propose(redeem).await.expect("redeems"), Outcome::Admitted { node: 4 });
+    east.stop().await;
+    // Another gateway finishes the same join, with certificates that another keeper signed if that one had not.
+    token.contacts = vec![eu.address];
+    let patience = Patience { attempt: Duration::from_secs(10), deadline: SOON };
+    let member = enroll::join(&place.name, &place.data(), &token, patience).await.expect("joins");
+    assert_eq!(member.node, 4);
+    let registry = eu.handle.registry().borrow().clone();
+    assert_eq!(registry.token(&token.id).expect("known").redemptions.len(), 1);
+    assert!(registry.nodes()[&4].pending.is_none() && registry.nodes().len() == 4);
+    west.stop().await;
+    eu.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_guesses_is_held_off_and_costs_no_write() {
+    let (_east_place, east) = founder().await;
+    let (place, _listener) = Place::new("us-west").await;
+    let good = east.mint(&place, Duration::from_secs(60)).await;
+    let before = east.handle.registry().borrow().revision();
+    let guess = BearerToken { secret: TokenSecret::from_slice(&[7; 32]).expect("32 bytes"), ..good.clone() };
+    let mut guesses = 0;
+    let held_off = loop {
+        match refusal(&place, &guess).await {
+            EnrollError::Refused(Refusal::TokenSecretMismatch) if guesses < 100 => guesses += 1,
+            EnrollError::Unreachable { last } => break last,
+            error => panic!("after {guesses} guesses: {error}"),
+        }
+    };
+    assert!(guesses >= 10 && held_off.contains("too many failed joins"), "after {guesses} guesses: {held_off}");
+    // A good token from the same place has to wait as well: until it is checked it is a guess like any other.
+    assert!(matches!(refusal(&place, &good).await, EnrollError::Unreachable { .. }));
+    assert_eq!(east.handle.registry().borrow().revision(), before, "nothing was written");
     east.stop().await;
 }

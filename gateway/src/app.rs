@@ -18,7 +18,7 @@ use isthmus_model::snapshot::Snapshot;
 use isthmus_proxy::accept::patiently;
 use isthmus_proxy::outbound::{Mode, OutboundListener};
 use isthmus_proxy::{DataPlane, Metrics};
-use isthmus_sources::{FileOptions, FileSource, SourceState};
+use isthmus_sources::{FileSource, SourceState};
 use isthmus_wire::control::control_server::ControlServer;
 use isthmus_wire::peer::health_server::HealthServer;
 use prometheus_client::registry::Registry as MetricsRegistry;
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{AdminServer, AdminState};
-use crate::config::{GatewayConfig, is_loopback};
+use crate::config::GatewayConfig;
 use crate::control::{ControlListener, ControlService};
 use crate::east_west::EastWestListener;
 use crate::own_identity::OwnIdentity;
@@ -105,7 +105,7 @@ impl Gateway {
         tasks.spawn(own_identity.keep(handle.clone(), shutdown.clone()));
         let rotation = OwnRotation::new(member.node, handle.clone(), identity.clone(), authority);
 
-        let options = FileOptions { allow_loopback: is_loopback(config.listen.east_west.ip()) };
+        let options = config.file_options();
         let source = FileSource::start(&config.manifests, options).await?;
         let catalog = catalog(source.state(), &tasks, shutdown.clone());
         tasks.spawn(exports::keep(handle.clone(), catalog.clone(), shutdown.clone()));

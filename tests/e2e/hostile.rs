@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{interval, timeout};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::federation::{Cluster, DOMAIN, SOON, metric, port, resident, start};
@@ -238,9 +239,13 @@ impl Strangers {
 
 /// Whether the port takes an HTTP/2 session from that identity: it then answers with its SETTINGS frame.
 async fn session(surface: &Surface, identity: &LiveIdentity, name: &str) -> bool {
+    takes_session(surface.address, identity.client_config(Arc::new(|_: &SpiffeId| true), &[b"h2"]), name).await
+}
+
+/// The same for any TLS client.
+pub(crate) async fn takes_session(address: SocketAddr, config: Arc<ClientConfig>, name: &str) -> bool {
     let attempt = async {
-        let config = identity.client_config(Arc::new(|_: &SpiffeId| true), &[b"h2"]);
-        let stream = TcpStream::connect(surface.address).await?;
+        let stream = TcpStream::connect(address).await?;
         let name = ServerName::try_from(name.to_owned()).expect("a name");
         let mut tls = TlsConnector::from(config).connect(name, stream).await?;
         tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;

@@ -6,6 +6,7 @@
 mod backup;
 mod calls;
 mod catalog;
+mod containment;
 mod failover;
 mod federation;
 mod hostile;

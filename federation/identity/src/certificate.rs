@@ -7,7 +7,10 @@ use isthmus_model::registry::token::Digest;
 use isthmus_model::spiffe::{SpiffeId, parse_trust_domain_uri};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
-use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_SIG_ED25519};
+use x509_parser::oid_registry::{
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_SIG_ED25519, OID_X509_EXT_BASIC_CONSTRAINTS,
+    OID_X509_EXT_KEY_USAGE,
+};
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 use x509_parser::x509::X509Version;
@@ -118,14 +121,24 @@ pub(crate) fn check_root(certificate: &X509Certificate<'_>) -> Result<(), Flaw> 
     if certificate.name_constraints().map_err(|_| "its name constraints are unreadable")?.is_some() {
         return Err("it has name constraints, under which no certificate with a SPIFFE ID is accepted");
     }
+    let understood = [OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_KEY_USAGE];
+    if certificate.extensions().iter().any(|extension| extension.critical && !understood.contains(&extension.oid)) {
+        return Err("it has a critical extension that is not understood here");
+    }
     if !has_modern_key(certificate) || certificate.public_key().algorithm.algorithm == OID_SIG_ED25519 {
         return Err("its key is not ECDSA on P-256 or P-384");
     }
     Ok(())
 }
 
+/// RFC 5280 §4.2: never more than one extension of a kind, known or not.
+pub(crate) fn check_extensions(certificate: &X509Certificate<'_>) -> Result<(), Flaw> {
+    certificate.extensions_map().map(|_| ()).map_err(|_| "it has an extension twice")
+}
+
 /// Whether it may sign certificates at all (RFC 5280 §4.2.1.3 and §4.2.1.9).
 pub(crate) fn check_authority(certificate: &X509Certificate<'_>) -> Result<(), Flaw> {
+    check_extensions(certificate)?;
     let constraints = certificate.basic_constraints().map_err(|_| "its basic constraints are unreadable")?;
     if !constraints.is_some_and(|constraints| constraints.value.ca) {
         return Err("it is not a certificate authority's");

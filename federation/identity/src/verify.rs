@@ -244,6 +244,7 @@ fn bounded<'a, 'b>(
 /// What X509-SVID §4 and §5.2 ask of a leaf and webpki does not look at.
 fn check_leaf(leaf: &X509Certificate<'_>, usage: PeerUsage) -> Result<(), VerifyError> {
     let unreadable = |_| VerifyError::Malformed("its key usage is unreadable");
+    certificate::check_extensions(leaf).map_err(VerifyError::Malformed)?;
     let constraints =
         leaf.basic_constraints().map_err(|_| VerifyError::Malformed("its basic constraints are unreadable"))?;
     if constraints.is_some_and(|constraints| constraints.value.ca) {

@@ -18,7 +18,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::object::Rules;
+use crate::object::{OwnListeners, Rules};
 use crate::problem::{Problem, Severity};
 use crate::scan::{Scan, Scanner};
 
@@ -38,6 +38,8 @@ const PROBLEMS_LOGGED_MAX: usize = 50;
 pub struct FileOptions {
     /// Whether endpoints may be on loopback addresses: where the whole cluster is on one machine.
     pub allow_loopback: bool,
+    /// Where the gateway itself listens: no endpoint is there, or whoever writes manifests could have it call itself.
+    pub own: OwnListeners,
 }
 
 /// Why a directory cannot be a source.
@@ -113,7 +115,7 @@ impl FileSource {
         watches: Watches,
         happened: watch::Receiver<()>,
     ) -> Result<Self, SourceError> {
-        let rules = Rules { allow_loopback: options.allow_loopback };
+        let rules = Rules { allow_loopback: options.allow_loopback, own: options.own };
         let mut scanner = Scanner::new(directory.clone(), rules, watches);
         let scanned = spawn_blocking(move || scanner.scan(true).map(|scan| (scanner, scan))).await;
         let (scanner, scan) = scanned

@@ -68,7 +68,7 @@ impl Live {
     }
 
     async fn watch(directory: TempDir) -> Self {
-        let options = FileOptions { allow_loopback: true };
+        let options = FileOptions { allow_loopback: true, ..FileOptions::default() };
         let source = FileSource::start(directory.path(), options).await.expect("started");
         let state = source.state();
         Self { directory, _source: source, state }
@@ -253,7 +253,7 @@ async fn a_config_map_swap_is_followed() {
     };
     version("..2026_1", SERVICE);
     symlink("..data/all.yaml", directory.path().join("all.yaml")).expect("linked");
-    let options = FileOptions { allow_loopback: true };
+    let options = FileOptions { allow_loopback: true, ..FileOptions::default() };
     let source = FileSource::start(directory.path(), options).await.expect("started");
     let mut state = source.state();
     assert!(service(&state.borrow(), "shop/reviews").is_some_and(|reviews| !reviews.exported));

@@ -19,6 +19,7 @@ use isthmus_federation::enroll::GatewayName;
 use isthmus_model::locality::Locality;
 use isthmus_model::name::{ClusterName, FederationDomain, Label};
 use isthmus_model::snapshot::Site;
+use isthmus_sources::{FileOptions, OwnListeners};
 use serde::Serialize;
 
 pub use tree::Problem;
@@ -206,6 +207,22 @@ impl GatewayConfig {
     #[must_use]
     pub fn advertised(&self, bound: SocketAddr) -> SocketAddr {
         self.advertise.unwrap_or(bound)
+    }
+
+    /// What manifests may say of endpoints here. A listener on every address is on the advertised one, as far as this
+    /// can know.
+    #[must_use]
+    pub fn file_options(&self) -> FileOptions {
+        let advertised = self.advertise.map(|advertised| advertised.ip());
+        let listeners = self.listen.all().map(|(_, listener)| match advertised {
+            Some(ip) if listener.ip().is_unspecified() => SocketAddr::new(ip, listener.port()),
+            _ => listener,
+        });
+        let mut own = OwnListeners::default();
+        for (slot, listener) in own.iter_mut().zip(listeners.into_iter().chain(self.advertise)) {
+            *slot = Some(listener);
+        }
+        FileOptions { allow_loopback: is_loopback(self.listen.east_west.ip()), own }
     }
 
     /// The socket of the admin API that takes changes.

@@ -182,3 +182,12 @@ fn an_endless_file_is_not_read_to_its_end() {
     let error = GatewayConfig::load(Path::new("/dev/zero")).expect_err("endless");
     assert!(error.to_string().contains("larger than 262144 bytes"), "{error}");
 }
+
+#[test]
+fn the_gateways_own_listeners_are_known_to_the_manifests_reader() {
+    let own = |text: &str| config(text).file_options().own.into_iter().flatten().collect::<Vec<_>>();
+    let local = own("address: 127.0.11.1\n");
+    assert!(local.contains(&socket("127.0.11.1:15443")) && local.contains(&socket("127.0.11.1:15000")), "{local:?}");
+    let behind = own("address: 0.0.0.0\nadvertise: 192.0.2.1:443\n");
+    assert!(behind.contains(&socket("192.0.2.1:15012")) && behind.contains(&socket("192.0.2.1:443")), "{behind:?}");
+}

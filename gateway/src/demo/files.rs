@@ -129,7 +129,7 @@ mod tests {
         let layout = Layout::new(dir.path(), 11);
         write(&layout).expect("written");
         for cluster in &layout.clusters {
-            let options = FileOptions { allow_loopback: true };
+            let options = FileOptions { allow_loopback: true, ..FileOptions::default() };
             let source = FileSource::start(&cluster.config.manifests, options).await.expect("readable");
             let state = source.state().borrow().clone();
             assert!(state.problems.is_empty(), "{:?}", state.problems);

@@ -209,3 +209,38 @@ async fn a_refused_update_ends_the_stream_and_changes_nothing() {
     facts.send_modify(|facts| facts.roots = Arc::from([federation.root()]));
     assert!(matches!(find(handle, "shop/reviews").await, Found::Service(..)));
 }
+
+#[tokio::test]
+async fn roots_and_denials_that_make_no_sense_are_refused_and_the_old_ones_kept() {
+    let federation = Federation::new("us-east");
+    let good = full(&federation, &["shop/reviews"]);
+    let (facts, known) = watch::channel(good.clone());
+    let gateway = FakeGateway::start(&federation, known, LIFETIME).await;
+    let sidecar = sidecar(federation.token(), vec![gateway.address]);
+    let handle = &sidecar.handle;
+    handle.ready().await;
+    let roots = || handle.identity.trust().expect("roots").roots().map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let kept = [federation.root()];
+    assert_eq!(roots(), kept);
+
+    let stranger = Federation::new("us-east").root();
+    let leaf_for_root = handle.identity.export_svid().expect("credentials").chain().next().expect("a leaf").to_vec();
+    let cases: [Vec<Vec<u8>>; 5] = [
+        vec![],
+        vec![b"nonsense".to_vec()],
+        vec![stranger.clone(), b"nonsense".to_vec()],
+        vec![leaf_for_root],
+        vec![stranger; 9],
+    ];
+    for broken in cases {
+        // The stream that told it ends, and another is begun; what was told is not trusted, in no part.
+        let streams = gateway.seen.borrow().hellos.len();
+        facts.send_modify(|facts| facts.roots = broken.clone().into());
+        eventually(&gateway.seen, |seen| seen.hellos.len() > streams).await;
+        assert_eq!(roots(), kept, "{broken:?}");
+        assert_eq!(handle.view.borrow().roots.to_vec(), kept);
+        facts.send_replace(good.clone());
+        eventually(&handle.state, |state| state.is_ready(SystemTime::now()) && state.gateway.is_some()).await;
+    }
+    assert!(matches!(find(handle, "shop/reviews").await, Found::Service(..)));
+}

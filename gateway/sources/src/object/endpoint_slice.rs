@@ -7,7 +7,7 @@ use isthmus_model::name::Label;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 
 use super::service::{is_tcp, port_number};
-use super::{Remark, Rules, label};
+use super::{OwnListeners, Remark, Rules, label};
 
 /// Annotation of an EndpointSlice: the port of the sidecars' inbound listeners. Absent: no sidecar.
 pub const SIDECAR_PORT_ANNOTATION: &str = "isthmus.dev/sidecar-port";
@@ -71,13 +71,21 @@ pub(crate) fn reduce(slice: &EndpointSlice, rules: Rules, warnings: &mut Vec<Rem
     }
     let sidecar_port = annotations.get(SIDECAR_PORT_ANNOTATION).map(|text| sidecar_port(text)).transpose()?;
     let account = annotations.get(SERVICE_ACCOUNT_ANNOTATION).map_or(DEFAULT_SERVICE_ACCOUNT, String::as_str);
-    Ok(SliceRecord {
-        service,
-        ports: ports(slice.ports.as_deref().unwrap_or_default())?,
-        sidecar_port,
-        service_account: label(SERVICE_ACCOUNT_ANNOTATION, account)?,
-        instances: instances(slice, rules)?,
-    })
+    let (ports, instances) = (ports(slice.ports.as_deref().unwrap_or_default())?, instances(slice, rules)?);
+    let numbers: Vec<_> = ports.values().copied().chain(sidecar_port.map(Some)).collect();
+    if let Some((address, _)) = instances.iter().find(|(address, _)| is_own(*address, &numbers, &rules.own)) {
+        let reason =
+            format!("endpoint {address} has a port of the gateway itself: give the workload's own address and port");
+        return Err(Remark::about(address.to_string(), reason));
+    }
+    let service_account = label(SERVICE_ACCOUNT_ANNOTATION, account)?;
+    Ok(SliceRecord { service, ports, sidecar_port, service_account, instances })
+}
+
+/// Whether the gateway itself listens there. A port without a number becomes the service's, which may be any.
+fn is_own(address: IpAddr, ports: &[Option<u16>], own: &OwnListeners) -> bool {
+    let mut here = own.iter().flatten().filter(|listener| listener.ip() == address);
+    here.any(|listener| ports.iter().any(|port| port.is_none_or(|port| port == listener.port())))
 }
 
 fn sidecar_port(text: &str) -> Result<u16, Remark> {
@@ -221,8 +229,30 @@ mod tests {
 
     #[test]
     fn loopback_is_taken_where_it_is_allowed() {
-        let record = reduce(&slice(&["127.0.11.21"]), Rules { allow_loopback: true }, &mut Vec::new());
+        let record =
+            reduce(&slice(&["127.0.11.21"]), Rules { allow_loopback: true, ..Rules::default() }, &mut Vec::new());
         assert_eq!(record.expect("allowed").instances, [([127, 0, 11, 21].into(), Readiness::Ready)]);
+    }
+
+    #[test]
+    fn the_gateways_own_ports_are_no_endpoints() {
+        let mut rules = Rules { allow_loopback: true, ..Rules::default() };
+        rules.own[0] = Some(([127, 0, 11, 1], 15_000).into());
+        let verdict = |address: &str, port: Option<i32>, sidecar: Option<&str>| {
+            let mut slice = slice(&["127.0.11.21", address]);
+            slice.ports = Some(vec![EndpointPort { port, ..EndpointPort::default() }]);
+            let sidecar = sidecar.map(|port| (SIDECAR_PORT_ANNOTATION.to_owned(), port.to_owned()));
+            slice.metadata.annotations = Some(sidecar.into_iter().collect());
+            reduce(&slice, rules, &mut Vec::new()).map_err(|error| error.reason)
+        };
+        // An application beside the gateway is an endpoint like any other.
+        verdict("127.0.11.1", Some(8080), None).expect("another port");
+        verdict("127.0.11.2", Some(15_000), None).expect("another address");
+        verdict("127.0.11.2", None, None).expect("another address");
+        for (port, sidecar) in [(Some(15_000), None), (Some(8080), Some("15000")), (None, None)] {
+            let refused = verdict("127.0.11.1", port, sidecar).expect_err("the gateway's own");
+            assert!(refused.contains("a port of the gateway itself"), "{refused}");
+        }
     }
 
     #[test]

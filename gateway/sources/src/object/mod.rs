@@ -9,6 +9,7 @@ mod kinds;
 mod service;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use isthmus_model::name::Label;
@@ -70,7 +71,14 @@ pub(crate) enum Object {
 pub(crate) struct Rules {
     /// Whether endpoints may be on loopback addresses.
     pub(crate) allow_loopback: bool,
+    /// Where the gateway itself listens.
+    pub(crate) own: OwnListeners,
 }
+
+/// Where a gateway listens.
+pub type OwnListeners = [Option<SocketAddr>; OWN_LISTENERS_MAX];
+/// A gateway's listeners are seven, and one more is where others are told to find it.
+pub const OWN_LISTENERS_MAX: usize = 8;
 
 /// Something to tell about an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
