@@ -14,7 +14,7 @@ use isthmus_model::command::{Command, Introduction, Outcome, Refusal};
 use isthmus_model::name::FederationDomain;
 use isthmus_model::registry::Registry;
 use isthmus_model::registry::node::{Issued, NodeId, Requests, SealingKey};
-use isthmus_model::registry::token::{Digest, TokenId};
+use isthmus_model::registry::token::{Admitted, Digest, Redemption, TokenId};
 use isthmus_model::registry::trust::Custody;
 use isthmus_wire::peer::join_reply::Result as ReplyResult;
 use isthmus_wire::peer::{Admission, JoinReply, JoinRequest, Waiting, join_server};
@@ -29,8 +29,9 @@ use crate::propose::{ProposeError, Proposer};
 const JOINS_AT_ONCE: usize = 8;
 /// How long a token that another gateway just minted may take to arrive here.
 const TOKEN_ARRIVAL: Duration = Duration::from_secs(1);
-/// How long the answer is held back for the root's signature: a voter needs two writes for it.
-const SIGNED_WITHIN: Duration = Duration::from_secs(5);
+/// How long the answer is held back for the root's signature: a voter needs two writes for it. Shorter than a
+/// newcomer waits for one answer. An operator is not waited for.
+const SIGNED_WITHIN: Duration = Duration::from_secs(3);
 /// A CSR for a P-256 key is under 300 bytes.
 const CSR_LEN_MAX: usize = 4 << 10;
 
@@ -56,15 +57,20 @@ impl JoinService {
     async fn admit(&self, request: JoinRequest, from: Option<IpAddr>) -> Result<JoinReply, Status> {
         let Newcomer { id, secret_hash, introduction } = Newcomer::read(request)?;
         let (cluster, gateway) = (introduction.cluster.clone(), introduction.gateway.clone());
-        if let Err(refusal) = self.check(&id, &secret_hash, &introduction, from).await {
-            // Whoever has a secret is no guesser, whatever else is wrong.
-            if matches!(refusal, Refusal::TokenUnknown | Refusal::TokenSecretMismatch) {
-                self.attempts().failed(from, Instant::now());
-            }
-            tracing::warn!(token = %id, %cluster, ?from, %refusal, "refused a join");
-            return refused(&refusal);
-        }
         let requests = introduction.requests.clone();
+        match self.check(&id, &secret_hash, &introduction, from).await {
+            // It asks again for what it waits for, as often as the root's answer takes: that costs no write.
+            Ok(Some(node)) => return Ok(self.certified(node, &requests).await),
+            Ok(None) => {}
+            Err(refusal) => {
+                // Whoever has a secret is no guesser, whatever else is wrong.
+                if matches!(refusal, Refusal::TokenUnknown | Refusal::TokenSecretMismatch) {
+                    self.attempts().failed(from, Instant::now());
+                }
+                tracing::warn!(token = %id, %cluster, ?from, %refusal, "refused a join");
+                return refused(&refusal);
+            }
+        }
         let command = Command::RedeemToken { id: id.clone(), secret_hash, newcomer: introduction, from };
         match self.proposer.propose(command).await {
             Ok(Outcome::Admitted { node }) => {
@@ -84,26 +90,30 @@ impl JoinService {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the local registry says of the token, once it had time to hear of it.
+    /// What the local registry says of the token, once it had time to hear of it: the place that the newcomer has by
+    /// it already, if it has one.
     async fn check(
         &self,
         id: &TokenId,
         secret_hash: &Digest,
         newcomer: &Introduction,
         from: Option<IpAddr>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<NodeId>, Refusal> {
         let mut registry = self.registry.clone();
         let known = registry.wait_for(|registry| registry.token(id).is_ok());
         // Waiting in vain is an answer too: the look-up below gives it.
         let _ = tokio::time::timeout(TOKEN_ARRIVAL, known).await;
         let registry = self.registry.borrow();
-        registry.token(id)?.admits(secret_hash, newcomer, from, SystemTime::now().into()).map(|_| ())
+        match registry.token(id)?.admits(secret_hash, newcomer, from, SystemTime::now().into())? {
+            Admitted::Again(Redemption { node, .. }) if registry.nodes().contains_key(&node) => Ok(Some(node)),
+            _ => Ok(None),
+        }
     }
 
     /// The gateway's certificates, if they come in time.
     async fn certified(&self, id: NodeId, requests: &Requests) -> JoinReply {
         let mut registry = self.registry.clone();
-        let answered = registry.wait_for(|registry| issued(registry, id, requests).is_some());
+        let answered = registry.wait_for(|registry| is_offline(registry) || issued(registry, id, requests).is_some());
         let _ = tokio::time::timeout(SIGNED_WITHIN, answered).await;
         let registry = self.registry.borrow();
         let result = match issued(&registry, id, requests) {
@@ -114,13 +124,14 @@ impl JoinService {
                 roots: registry.root_certificates(),
                 federation: self.federation.to_string(),
             }),
-            None => {
-                let offline = registry.trust().is_some_and(|trust| trust.issuer().custody == Custody::Offline);
-                ReplyResult::Waiting(Waiting { node: id, offline })
-            }
+            None => ReplyResult::Waiting(Waiting { node: id, offline: is_offline(&registry) }),
         };
         JoinReply { result: Some(result) }
     }
+}
+
+fn is_offline(registry: &Registry) -> bool {
+    registry.trust().is_some_and(|trust| trust.issuer().custody == Custody::Offline)
 }
 
 fn issued<'a>(registry: &'a Registry, id: NodeId, requests: &Requests) -> Option<&'a Issued> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use isthmus_dns::{DnsConfig, DnsServer};
 use isthmus_federation::data_dir::DataDir;
-use isthmus_federation::enroll::{self, GatewayName, Member, Patience};
+use isthmus_federation::enroll::{self, Member, Patience};
 use isthmus_federation::{Replica, Timing, exports, publish, serve};
 use isthmus_identity::{BearerToken, LiveAuthority, LiveIdentity};
 use isthmus_model::catalog::LocalCatalog;
@@ -224,13 +224,7 @@ impl Parts {
 /// Takes up the membership in the data directory, or founds or joins.
 async fn enroll(config: &GatewayConfig, east_west: SocketAddr, join: Option<BearerToken>) -> anyhow::Result<Member> {
     let data = DataDir::open(&config.data_dir)?;
-    let name = GatewayName {
-        federation: config.federation.clone(),
-        cluster: config.cluster.clone(),
-        gateway: config.gateway.clone(),
-        locality: config.locality.clone(),
-        east_west,
-    };
+    let name = config.gateway_name(east_west);
     if let Some(member) = enroll::resume(&name, &data)? {
         if join.is_some() {
             tracing::info!("this gateway is a member already; the token is not needed");
@@ -245,9 +239,12 @@ async fn enroll(config: &GatewayConfig, east_west: SocketAddr, join: Option<Bear
             joined.with_context(|| format!("cannot join {} as {}", name.federation, name.cluster))
         }
         None if config.found => enroll::found(&name, &data).context("cannot found the federation"),
+        None if data.founding_request().exists() => anyhow::bail!(
+            "the founding waits for its root, whose key is offline: go on with `isthmus init --signed FILE`"
+        ),
         None => anyhow::bail!(
             "{directory} is empty: join with --join TOKEN (from `isthmus token create --cluster {}` at a member), \
-             or set `found: true` to start a new federation",
+             or start a new federation with `isthmus init` or `found: true`",
             config.cluster
         ),
     }

@@ -19,6 +19,7 @@ pub mod error;
 mod file;
 #[cfg(test)]
 mod fixture;
+pub mod issued;
 pub mod key;
 pub mod keyring;
 mod request;
@@ -27,9 +28,13 @@ pub mod tls;
 pub mod token;
 pub mod verify;
 
-pub use authority::{CLOCK_SKEW, ClusterAuthority, INTERMEDIATE_LIFETIME, LiveAuthority, ROOT_LIFETIME, RootAuthority};
+pub use authority::{
+    CLOCK_SKEW, ClusterAuthority, INTERMEDIATE_LIFETIME, LiveAuthority, ROOT_LIFETIME, ROOT_VALIDITY_LEFT_MIN,
+    RootAuthority, RootCertificate,
+};
 pub use certificate::{CERTIFICATE_LEN_MAX, certificate_key_digest};
 pub use error::{IdentityError, VerifyError};
+pub use issued::check_issued;
 pub use key::{PrivateKey, sha256};
 pub use keyring::{GatewayCredentials, GatewayKeys};
 pub use request::{CSR_LEN_MAX, csr_key_digest};

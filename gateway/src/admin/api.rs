@@ -15,6 +15,8 @@
 //! | `GET /v1/tokens` | [`Tokens`] |
 //! | `POST /v1/tokens` with [`TokenRequest`] | [`TokenCreated`] |
 //! | `DELETE /v1/tokens/{id}` | [`TokenRevoked`] |
+//! | `GET /v1/ca/requests` | [`CaRequests`] |
+//! | `POST /v1/ca/certificates` with [`Signed`](crate::ca_files::Signed) | [`CaIssued`] |
 //!
 //! Any other answer is a [`Failure`] with a status of 4xx or 5xx.
 
@@ -31,6 +33,8 @@ use isthmus_model::registry::token::TokenId;
 use isthmus_model::spiffe::{SpiffeId, WorkloadName};
 use isthmus_model::time::UnixMillis;
 use serde::{Deserialize, Serialize};
+
+pub use super::ca_requests::{CaIssued, CaRequest, CaRequests, Issuance};
 
 /// Why a request was not answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +69,9 @@ pub struct Status {
     /// The virtual addresses of services, as this gateway listens on them.
     #[serde(default)]
     pub vips: Vips,
+    /// How gateways' certificates stand.
+    #[serde(default)]
+    pub issuance: Issuance,
 }
 
 /// Virtual addresses, each with its ports counted one by one.

@@ -8,6 +8,7 @@
 //! leaves the machine), and metrics, which have a port of their own that may be exposed.
 
 pub mod api;
+mod ca_requests;
 mod failure;
 #[cfg(test)]
 pub(crate) mod fixture;

@@ -16,9 +16,10 @@ use isthmus_model::name::{Label, ServiceName};
 use isthmus_model::registry::token::TokenId;
 use serde::Deserialize;
 
+use super::ca_requests::ANSWER_BYTES_MAX;
 use super::failure::Failure;
 use super::view::Reading;
-use super::{AdminState, api, tokens};
+use super::{AdminState, api, ca_requests, tokens};
 use crate::config::{GatewayConfig, is_loopback};
 
 /// The largest request. A token request has under 300 bytes.
@@ -43,12 +44,14 @@ pub fn router(state: AdminState, surface: Surface) -> Router {
         .route("/v1/endpoints/{namespace}/{name}", get(endpoints))
         .route("/v1/problems", get(async |State(now): State<Reading>| Json(now.problems())))
         .route("/v1/config", get(async |State(now): State<Reading>| Json(GatewayConfig::clone(&now.config))))
-        .route("/v1/tokens", get(async |State(now): State<Reading>| Json(now.tokens())));
+        .route("/v1/tokens", get(async |State(now): State<Reading>| Json(now.tokens())))
+        .route("/v1/ca/requests", get(async |State(now): State<Reading>| now.ca_requests().map(Json)));
     let routes = match surface {
         Surface::Loopback => routes,
-        Surface::Socket => {
-            routes.route("/v1/tokens", post(create_token)).route("/v1/tokens/{id}", delete(revoke_token))
-        }
+        Surface::Socket => routes
+            .route("/v1/tokens", post(create_token))
+            .route("/v1/tokens/{id}", delete(revoke_token))
+            .route("/v1/ca/certificates", post(take_certificates).layer(DefaultBodyLimit::max(ANSWER_BYTES_MAX))),
     };
     let routes = routes
         .fallback(async |uri: Uri| Failure::new(StatusCode::NOT_FOUND, format!("there is no {}", uri.path())))
@@ -96,6 +99,16 @@ async fn create_token(
     let request = serde_json::from_slice(&body);
     let request = request.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, format!("token request: {error}")))?;
     Ok((StatusCode::CREATED, Json(tokens::create(&state, request).await?)))
+}
+
+async fn take_certificates(
+    State(state): State<AdminState>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<api::CaIssued>, Failure> {
+    let body = body.map_err(|rejection| Failure::new(rejection.status(), rejection.body_text()))?;
+    let signed = serde_json::from_slice(&body);
+    let signed = signed.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, format!("certificates: {error}")))?;
+    Ok(Json(ca_requests::take(&state, &signed).await?))
 }
 
 async fn revoke_token(

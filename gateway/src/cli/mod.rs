@@ -5,11 +5,13 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the gateway's admin API could not be reached.
 
+mod ca;
 pub(crate) mod client;
 mod clusters;
 mod config;
 mod endpoints;
 mod gateway;
+mod init;
 mod logging;
 mod problems;
 mod services;
@@ -80,6 +82,9 @@ enum Output {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Prepare the first gateway of a federation, and choose where the root's key is
+    #[command(after_help = init::EXAMPLES)]
+    Init(init::Args),
     /// Run a cluster's gateway
     #[command(after_help = gateway::EXAMPLES)]
     Gateway(Logged<gateway::Args>),
@@ -111,6 +116,10 @@ enum Command {
     #[command(after_help = token::EXAMPLES)]
     #[command(subcommand)]
     Token(token::Command),
+    /// Sign gateways' certificates with a root whose key is offline
+    #[command(after_help = ca::EXAMPLES)]
+    #[command(subcommand)]
+    Ca(ca::Command),
     /// Check or show a gateway's configuration file
     #[command(after_help = config::EXAMPLES)]
     #[command(subcommand)]
@@ -215,6 +224,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
     let Cli { global, command } = cli;
     let asker = Asker { client: AdminClient::new(global.admin), output: global.output };
     match command {
+        Command::Init(args) => init::run(&args, asker.output),
         Command::Gateway(Logged { args, log }) => {
             log.start()?;
             serving()?.block_on(gateway::run(args))
@@ -234,6 +244,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Endpoints(args) => asking()?.block_on(asker.show(&args.path(), endpoints::table)),
         Command::Problems => asking()?.block_on(asker.show("/v1/problems", problems::table)),
         Command::Token(command) => asking()?.block_on(token::run(&asker, command)),
+        Command::Ca(command) => asking()?.block_on(ca::run(&asker, command)),
         Command::Config(command) => config::run(&command, global.output),
     }
 }

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use isthmus_federation::enroll::GatewayName;
 use isthmus_model::locality::Locality;
 use isthmus_model::name::{ClusterName, FederationDomain, Label};
 use isthmus_model::snapshot::Site;
@@ -187,6 +188,18 @@ impl GatewayConfig {
     #[must_use]
     pub fn site(&self) -> Site {
         Site { federation: self.federation.clone(), cluster: self.cluster.clone(), locality: self.locality.clone() }
+    }
+
+    /// Who the gateway is, reached by others at `east_west`.
+    #[must_use]
+    pub fn gateway_name(&self, east_west: SocketAddr) -> GatewayName {
+        GatewayName {
+            federation: self.federation.clone(),
+            cluster: self.cluster.clone(),
+            gateway: self.gateway.clone(),
+            locality: self.locality.clone(),
+            east_west,
+        }
     }
 
     /// The address to tell others for the east-west port, given the one that was bound.
