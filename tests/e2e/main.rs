@@ -13,4 +13,5 @@ mod load;
 mod manifests;
 mod redirect;
 mod registry;
+mod root;
 mod workload;

@@ -63,3 +63,95 @@ pub fn check_issued(
     }
     Ok(Certificates { root, not_after: verified.not_after().min(window.not_after).into(), ..certificates.clone() })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::fixture::{Federation, HOUR, federation_domain, id};
+    use crate::keyring::GatewayKeys;
+
+    const EAST: &str = "spiffe://us-east.acme.mesh/gateway/gw-1";
+
+    struct Case {
+        federation: Federation,
+        requests: Requests,
+        good: Certificates,
+    }
+
+    fn requests() -> Requests {
+        GatewayKeys::generate().and_then(|keys| keys.requests()).expect("made")
+    }
+
+    impl Case {
+        fn new() -> Self {
+            let (federation, requests) = (Federation::found(), requests());
+            let good = federation.root.certify(&requests, &id(EAST), HOUR, federation.now).expect("signed");
+            Self { federation, requests, good }
+        }
+
+        fn judge(&self, certificates: &Certificates, at: SystemTime) -> Result<Certificates, String> {
+            let root = self.federation.root.certificate();
+            let judged = check_issued(root, &federation_domain(), &self.requests, &id(EAST), certificates, at);
+            judged.map_err(|error| error.to_string())
+        }
+
+        #[track_caller]
+        fn refuses(&self, certificates: &Certificates, reason: &str) {
+            let why = self.judge(certificates, self.federation.now).expect_err("it is refused");
+            assert!(why.contains(reason), "{why}");
+        }
+    }
+
+    #[test]
+    fn the_roots_answer_is_taken_and_its_end_is_read_from_it() {
+        let case = Case::new();
+        let told = Certificates { not_after: isthmus_model::time::UnixMillis(u64::MAX), ..case.good.clone() };
+        assert_eq!(case.judge(&told, case.federation.now), Ok(case.good.clone()), "the file's word is not taken");
+        let late = case.judge(&case.good, case.federation.now + HOUR + Duration::from_secs(2));
+        assert!(late.is_err_and(|why| why.contains("not valid now")));
+    }
+
+    #[test]
+    fn another_roots_gateways_or_keys_certificates_are_refused() {
+        let case = Case::new();
+        let Case { federation, requests: own, good } = &case;
+        let sign = |federation: &Federation, requests: &Requests, identity: &str| {
+            federation.root.certify(requests, &id(identity), HOUR, federation.now).expect("signed")
+        };
+        case.refuses(&sign(&Federation::found(), own, EAST), "the gateway certificate cannot be used");
+        case.refuses(&sign(federation, own, "spiffe://us-east.acme.mesh/gateway/gw-2"), "not for spiffe://us-east");
+        case.refuses(&sign(federation, &requests(), EAST), "another key than was asked for");
+
+        // The gateway's certificate is right, the intermediate is not.
+        let with = |other: Certificates| Certificates { intermediate: other.intermediate, ..good.clone() };
+        case.refuses(
+            &with(sign(federation, &requests(), EAST)),
+            "cluster certificate cannot be used: it is for another",
+        );
+        case.refuses(&with(sign(federation, own, "spiffe://us-west.acme.mesh/gateway/gw-1")), "it is for us-west");
+        case.refuses(&with(sign(&Federation::found(), own, EAST)), "not signed by the federation's root");
+        let swapped = Certificates { gateway: good.intermediate.clone(), ..good.clone() };
+        case.refuses(&swapped, "the gateway certificate cannot be used");
+        let leaf = Certificates { intermediate: good.gateway.clone(), ..good.clone() };
+        case.refuses(&leaf, "the cluster certificate cannot be used");
+        let renamed = Certificates { root: own.gateway_key, ..good.clone() };
+        case.refuses(&renamed, "names another root");
+    }
+
+    #[test]
+    fn no_bit_can_be_flipped() {
+        let case = Case::new();
+        for index in 0..case.good.gateway.0.len() {
+            let mut spoilt = case.good.clone();
+            spoilt.gateway.0[index] ^= 1;
+            assert!(case.judge(&spoilt, case.federation.now).is_err(), "gateway, byte {index}");
+        }
+        for index in 0..case.good.intermediate.0.len() {
+            let mut spoilt = case.good.clone();
+            spoilt.intermediate.0[index] ^= 1;
+            assert!(case.judge(&spoilt, case.federation.now).is_err(), "intermediate, byte {index}");
+        }
+    }
+}

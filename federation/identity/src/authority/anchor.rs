@@ -76,3 +76,76 @@ fn check_validity(window: Window, now: SystemTime) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P384_SHA384};
+
+    use super::*;
+    use crate::authority::RootAuthority;
+    use crate::fixture::federation_domain;
+    use crate::key::PrivateKey;
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// A self-signed authority without a path length, valid from `from` until `to`.
+    fn authority(key: &KeyPair, from: SystemTime, to: SystemTime, change: fn(&mut CertificateParams)) -> Vec<u8> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        (params.not_before, params.not_after) = (from.into(), to.into());
+        change(&mut params);
+        params.self_signed(key).expect("signed").der().to_vec()
+    }
+
+    #[track_caller]
+    fn refused(der: Vec<u8>, now: SystemTime, reason: &str) {
+        let why = RootCertificate::new(der, now).expect_err("it is refused").to_string();
+        assert!(why.contains(reason), "{why}");
+    }
+
+    #[test]
+    fn an_authority_over_authorities_that_lasts_is_accepted_and_nothing_else() {
+        let (now, key) = (SystemTime::now(), KeyPair::generate().expect("made"));
+        let until = now + 2 * ROOT_VALIDITY_LEFT_MIN;
+        let good = RootCertificate::new(authority(&key, now - DAY, until, |_| {}), now).expect("accepted");
+        assert_eq!(good.key(), crate::certificate_key_digest(good.der()).expect("a certificate"));
+
+        refused(authority(&key, now - 2 * DAY, now - DAY, |_| {}), now, "it has expired");
+        refused(authority(&key, now + DAY, until, |_| {}), now, "it is not valid yet");
+        refused(authority(&key, now - DAY, now + ROOT_VALIDITY_LEFT_MIN - DAY, |_| {}), now, "less than 180 days");
+        let leaf = authority(&key, now - DAY, until, |params| params.is_ca = IsCa::ExplicitNoCa);
+        refused(leaf, now, "not a certificate authority's");
+        let short = |params: &mut CertificateParams| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        refused(authority(&key, now - DAY, until, short), now, "path length of 0");
+        let mute = |params: &mut CertificateParams| params.key_usages = vec![KeyUsagePurpose::CrlSign];
+        refused(authority(&key, now - DAY, until, mute), now, "does not include signing certificates");
+        let longer = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).expect("made");
+        refused(authority(&longer, now - DAY, until, |_| {}), now, "not ECDSA on P-256");
+        refused(vec![0x30, 0], now, "not X.509");
+    }
+
+    #[test]
+    fn only_a_root_of_isthmus_says_whose_it_is() {
+        let (now, other) = (SystemTime::now(), "other.mesh".parse().expect("valid"));
+        let made = RootAuthority::create(&federation_domain(), now).expect("made");
+        assert!(!made.is_made_for_another());
+        let dir = tempfile::tempdir().expect("a directory");
+        made.save(dir.path()).expect("saved");
+        let taken = RootAuthority::load(dir.path(), other).expect("loaded");
+        assert!(taken.is_made_for_another());
+
+        let key = PrivateKey::generate().expect("made");
+        let own = authority_of(&key, now);
+        let adopted = RootAuthority::new(federation_domain(), key, own).expect("an authority");
+        assert!(!adopted.is_made_for_another());
+    }
+
+    fn authority_of(key: &PrivateKey, now: SystemTime) -> Vec<u8> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        (params.not_before, params.not_after) = ((now - DAY).into(), (now + DAY).into());
+        params.self_signed(key.material()).expect("signed").der().to_vec()
+    }
+}

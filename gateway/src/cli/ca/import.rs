@@ -18,7 +18,7 @@ Examples:
   isthmus --admin unix:/var/lib/isthmus/admin.sock ca import signed.json";
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     /// What `isthmus ca sign` wrote
     file: PathBuf,
 }

@@ -19,7 +19,7 @@ Examples:
   isthmus ca pending -o json | jq '.requests[] | {cluster, waiting_ms, certificates_end}'";
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     /// Write what waits into a file, for `isthmus ca sign` on the machine that keeps the root's key
     #[arg(long, value_name = "FILE")]
     export: Option<PathBuf>,

@@ -20,7 +20,7 @@ Examples:
   isthmus ca root --federation acme.mesh --out root -o json | jq -r .root";
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     /// The federation that it is to be the root of
     #[arg(long)]
     federation: FederationDomain,

@@ -27,7 +27,7 @@ Examples:
 const ANSWER_BYTES_MAX: u64 = 8;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     /// The directory with root.key and root.crt
     #[arg(long, value_name = "DIR")]
     root_dir: PathBuf,
