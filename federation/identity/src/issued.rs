@@ -14,6 +14,9 @@ use crate::certificate::{self, Window};
 use crate::error::IdentityError;
 use crate::verify::{PeerUsage, TrustBundle};
 
+/// The AlgorithmIdentifier of ecdsa-with-SHA256, DER (RFC 5758 §3.2): what a key on P-256 signs with here.
+const ECDSA_WITH_SHA256: &[u8] = &[0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
+
 /// Checks that `certificates` are what the root (DER) of `federation` answers to the requests of the gateway `id`.
 /// Returns them with the end of their validity as it is written in them.
 ///
@@ -49,7 +52,8 @@ pub fn check_issued(
     if domain != id.trust_domain {
         return Err(cluster(format!("it is for {domain}, not for {}", id.trust_domain)));
     }
-    let signed = intermediate.verify_signature(Some(signer.public_key())).is_ok();
+    let plain = ends_with_signature(&certificates.intermediate.0, &intermediate.signature_value.data);
+    let signed = plain && intermediate.verify_signature(Some(signer.public_key())).is_ok();
     if !signed || intermediate.issuer().as_raw() != signer.subject().as_raw() {
         return Err(told("it is not signed by the federation's root"));
     }
@@ -62,6 +66,15 @@ pub fn check_issued(
         return Err(told("it names another root as its signer"));
     }
     Ok(Certificates { root, not_after: verified.not_after().min(window.not_after).into(), ..certificates.clone() })
+}
+
+/// Whether what the signature does not cover is as the root's signer writes it. Other readers are stricter about it
+/// than the parser here, and every one of the cluster's workloads would be refused.
+fn ends_with_signature(der: &[u8], signature: &[u8]) -> bool {
+    // A BIT STRING of at most 127 bytes has one length byte; then none of its bits are unused (X.690 §8.6).
+    let Ok(length @ ..=0x7f) = u8::try_from(signature.len() + 1) else { return false };
+    let end = [ECDSA_WITH_SHA256, &[0x03, length, 0], signature].concat();
+    der.ends_with(&end)
 }
 
 #[cfg(test)]

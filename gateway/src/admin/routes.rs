@@ -7,7 +7,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRef, Path, Query, Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -53,18 +53,25 @@ pub fn router(state: AdminState, surface: Surface) -> Router {
             .route("/v1/tokens/{id}", delete(revoke_token))
             .route("/v1/ca/certificates", post(take_certificates).layer(DefaultBodyLimit::max(ANSWER_BYTES_MAX))),
     };
+    let read_only = surface == Surface::Loopback;
     let routes = routes
-        .fallback(async |uri: Uri| Failure::new(StatusCode::NOT_FOUND, format!("there is no {}", uri.path())))
-        .method_not_allowed_fallback(async || {
-            let message = "not allowed here: changes are taken only on admin.sock in the gateway's data directory";
-            Failure::new(StatusCode::METHOD_NOT_ALLOWED, message)
+        .fallback(async move |method: Method, uri: Uri| {
+            let changes = !matches!(method, Method::GET | Method::HEAD);
+            let missing = || Failure::new(StatusCode::NOT_FOUND, format!("there is no {}", uri.path()));
+            if read_only && changes { not_allowed() } else { missing() }
         })
+        .method_not_allowed_fallback(async || not_allowed())
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(state);
     match surface {
         Surface::Loopback => routes.layer(middleware::from_fn(refuse_foreign_host)),
         Surface::Socket => routes,
     }
+}
+
+fn not_allowed() -> Failure {
+    let message = "not allowed here: changes are taken only on admin.sock in the gateway's data directory";
+    Failure::new(StatusCode::METHOD_NOT_ALLOWED, message)
 }
 
 impl FromRef<AdminState> for Reading {
