@@ -75,8 +75,8 @@ pub struct CaIssued {
 /// How the certificates of the gateway that is asked, and of all others, stand.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Issuance {
-    /// Whether the root's key is with an operator.
-    pub offline: bool,
+    /// Whether the root's key is with an operator; null before this gateway has heard of its federation.
+    pub offline: Option<bool>,
     /// Gateways that wait for the root.
     pub waiting: usize,
     /// How long the first of them waits, in milliseconds.
@@ -113,7 +113,7 @@ impl Reading {
     pub(super) fn issuance(&self) -> Issuance {
         let waiting = self.waiting();
         Issuance {
-            offline: self.registry.trust().is_some_and(is_offline),
+            offline: self.registry.trust().map(is_offline),
             waiting: waiting.len(),
             longest_wait_ms: waiting.first().map(|request| request.waiting_ms),
             own_certificates_end: self.registry.nodes().get(&self.status.node).and_then(certificates_end),

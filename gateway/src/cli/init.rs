@@ -20,8 +20,9 @@ Prepares the data directory of the first gateway of a federation; `isthmus gatew
 
   sealed    a new root; its key is sealed to the gateways that vote, and is written down nowhere.
             `found: true` in the configuration does the same without this command
-  your own  a root or intermediate CA of yours: P-256, no path length or 1 and more, no name constraints, valid
-            for 180 days yet; its key is sealed the same way, and the files are not copied
+  your own  a root or intermediate CA of yours: P-256, no path length or at least 1, no name
+            constraints, valid for 180 days yet; its key is sealed the same way, the files
+            are not copied
   offline   the key stays with you: joins and renewals wait until you sign them (`isthmus ca`)
 
 Examples:

@@ -75,8 +75,11 @@ fn issuance_line(issuance: &Issuance) -> String {
             format!("{count} gateways wait for the root, for up to {}: see `isthmus ca pending`", time::span(wait))
         }
     };
-    let custody = if issuance.offline { "root's key offline" } else { "root's key sealed" };
-    format!("{custody}; {waits}{own}")
+    match issuance.offline {
+        Some(true) => format!("root's key offline; {waits}{own}"),
+        Some(false) => format!("root's key sealed; {waits}{own}"),
+        None => "nothing is known of the root yet".to_owned(),
+    }
 }
 
 fn addresses_line(vips: &Vips) -> String {

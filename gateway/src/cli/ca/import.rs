@@ -10,8 +10,9 @@ use crate::cli::table::Table;
 use crate::cli::{Asker, CliError, Output, print, tell, time};
 
 pub(super) const EXAMPLES: &str = "\
-Each certificate is verified against the federation's root and the request that waits for it, and then agreed on.
-Importing a file again changes nothing. Importing needs the Unix socket: --admin unix:PATH.
+Each certificate is verified against the federation's root and the request that waits for it,
+and then agreed on. Importing a file again changes nothing. Importing needs the Unix socket
+(--admin unix:PATH), in a cluster that administers the federation.
 
 Examples:
   isthmus ca import signed.json

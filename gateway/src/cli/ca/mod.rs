@@ -50,6 +50,11 @@ pub(super) async fn run(asker: &Asker, command: Command) -> Result<(), CliError>
     }
 }
 
+/// How many gateways, in words.
+fn gateways(count: usize) -> String {
+    if count == 1 { "1 gateway".to_owned() } else { format!("{count} gateways") }
+}
+
 /// A failure that names the file.
 pub(super) fn failed(path: &Path, error: impl std::fmt::Display) -> CliError {
     CliError::Failed(format!("{}: {error}", path.display()))

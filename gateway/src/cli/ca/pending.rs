@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::write;
+use super::{gateways, write};
 use crate::admin::api::{CaRequest, CaRequests};
 use crate::ca_files::{Asking, RequestsFile};
 use crate::cli::client;
@@ -10,8 +10,9 @@ use crate::cli::table::Table;
 use crate::cli::{Asker, CliError, tell, time};
 
 pub(super) const EXAMPLES: &str = "\
-Shows gateways that join and gateways that renew; those keep their present certificates until these end. With a root
-that is sealed in the registry, voters sign within seconds and the list is empty.
+Shows gateways that join and gateways that renew; those keep their present certificates until
+these end. With a root that is sealed in the registry, voters sign within seconds and the list
+is empty.
 
 Examples:
   isthmus ca pending
@@ -36,10 +37,10 @@ pub(super) async fn run(asker: &Asker, args: &Args) -> Result<(), CliError> {
         if waiting.requests.is_empty() {
             return Err(CliError::Failed("nothing waits for the root: no file was written".to_owned()));
         }
-        let count = waiting.requests.len();
+        let who = gateways(waiting.requests.len());
         write(path, &file(waiting))?;
         let shown = path.display();
-        tell(format_args!("{count} requests in {shown}; where the root's key is: isthmus ca sign --requests {shown}"));
+        tell(format_args!("requests of {who} in {shown}; where the root's key is: isthmus ca sign --requests {shown}"));
     }
     asker.print(answer, table)
 }

@@ -12,8 +12,9 @@ use crate::cli::{CliError, Output, print, time};
 use super::failed;
 
 pub(super) const EXAMPLES: &str = "\
-Makes DIR/root.key (mode 0600) and DIR/root.crt. The key never leaves DIR: keep the directory, and a copy of it, away
-from every network. root.crt is no secret; `isthmus init --root offline` needs it. An existing root is not replaced.
+Makes DIR/root.key (mode 0600) and DIR/root.crt. The key never leaves DIR: keep the directory,
+and a copy of it, away from every network. root.crt is no secret; `isthmus init --root offline`
+needs it. An existing root is not replaced.
 
 Examples:
   isthmus ca root --federation acme.mesh --out root

@@ -9,15 +9,16 @@ use isthmus_identity::{INTERMEDIATE_LIFETIME, RootAuthority};
 use isthmus_model::spiffe::SpiffeId;
 use isthmus_model::time::UnixMillis;
 
-use super::{failed, read, write};
+use super::{failed, gateways, read, write};
 use crate::ca_files::{Asking, RequestsFile, Signed, SignedFile};
 use crate::cli::{CliError, Output, print, tell, time};
 use crate::config::duration;
 
 pub(super) const EXAMPLES: &str = "\
-Shows whose keys it is about to certify, and asks. Compare them with `isthmus ca pending` at a gateway that you trust:
-whoever could change the file on its way can put other keys in it. Requests for another federation or another root,
-and requests that are not made with their own keys, are refused; then nothing is signed.
+Shows whose keys it is about to certify, and asks. Compare them with `isthmus ca pending` at a
+gateway that you trust: whoever could change the file on its way can put other keys in it.
+Requests for another federation or another root, and requests that are not made with their
+own keys, are refused; then nothing is signed.
 
 Examples:
   isthmus ca sign --root-dir root --requests requests.json --out signed.json
@@ -80,10 +81,10 @@ fn sign(root: &RootAuthority, asking: &Asking) -> Result<Signed, isthmus_identit
 fn summary(root: &RootAuthority, requests: &RequestsFile) -> String {
     let ends = time::moment(UnixMillis::from(root.not_after()));
     let mut text = format!(
-        "federation  {}\nroot        {}, until {ends}\nto certify  {} gateways, for {} at most\n",
+        "federation  {}\nroot        {}, until {ends}\nto certify  {}, for {} at most\n",
         requests.federation,
         root.digest(),
-        requests.entries.len(),
+        gateways(requests.entries.len()),
         duration::format(INTERMEDIATE_LIFETIME)
     );
     for Asking { cluster, gateway, requests } in &requests.entries {
@@ -122,9 +123,9 @@ fn report(args: &Args, signed: &SignedFile, output: Output) -> Result<(), CliErr
             print(&format!("{answer:#}\n"))
         }
         Output::Table => print(&format!(
-            "signed for {} gateways: {out}\nTake it to a gateway of the federation: isthmus ca import {out}\n\
+            "signed for {}: {out}\nTake it to a gateway of the federation: isthmus ca import {out}\n\
              or, for the first gateway: isthmus init --config FILE --signed {out}\n",
-            signed.entries.len()
+            gateways(signed.entries.len())
         )),
     }
 }
