@@ -151,13 +151,13 @@ impl Reading {
         let certificates = judged.map_err(|error| refused(format!("{who}: {error}")))?;
         let answer = told(*id, node, true, certificates.not_after);
         let command = Command::Issue { node: *id, authority_key: signed.authority_key, certificates };
-        Ok(Judged::Good(command, answer))
+        Ok(Judged::Good(Box::new(command), answer))
     }
 }
 
 enum Judged {
     /// To be agreed on, and what to say then.
-    Good(Command, CaIssued),
+    Good(Box<Command>, CaIssued),
     /// Taken before.
     Known(CaIssued),
 }
@@ -181,7 +181,7 @@ pub(super) async fn take(state: &AdminState, signed: &Signed) -> Result<CaIssued
     match judged.inspect_err(|error| tracing::warn!(%error, "refused certificates that an operator brought"))? {
         Judged::Known(answer) => Ok(answer),
         Judged::Good(command, answer) => {
-            let changed = state.proposals.propose(command).await? == Outcome::Changed;
+            let changed = state.proposals.propose(*command).await? == Outcome::Changed;
             let CaIssued { cluster, gateway, node, .. } = &answer;
             tracing::info!(%cluster, %gateway, node, "took certificates that an operator brought from the root");
             Ok(CaIssued { changed, ..answer })
