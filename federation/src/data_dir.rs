@@ -132,6 +132,12 @@ impl DataDir {
         }
     }
 
+    /// The root that the founding of this gateway's federation waits for, while its key is offline.
+    #[must_use]
+    pub fn founding_request(&self) -> PathBuf {
+        self.path.join("founding.request.json")
+    }
+
     fn node_file(&self) -> PathBuf {
         self.path.join("node.json")
     }
@@ -188,6 +194,19 @@ impl DataDir {
         };
         let damaged = |error: serde_json::Error| DataDirError::Damaged { path: shown, reason: error.to_string() };
         serde_json::from_slice(&text).map(Some).map_err(damaged)
+    }
+
+    /// Removes a document, if it is there.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`].
+    pub fn remove(&self, path: &Path) -> Result<(), DataDirError> {
+        match std::fs::remove_file(path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(DataDirError::Io { path: path.display().to_string(), source })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Checks that the directory is the one that the configuration means.

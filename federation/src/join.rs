@@ -14,7 +14,7 @@ use isthmus_model::command::{Command, Introduction, Outcome, Refusal};
 use isthmus_model::name::FederationDomain;
 use isthmus_model::registry::Registry;
 use isthmus_model::registry::node::{Issued, NodeId, Requests, SealingKey};
-use isthmus_model::registry::token::{Digest, TokenId};
+use isthmus_model::registry::token::{Admitted, Digest, Redemption, TokenId};
 use isthmus_model::registry::trust::Custody;
 use isthmus_wire::peer::join_reply::Result as ReplyResult;
 use isthmus_wire::peer::{Admission, JoinReply, JoinRequest, Waiting, join_server};
@@ -59,15 +59,20 @@ impl JoinService {
         let token_secret = Zeroizing::new(request.token_secret.clone());
         let Newcomer { id, secret_hash, introduction } = Newcomer::read(request)?;
         let (cluster, gateway) = (introduction.cluster.clone(), introduction.gateway.clone());
-        if let Err(refusal) = self.check(&id, &secret_hash, &introduction, from).await {
-            // Whoever has a secret is no guesser, whatever else is wrong.
-            if matches!(refusal, Refusal::TokenUnknown | Refusal::TokenSecretMismatch) {
-                self.attempts().failed(from, Instant::now());
-            }
-            tracing::warn!(token = %id, %cluster, ?from, %refusal, "refused a join");
-            return refused(&refusal).map(Admittance::Refused);
-        }
         let requests = introduction.requests.clone();
+        match self.check(&id, &secret_hash, &introduction, from).await {
+            // It asks again for what it waits for, as often as the root's answer takes: that costs no write.
+            Ok(Some(node)) => return Ok(Admittance::Admitted { node, requests }),
+            Ok(None) => {}
+            Err(refusal) => {
+                // Whoever has a secret is no guesser, whatever else is wrong.
+                if matches!(refusal, Refusal::TokenUnknown | Refusal::TokenSecretMismatch) {
+                    self.attempts().failed(from, Instant::now());
+                }
+                tracing::warn!(token = %id, %cluster, ?from, %refusal, "refused a join");
+                return refused(&refusal).map(Admittance::Refused);
+            }
+        }
         let command = Command::RedeemToken { id: id.clone(), secret_hash, newcomer: introduction, from };
         match self.proposer.propose_proven(command, &token_secret).await {
             Ok(Outcome::Admitted { node }) => {
@@ -87,20 +92,24 @@ impl JoinService {
         self.attempts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the local registry says of the token, once it had time to hear of it.
+    /// What the local registry says of the token, once it had time to hear of it: the place that the newcomer has by
+    /// it already, if it has one.
     async fn check(
         &self,
         id: &TokenId,
         secret_hash: &Digest,
         newcomer: &Introduction,
         from: Option<IpAddr>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<NodeId>, Refusal> {
         let mut registry = self.registry.clone();
         let known = registry.wait_for(|registry| registry.token(id).is_ok());
         // Waiting in vain is an answer too: the look-up below gives it.
         let _ = tokio::time::timeout(TOKEN_ARRIVAL, known).await;
         let registry = self.registry.borrow();
-        registry.token(id)?.admits(secret_hash, newcomer, from, SystemTime::now().into()).map(|_| ())
+        match registry.token(id)?.admits(secret_hash, newcomer, from, SystemTime::now().into())? {
+            Admitted::Again(Redemption { node, .. }) if registry.nodes().contains_key(&node) => Ok(Some(node)),
+            _ => Ok(None),
+        }
     }
 
     /// The gateway's certificates, if they come in time.

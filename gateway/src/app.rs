@@ -244,9 +244,12 @@ async fn enroll(config: &GatewayConfig, east_west: SocketAddr, join: Option<Bear
             joined.with_context(|| format!("cannot join {} as {}", name.federation, name.cluster))
         }
         None if config.found => enroll::found(&name, &data).context("cannot found the federation"),
+        None if data.founding_request().exists() => anyhow::bail!(
+            "the founding waits for its root, whose key is offline: go on with `isthmus init --signed FILE`"
+        ),
         None => anyhow::bail!(
             "{directory} is empty: join with --join TOKEN (from `isthmus token create --cluster {}` at a member), \
-             or set `found: true` to start a new federation",
+             or start a new federation with `isthmus init` or `found: true`",
             config.cluster
         ),
     }

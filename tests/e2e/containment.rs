@@ -155,7 +155,8 @@ async fn calls(channel: Channel) -> [(&'static str, Code); 5] {
     let mut raft = RaftClient::new(channel.clone());
     let code = |result: Result<(), tonic::Status>| result.map_or_else(|status| status.code(), |()| Code::Ok);
     let command = serde_json::to_vec(&set_export()).expect("serializable");
-    let propose = RegistryClient::new(channel.clone()).propose(ProposeRequest { command, token_secret: Vec::new() }).await;
+    let propose =
+        RegistryClient::new(channel.clone()).propose(ProposeRequest { command, token_secret: Vec::new() }).await;
     let watch = HealthClient::new(channel).watch(HealthRequest {}).await;
     [
         ("vote", code(raft.vote(vote(2)).await.map(drop))),
@@ -245,7 +246,8 @@ async fn redeem(contact: &Cluster, config: Arc<ClientConfig>) -> Refusal {
 /// Proposes as that gateway, to the leader.
 async fn propose(channel: &Channel, command: &Command) -> Result<(), Refusal> {
     let command = serde_json::to_vec(command).expect("serializable");
-    let reply = RegistryClient::new(channel.clone()).propose(ProposeRequest { command, token_secret: Vec::new() }).await;
+    let reply =
+        RegistryClient::new(channel.clone()).propose(ProposeRequest { command, token_secret: Vec::new() }).await;
     match reply.expect("an answer").into_inner().result.expect("a result") {
         ProposeResult::Outcome(_) => Ok(()),
         ProposeResult::Refusal(refusal) => Err(serde_json::from_slice(&refusal).expect("a refusal")),

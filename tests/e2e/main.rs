@@ -16,5 +16,6 @@ mod manifests;
 mod membership;
 mod redirect;
 mod registry;
+mod root;
 mod rotation;
 mod workload;

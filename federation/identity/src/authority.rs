@@ -1,6 +1,7 @@
 //! The two certificate authorities: [`RootAuthority`] of the federation and [`ClusterAuthority`] of a
 //! cluster. Both work on data handed to them; neither reads a clock.
 
+mod anchor;
 mod cluster;
 mod root;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use rcgen::{
 };
 use rustls::pki_types::CertificateDer;
 
+pub use anchor::{ROOT_VALIDITY_LEFT_MIN, RootCertificate};
 pub use cluster::{ClusterAuthority, LiveAuthority};
 pub use root::RootAuthority;
 

@@ -100,6 +100,13 @@ pub(crate) fn spiffe_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, V
     }
 }
 
+/// Whether its key is on P-256: the only kind of private key that there is here.
+pub(crate) fn has_p256_key(certificate: &X509Certificate<'_>) -> bool {
+    let algorithm = &certificate.public_key().algorithm;
+    let curve = algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
+    algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY && curve.is_some_and(|curve| curve == OID_EC_P256)
+}
+
 /// Whether its key is of a kind that a federation signs. The TLS library would take others, such as RSA.
 pub(crate) fn has_modern_key(certificate: &X509Certificate<'_>) -> bool {
     let algorithm = &certificate.public_key().algorithm;

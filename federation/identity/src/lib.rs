@@ -20,6 +20,7 @@ pub mod error;
 mod file;
 #[cfg(test)]
 mod fixture;
+pub mod issued;
 pub mod key;
 pub mod keyring;
 mod request;
@@ -29,9 +30,13 @@ pub mod token;
 pub mod verify;
 
 pub use archive::{ArchiveError, ArchiveReader, ArchiveWriter, Recipient};
-pub use authority::{CLOCK_SKEW, ClusterAuthority, INTERMEDIATE_LIFETIME, LiveAuthority, ROOT_LIFETIME, RootAuthority};
+pub use authority::{
+    CLOCK_SKEW, ClusterAuthority, INTERMEDIATE_LIFETIME, LiveAuthority, ROOT_LIFETIME, ROOT_VALIDITY_LEFT_MIN,
+    RootAuthority, RootCertificate,
+};
 pub use certificate::{CERTIFICATE_LEN_MAX, certificate_key_digest, certificate_summary};
 pub use error::{IdentityError, VerifyError};
+pub use issued::check_issued;
 pub use key::{PrivateKey, random_digest, sha256};
 pub use keyring::{GatewayCredentials, GatewayKeys};
 pub use request::{CSR_LEN_MAX, csr_key_digest};

@@ -24,8 +24,9 @@ use crate::dial::{self, ALPN_H2};
 
 /// Pause before the contacts are tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
-/// Pause before one that is admitted asks again whether it is certified.
-const WAITING_PAUSE: Duration = Duration::from_secs(2);
+/// Pause before an admitted gateway asks again whether its certificates are signed. The operator has to walk to the
+/// root's key and back.
+const SIGNED_PAUSE: Duration = Duration::from_secs(2);
 /// After this long without an answer, a line tells what is being waited for.
 const PROGRESS_AFTER: Duration = Duration::from_secs(2);
 
@@ -123,7 +124,7 @@ async fn ask_contacts(
             tracing::info!(federation = %token.federation, %last, "still waiting for a contact to answer the join");
             told = true;
         }
-        tokio::time::sleep(if waits { WAITING_PAUSE } else { RETRY_PAUSE }).await;
+        tokio::time::sleep(if waits { SIGNED_PAUSE } else { RETRY_PAUSE }).await;
     }
 }
 
@@ -134,7 +135,8 @@ fn wait_for_signature(token: &BearerToken, offline: bool) {
         tracing::info!(
             cluster,
             "admitted; waiting for an operator to sign this gateway's certificates: \
-            `isthmus ca pending` at a member shows the request, `isthmus ca sign` answers it"
+            `isthmus ca pending --export FILE` at a member writes the request down, `isthmus ca sign` answers it \
+            where the root's key is, `isthmus ca import` at the member brings the answer"
         );
     } else {
         tracing::info!(cluster, "admitted; waiting for a voter to sign this gateway's certificates");

@@ -19,7 +19,7 @@ use isthmus_model::locality::Locality;
 use isthmus_model::name::{ClusterName, FederationDomain, Label};
 use isthmus_model::registry::node::{Certificates, NodeId};
 
-pub use found::{FOUNDER, found};
+pub use found::{FOUNDER, ask_root, found, found_signed, found_under};
 pub use join::join;
 pub use restore::{RestoreError, Restored, restore};
 
@@ -171,6 +171,27 @@ pub enum EnrollError {
     /// The founding on disk is something else.
     #[error("founding.json in the data directory does not found a federation: restore it, or empty the directory")]
     NotAFounding,
+    /// A root's key that is offline has not answered yet.
+    #[error(
+        "the founding waits for its root, whose key is offline: go on with `isthmus init --signed FILE`, or remove {path} to found otherwise"
+    )]
+    WaitsForRoot {
+        /// What records that it waits.
+        path: String,
+    },
+    /// Another founding was begun in the directory.
+    #[error(
+        "a founding with a sealed root was begun in the data directory: start the gateway to finish it, or empty the directory"
+    )]
+    Begun,
+    /// An answer without a question.
+    #[error("nothing was asked of an offline root here: begin with `isthmus init --root offline --root-cert FILE`")]
+    NothingAsked,
+    /// The answer is not for this gateway's keys.
+    #[error(
+        "nothing in it is for this gateway's keys: is it the answer to the latest requests, and is the data directory the one that they were made in?"
+    )]
+    NotForThisGateway,
     /// The answer makes no sense.
     #[error("{contact} admitted this gateway with an unusable answer: {reason}")]
     BadAdmission {

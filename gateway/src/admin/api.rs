@@ -22,6 +22,8 @@
 //! | `POST /v1/ca/rotation` | [`RotationStarted`](super::ca::api::RotationStarted) |
 //! | `POST /v1/ca/rotation/advance` with [`Advance`](super::ca::api::Advance) | [`RotationChanged`](super::ca::api::RotationChanged) |
 //! | `DELETE /v1/ca/rotation` | [`RotationChanged`](super::ca::api::RotationChanged) |
+//! | `GET /v1/ca/requests` | [`CaRequests`] |
+//! | `POST /v1/ca/certificates` with [`Signed`](crate::ca_files::Signed) | [`CaIssued`] |
 //!
 //! Any other answer is a [`Failure`] with a status of 4xx or 5xx.
 
@@ -39,6 +41,8 @@ use isthmus_model::registry::token::TokenId;
 use isthmus_model::spiffe::{SpiffeId, WorkloadName};
 use isthmus_model::time::UnixMillis;
 use serde::{Deserialize, Serialize};
+
+pub use super::ca_requests::{CaIssued, CaRequest, CaRequests, Issuance};
 
 /// Why a request was not answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +77,9 @@ pub struct Status {
     /// The virtual addresses of services, as this gateway listens on them.
     #[serde(default)]
     pub vips: Vips,
+    /// How gateways' certificates stand.
+    #[serde(default)]
+    pub issuance: Issuance,
 }
 
 /// Virtual addresses, each with its ports counted one by one.

@@ -10,6 +10,7 @@
 pub mod api;
 mod backup;
 pub mod ca;
+mod ca_requests;
 mod failure;
 #[cfg(test)]
 pub(crate) mod fixture;

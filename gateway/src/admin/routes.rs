@@ -7,7 +7,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, FromRef, Path, Query, Request, State};
 use axum::http::uri::Authority;
-use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -16,9 +16,10 @@ use isthmus_model::name::{ClusterName, Label, ServiceName};
 use isthmus_model::registry::token::TokenId;
 use serde::Deserialize;
 
+use super::ca_requests::ANSWER_BYTES_MAX;
 use super::failure::Failure;
 use super::view::Reading;
-use super::{AdminState, api, backup, ca, membership, tokens};
+use super::{AdminState, api, backup, ca, ca_requests, membership, tokens};
 use crate::config::{GatewayConfig, is_loopback};
 
 /// The largest request. A token request has under 300 bytes.
@@ -45,6 +46,7 @@ pub fn router(state: AdminState, surface: Surface) -> Router {
         .route("/v1/config", get(async |State(now): State<Reading>| Json(GatewayConfig::clone(&now.config))))
         .route("/v1/audit", get(async |State(now): State<Reading>| Json(now.audit())))
         .route("/v1/tokens", get(async |State(now): State<Reading>| Json(now.tokens())))
+        .route("/v1/ca/requests", get(async |State(now): State<Reading>| now.ca_requests().map(Json)))
         .merge(ca::reads());
     let routes = match surface {
         Surface::Loopback => routes,
@@ -53,20 +55,28 @@ pub fn router(state: AdminState, surface: Surface) -> Router {
             .route("/v1/tokens", post(create_token))
             .route("/v1/tokens/{id}", delete(revoke_token))
             .route("/v1/clusters/{name}", post(change_membership))
-            .route("/v1/backup", post(backup::create)),
+            .route("/v1/backup", post(backup::create))
+            .route("/v1/ca/certificates", post(take_certificates).layer(DefaultBodyLimit::max(ANSWER_BYTES_MAX))),
     };
+    let read_only = surface == Surface::Loopback;
     let routes = routes
-        .fallback(async |uri: Uri| Failure::new(StatusCode::NOT_FOUND, format!("there is no {}", uri.path())))
-        .method_not_allowed_fallback(async || {
-            let message = "not allowed here: changes are taken only on admin.sock in the gateway's data directory";
-            Failure::new(StatusCode::METHOD_NOT_ALLOWED, message)
+        .fallback(async move |method: Method, uri: Uri| {
+            let changes = !matches!(method, Method::GET | Method::HEAD);
+            let missing = || Failure::new(StatusCode::NOT_FOUND, format!("there is no {}", uri.path()));
+            if read_only && changes { not_allowed() } else { missing() }
         })
+        .method_not_allowed_fallback(async || not_allowed())
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(state);
     match surface {
         Surface::Loopback => routes.layer(middleware::from_fn(refuse_foreign_host)),
         Surface::Socket => routes,
     }
+}
+
+fn not_allowed() -> Failure {
+    let message = "not allowed here: changes are taken only on admin.sock in the gateway's data directory";
+    Failure::new(StatusCode::METHOD_NOT_ALLOWED, message)
 }
 
 impl FromRef<AdminState> for Reading {
@@ -101,6 +111,16 @@ async fn create_token(
     let request = serde_json::from_slice(&body);
     let request = request.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, format!("token request: {error}")))?;
     Ok((StatusCode::CREATED, Json(tokens::create(&state, request).await?)))
+}
+
+async fn take_certificates(
+    State(state): State<AdminState>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<api::CaIssued>, Failure> {
+    let body = body.map_err(|rejection| Failure::new(rejection.status(), rejection.body_text()))?;
+    let signed = serde_json::from_slice(&body);
+    let signed = signed.map_err(|error| Failure::new(StatusCode::BAD_REQUEST, format!("certificates: {error}")))?;
+    Ok(Json(ca_requests::take(&state, &signed).await?))
 }
 
 async fn revoke_token(

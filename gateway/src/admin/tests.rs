@@ -236,3 +236,54 @@ async fn a_rebound_name_is_refused() {
         let _: api::Status = asked.get("/v1/status").await;
     }
 }
+
+/// What waits is listed on both surfaces; an answer is taken on the socket only, and only from the root.
+#[tokio::test]
+async fn requests_for_the_root_are_listed_and_answers_are_judged() {
+    use isthmus_model::command::Entry;
+    use isthmus_model::fixture;
+    use isthmus_model::time::UnixMillis;
+
+    let world = World::new();
+    let renewal = {
+        let command = Command::RequestCertificates { node: 2, requests: fixture::requests(9) };
+        Entry { origin: "us-west".parse().expect("valid"), at: UnixMillis(0), command }
+    };
+    let mut registry = world.registry.lock().expect("no panic holds it").clone();
+    assert_eq!(registry.apply(&renewal), Ok(Outcome::Changed));
+    world.publish.send_replace(Arc::new(registry.clone()));
+    *world.registry.lock().expect("no panic holds it") = registry;
+
+    let reading = world.on(Surface::Loopback);
+    let waiting: api::CaRequests = reading.get("/v1/ca/requests").await;
+    assert!(!waiting.offline);
+    let [request] = waiting.requests.as_slice() else { panic!("{waiting:?}") };
+    assert_eq!((request.node, request.cluster.as_str()), (2, "us-west"));
+    assert_eq!(request.certificates_end, Some(UnixMillis(u64::MAX)));
+    assert_eq!(request.requests, fixture::requests(9));
+    let status: api::Status = reading.get("/v1/status").await;
+    assert_eq!((status.issuance.waiting, status.issuance.longest_wait_ms.is_some()), (1, true));
+
+    let answer = |cluster: &str, key: u8| {
+        let certificates = fixture::certificates(fixture::ROOT);
+        let authority_key = fixture::requests(key).authority_key;
+        json!({ "cluster": cluster, "gateway": "gw-1", "authority_key": authority_key, "certificates": certificates })
+    };
+    let path = "/v1/ca/certificates";
+    let (status, _) = reading.refusal("POST", path, answer("us-west", 9).to_string()).await;
+    assert_eq!(status, 405);
+    let changing = world.on(Surface::Socket);
+    for (body, status, reason) in [
+        (answer("us-west", 9).to_string(), 409, "us-west/gw-1: the root certificate cannot be used"),
+        (answer("us-west", 8).to_string(), 409, "us-west/gw-1 does not wait for this key"),
+        (answer("us-north", 9).to_string(), 404, "us-north/gw-1 is not a gateway"),
+        ("{}".to_owned(), 400, "certificates: "),
+        ("x".repeat(64 << 10), 413, ""),
+    ] {
+        let (found, error) = changing.refusal("POST", path, body).await;
+        assert_eq!(found, status, "{error}");
+        assert!(error.contains(reason), "{error}");
+    }
+    let (status, known) = changing.call("POST", path, answer("us-west", 2).to_string()).await;
+    assert_eq!((status, &known["changed"]), (200, &Value::from(false)), "answered before: {known}");
+}

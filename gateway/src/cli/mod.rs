@@ -14,6 +14,7 @@ mod clusters;
 mod config;
 mod endpoints;
 mod gateway;
+mod init;
 mod logging;
 mod problems;
 mod services;
@@ -84,6 +85,9 @@ enum Output {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Prepare the first gateway of a federation, and choose where the root's key is
+    #[command(after_help = init::EXAMPLES)]
+    Init(init::Args),
     /// Run a cluster's gateway
     #[command(after_help = gateway::EXAMPLES)]
     Gateway(Logged<gateway::Args>),
@@ -129,7 +133,7 @@ enum Command {
     /// Prepare a gateway to start the federation again from a backup
     #[command(after_help = backup::RESTORE_EXAMPLES)]
     Restore(backup::RestoreArgs),
-    /// Show and replace the federation's root of trust
+    /// Show and replace the federation's root of trust, and sign where its key is offline
     #[command(after_help = ca::EXAMPLES)]
     #[command(subcommand)]
     Ca(ca::Command),
@@ -240,6 +244,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
     let Cli { global, command } = cli;
     let asker = Asker { client: AdminClient::new(global.admin), output: global.output };
     match command {
+        Command::Init(args) => init::run(&args, asker.output),
         Command::Gateway(Logged { args, log }) => {
             log.start()?;
             serving()?.block_on(gateway::run(args))

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use isthmus_federation::status::Role;
 
 use super::time;
-use crate::admin::api::{Member, RegistryState, Status, UnboundVip, Vips};
+use crate::admin::api::{Issuance, Member, RegistryState, Status, UnboundVip, Vips};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -26,6 +26,7 @@ pub(super) fn table(status: &Status) -> String {
         ("gateway", format!("{}, node {}, isthmus {}", status.gateway, registry.node, status.version)),
         ("registry", registry_line(registry)),
         ("agreement", agreement_line(registry)),
+        ("issuance", issuance_line(&status.issuance)),
         ("clusters", format!("{} up, {} down{unknown}", clusters.up, clusters.down)),
         ("exports", format!("{} of this cluster, {} in the federation", status.exports, status.services)),
         ("addresses", addresses_line(&status.vips)),
@@ -61,6 +62,23 @@ fn agreement_line(registry: &RegistryState) -> String {
             format!("agreed state is {} old: no leader with a quorum since {}", time::span(age), time::moment(since))
         }
         _ => format!("current, revision {}", registry.revision),
+    }
+}
+
+fn issuance_line(issuance: &Issuance) -> String {
+    let own = issuance.own_certificates_end.map(|end| format!("; own certificates end {}", time::moment(end)));
+    let own = own.unwrap_or_default();
+    let waits = match (issuance.waiting, issuance.longest_wait_ms) {
+        (0, _) | (_, None) => "nothing waits for the root".to_owned(),
+        (1, Some(wait)) => format!("1 gateway waits for the root, for {}: see `isthmus ca pending`", time::span(wait)),
+        (count, Some(wait)) => {
+            format!("{count} gateways wait for the root, for up to {}: see `isthmus ca pending`", time::span(wait))
+        }
+    };
+    match issuance.offline {
+        Some(true) => format!("root's key offline; {waits}{own}"),
+        Some(false) => format!("root's key sealed; {waits}{own}"),
+        None => "nothing is known of the root yet".to_owned(),
     }
 }
 

@@ -10,8 +10,9 @@ use isthmus_model::registry::trust::{Custody, Envelope, Root};
 use isthmus_model::spiffe::{Principal, SpiffeId};
 use rcgen::{BasicConstraints, GeneralSubtree, IsCa, KeyUsagePurpose, NameConstraints, SanType};
 use rustls::pki_types::CertificateDer;
+use x509_parser::certificate::X509Certificate;
 
-use super::{ROOT_LIFETIME, dated, issuer, named};
+use super::{ROOT_LIFETIME, RootCertificate, dated, issuer, named};
 use crate::certificate::{self, Window};
 use crate::error::IdentityError;
 use crate::file;
@@ -39,7 +40,7 @@ impl RootAuthority {
     pub fn create(federation: &FederationDomain, now: SystemTime) -> Result<Self, IdentityError> {
         let key = PrivateKey::generate()?;
         let mut params = dated(now, ROOT_LIFETIME, None)?;
-        params.distinguished_name = named(federation.as_str(), format!("{federation} root"));
+        params.distinguished_name = named(federation.as_str(), common_name_of(federation));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let certificate = params.self_signed(key.material()).map_err(|_| IdentityError::Crypto("signing"))?;
@@ -72,6 +73,26 @@ impl RootAuthority {
     pub fn load(dir: &Path, federation: FederationDomain) -> Result<Self, IdentityError> {
         let key = PrivateKey::load(&dir.join(KEY_FILE))?;
         Self::new(federation, key, file::read_certificate(&dir.join(CERTIFICATE_FILE))?.to_vec())
+    }
+
+    /// Takes over an operator's own root, or an authority below it, for a federation that is about to be founded.
+    ///
+    /// # Errors
+    /// As [`RootCertificate::load`], [`PrivateKey::load`] and [`Self::new`].
+    pub fn adopt(
+        federation: FederationDomain,
+        certificate: &Path,
+        key: &Path,
+        now: SystemTime,
+    ) -> Result<Self, IdentityError> {
+        let certificate = RootCertificate::load(certificate, now)?;
+        Self::new(federation, PrivateKey::load(key)?, certificate.der().to_vec())
+    }
+
+    /// Whether a directory has a root already, or a part of one.
+    #[must_use]
+    pub fn is_in(dir: &Path) -> bool {
+        dir.join(KEY_FILE).exists() || dir.join(CERTIFICATE_FILE).exists()
     }
 
     /// Seals the key to gateway `node`, which alone can [`unseal`](Self::unseal) it.
@@ -112,6 +133,20 @@ impl RootAuthority {
     #[must_use]
     pub fn federation(&self) -> &FederationDomain {
         &self.federation
+    }
+
+    /// Whether its certificate says that it was made for another federation. That of an operator's own says nothing.
+    #[must_use]
+    pub fn is_made_for_another(&self) -> bool {
+        let parsed = certificate::parse(&self.certificate);
+        let made_for = parsed.ok().and_then(|parsed| made_for(&parsed));
+        made_for.is_some_and(|made_for| made_for != self.federation)
+    }
+
+    /// When its certificate ends.
+    #[must_use]
+    pub fn not_after(&self) -> SystemTime {
+        self.window.not_after
     }
 
     /// Its certificate, DER.
@@ -209,6 +244,19 @@ impl RootAuthority {
         let (trust_domain, federation) = (domain.clone(), self.federation.clone());
         Err(IdentityError::OutsideFederation { trust_domain, federation })
     }
+}
+
+/// The federation that [`RootAuthority::create`] made a certificate for.
+fn made_for(certificate: &X509Certificate<'_>) -> Option<FederationDomain> {
+    let subject = certificate.subject();
+    let organization = subject.iter_organization().next()?.as_str().ok()?;
+    let common_name = subject.iter_common_name().next()?.as_str().ok()?;
+    let federation = organization.parse::<FederationDomain>().ok()?;
+    (common_name == common_name_of(&federation)).then_some(federation)
+}
+
+fn common_name_of(federation: &FederationDomain) -> String {
+    format!("{federation} root")
 }
 
 /// What an envelope is for. The same key sealed to the same gateway for another root or federation does not open.

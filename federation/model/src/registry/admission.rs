@@ -39,7 +39,12 @@ impl Registry {
     }
 
     pub(super) fn mint(&mut self, id: &TokenId, token: Token, at: UnixMillis) -> Result<Outcome, Refusal> {
-        let kept = |token: &Token| token.expires_at.saturating_add(TOKEN_RECORD_KEPT) > at;
+        // Whoever waits for an offline root comes again with its token until it is certified.
+        let nodes = &self.nodes;
+        let waits = |used: &Redemption| nodes.get(&used.node).is_some_and(|node| !node.is_certified());
+        let kept = |token: &Token| {
+            token.expires_at.saturating_add(TOKEN_RECORD_KEPT) > at || token.redemptions.iter().any(waits)
+        };
         if let Some(known) = self.tokens.get(id).filter(|known| kept(known)) {
             return if known.same_content(&token) { Ok(Outcome::Unchanged) } else { Err(Refusal::TokenConflict) };
         }

@@ -494,6 +494,27 @@ fn tokens_are_limited_and_the_long_expired_make_room() {
     fed.refuses("us-east", redeem(1, introduction("us-west", 2)), Refusal::TokenUnknown);
 }
 
+/// An offline root answers when its operator does.
+#[test]
+fn a_token_is_on_record_as_long_as_someone_waits_by_it() {
+    let mut fed = Federated::new();
+    fed.changes("us-east", mint(1, join("us-west")));
+    assert_eq!(fed.apply("us-east", redeem(1, introduction("us-west", 2))), Ok(Outcome::Admitted { node: 2 }));
+    let sweep = |fed: &mut Federated, number| {
+        let mut fresh = mint(number, join("eu-central"));
+        if let Command::MintToken { expires_at, .. } = &mut fresh {
+            *expires_at = UnixMillis(u64::MAX);
+        }
+        fed.changes("us-east", fresh);
+    };
+    fed.now = UnixMillis(10 * MINUTE).saturating_add(7 * TOKEN_RECORD_KEPT).0;
+    sweep(&mut fed, 2);
+    assert_eq!(fed.apply("us-east", redeem(1, introduction("us-west", 2))), Ok(Outcome::Admitted { node: 2 }));
+    fed.changes("us-east", crate::fixture::issue(2, 2, crate::fixture::ROOT));
+    sweep(&mut fed, 3);
+    fed.refuses("us-east", redeem(1, introduction("us-west", 2)), Refusal::TokenUnknown);
+}
+
 #[test]
 fn a_full_federation_still_takes_a_gateway_back() {
     let mut fed = Federated::new();

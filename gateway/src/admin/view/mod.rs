@@ -69,6 +69,7 @@ impl Reading {
             services: self.registry.exports().len(),
             problems: self.source.problems.len() + self.source.problems_suppressed,
             vips: self.vips(),
+            issuance: self.issuance(),
         }
     }
 

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{outdated, phase, short, status};
+use super::status::{self, outdated, phase, short};
 use crate::admin::ca::api::{Advance, Ca, Rotation, RotationChanged, RotationStarted};
 use crate::cli::client::unreadable;
 use crate::cli::{Asker, CliError, tell};
@@ -77,7 +77,7 @@ pub(super) async fn run(asker: &Asker, args: Args) -> Result<(), CliError> {
 
 fn finished(ca: &Ca) -> String {
     let tokens = if ca.outdated_tokens == 0 { String::new() } else { format!("{}\n", outdated(ca.outdated_tokens)) };
-    let status = status(&Ca { outdated_tokens: 0, ..ca.clone() });
+    let status = status::table(&Ca { outdated_tokens: 0, ..ca.clone() });
     format!(
         "the root is replaced: everything is signed by the new one, and the old one is not trusted any more\n{tokens}\n{status}"
     )

@@ -16,7 +16,7 @@ fn status_shows_the_roots_and_who_is_missing() {
     let rotation =
         json!({ "root": new, "phase": "distribute", "started_at": 1_700_000_000_000_u64, "clusters": clusters });
     let ca = json!({ "roots": [root(&old, true), root(&new, false)], "rotation": rotation, "outdated_tokens": 2 });
-    let text = status(&serde_json::from_value(ca).expect("valid"));
+    let text = table(&serde_json::from_value(ca).expect("valid"));
     for part in [
         "1111111111111111  O=acme.mesh, CN=acme.mesh root  yes    2023-11-14T22:13:20Z  sealed  us-east/gw-1\n",
         "rotation to 2222222222222222 since 2023-11-14T22:13:20Z, phase distribute",

@@ -1,25 +1,16 @@
-//! `isthmus ca`.
-
-mod rotate;
+//! `isthmus ca status`: the roots of trust, and how far a change of root is.
 
 use std::fmt::Write as _;
 
-use clap::Subcommand;
 use isthmus_model::registry::token::Digest;
 use isthmus_model::registry::trust::Phase;
 
-use super::table::Table;
-use super::{Asker, CliError, time};
 use crate::admin::api::Member;
 use crate::admin::ca::api::{Ca, ClusterProgress, Custody, Rotation};
+use crate::cli::table::Table;
+use crate::cli::time;
 
 pub(super) const EXAMPLES: &str = "\
-Examples:
-  isthmus ca status
-  isthmus ca rotate
-  isthmus ca rotate --fence eu-central";
-
-const STATUS_EXAMPLES: &str = "\
 Examples:
   isthmus ca status
   isthmus ca status -o json | jq -r '.rotation.clusters[] | select(.done | not) | .name'";
@@ -27,28 +18,11 @@ Examples:
 /// Digits of a key's digest that people see: enough to tell any two roots apart.
 const KEY_DIGITS: usize = 16;
 
-#[derive(Debug, Subcommand)]
-pub(super) enum Command {
-    /// Show the roots of trust, and how far a change of root is
-    #[command(after_help = STATUS_EXAMPLES)]
-    Status,
-    /// Replace the root of trust by a new one, while traffic goes on
-    #[command(after_help = rotate::EXAMPLES)]
-    Rotate(rotate::Args),
-}
-
-pub(super) async fn run(asker: &Asker, command: Command) -> Result<(), CliError> {
-    match command {
-        Command::Status => asker.show("/v1/ca", status).await,
-        Command::Rotate(args) => rotate::run(asker, args).await,
-    }
-}
-
-fn short(key: &Digest) -> String {
+pub(super) fn short(key: &Digest) -> String {
     key.to_string().chars().take(KEY_DIGITS).collect()
 }
 
-fn status(ca: &Ca) -> String {
+pub(super) fn table(ca: &Ca) -> String {
     let mut table = Table::new(&["ROOT", "SUBJECT", "SIGNS", "UNTIL", "KEY", "KEPT BY"]);
     for root in &ca.roots {
         let keepers: Vec<String> = root.keepers.iter().map(keeper).collect();
@@ -83,14 +57,14 @@ fn keeper(member: &Member) -> String {
     }
 }
 
-fn phase(phase: Phase) -> &'static str {
+pub(super) fn phase(phase: Phase) -> &'static str {
     match phase {
         Phase::Distribute => "distribute",
         Phase::Reissue => "reissue",
     }
 }
 
-fn progress(rotation: &Rotation) -> String {
+pub(super) fn progress(rotation: &Rotation) -> String {
     let mut table = Table::new(&["CLUSTER", "GATEWAY", "REACH", "PART", "CERTIFIED BY"]);
     for cluster in &rotation.clusters {
         for gateway in &cluster.gateways {
@@ -110,7 +84,7 @@ fn progress(rotation: &Rotation) -> String {
     )
 }
 
-fn reach(cluster: &ClusterProgress) -> String {
+pub(super) fn reach(cluster: &ClusterProgress) -> String {
     use isthmus_model::health::Reach;
     match cluster.reach {
         Reach::Up => "up",
@@ -120,7 +94,7 @@ fn reach(cluster: &ClusterProgress) -> String {
     .to_owned()
 }
 
-fn outdated(count: usize) -> String {
+pub(super) fn outdated(count: usize) -> String {
     format!(
         "{count} open tokens pin a root that does not sign any more: create them anew (`isthmus token list` tells which \
          were minted before the rotation)"
