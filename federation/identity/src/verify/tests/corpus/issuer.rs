@@ -180,7 +180,8 @@ fn names_and_other_extensions_of_the_intermediate() {
 
 #[test]
 fn roots() {
-    let cases: Vec<(&str, fn(&mut Draft), bool)> = vec![
+    type Case = (&'static str, fn(&mut Draft), bool);
+    let cases: Vec<Case> = vec![
         ("unchanged", |_| {}, true),
         ("path length 1", |r| r.set(BASIC_CONSTRAINTS, &[0x30, 6, 1, 1, 0xff, 2, 1, 1]), true),
         ("path length 0", |r| r.set(BASIC_CONSTRAINTS, CA_OVER_LEAVES), false),
