@@ -364,10 +364,10 @@ async fn a_join_outlives_the_leader_that_took_it() {
     }
     // The redemption is agreed, and the leader is gone.
     let (place, _listener) = Place::new("ap-south").await;
-    let mut token = west.mint(&place, Duration::from_secs(60)).await;
+    let mut token = east.mint(&place, Duration::from_secs(60)).await;
     let newcomer = introduction(&place);
     let redeem = Command::RedeemToken { id: token.id.clone(), secret_hash: token.secret.hash(), newcomer, from: None };
-    assert_eq!(west.handle.propose(redeem).await.expect("redeems"), Outcome::Admitted { node: 4 });
+    assert_eq!(east.handle.propose(redeem).await.expect("redeems"), Outcome::Admitted { node: 4 });
     east.stop().await;
     // Another gateway finishes the same join, with certificates that another keeper signed if that one had not.
     token.contacts = vec![eu.address];

@@ -52,7 +52,7 @@ async fn three_clusters_join_and_every_bad_token_is_refused_with_its_reason() {
     let answer = east.ask(["token", "revoke", &text(&revoked["id"])]).await;
     assert_eq!(answer["changed"], true);
     let good = east.join_token("ap-south").await;
-    let spent = west.join_token("ap-north").await;
+    let spent = east.join_token("ap-north").await;
     let mut north = Cluster::new("ap-north", "");
     north.start(Some(&spent));
     settled(&north, 4).await;

@@ -213,7 +213,7 @@ async fn a_backup_is_made_for_whole_recipients_only_and_not_over_the_port() {
     }
     let recipient = isthmus_identity::Recipient(world.state.opening_key.public()).to_string();
     let request = json!({ "recipient": recipient }).to_string();
-    assert_eq!(world.on(Surface::Loopback).refusal("POST", "/v1/backup", request.clone()).await.0, 404);
+    assert_eq!(world.on(Surface::Loopback).refusal("POST", "/v1/backup", request.clone()).await.0, 405);
     // One that does not keep the root's key says who does.
     let status = isthmus_federation::RegistryStatus { node: 2, ..world.state.status.borrow().clone() };
     let state = AdminState { status: watch::Sender::new(status).subscribe(), ..world.state.clone() };

@@ -24,9 +24,38 @@ Examples:
   isthmus cluster fence us-west --why 'its machine was stolen'
   isthmus cluster unfence us-west";
 
+const DRAIN_EXAMPLES: &str = "\
+Requests of other clusters move away within twenty seconds; then the exports are withdrawn.
+
+Examples:
+  isthmus cluster drain us-west
+  isthmus cluster drain us-west --undo";
+
+const LEAVE_EXAMPLES: &str = "\
+Examples:
+  isthmus cluster leave us-west
+  # Its gateways are gone already
+  isthmus cluster leave us-west --now";
+
+const FENCE_EXAMPLES: &str = "\
+Its keys are refused and its sessions cut wherever the registry is heard, within two seconds.
+
+Examples:
+  isthmus cluster fence us-west --why 'its machine was stolen'";
+
+const UNFENCE_EXAMPLES: &str = "\
+Examples:
+  isthmus cluster unfence us-west";
+
+const ADMINISTRATOR_EXAMPLES: &str = "\
+Examples:
+  isthmus cluster administrator us-west
+  isthmus cluster administrator us-west --remove";
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Move traffic away from a cluster, and withdraw its exports
+    #[command(after_help = DRAIN_EXAMPLES)]
     Drain {
         /// Which cluster
         cluster: ClusterName,
@@ -35,6 +64,7 @@ pub(super) enum Command {
         undo: bool,
     },
     /// Drain a cluster, then end its membership
+    #[command(after_help = LEAVE_EXAMPLES)]
     Leave {
         /// Which cluster
         cluster: ClusterName,
@@ -43,6 +73,7 @@ pub(super) enum Command {
         now: bool,
     },
     /// Cut a cluster off at once, with all of its keys
+    #[command(after_help = FENCE_EXAMPLES)]
     Fence {
         /// Which cluster
         cluster: ClusterName,
@@ -51,11 +82,13 @@ pub(super) enum Command {
         why: String,
     },
     /// Take a fence back, unless the cluster has joined anew since
+    #[command(after_help = UNFENCE_EXAMPLES)]
     Unfence {
         /// Which cluster
         cluster: ClusterName,
     },
     /// Let a cluster's operators act on other clusters, or no longer
+    #[command(after_help = ADMINISTRATOR_EXAMPLES)]
     Administrator {
         /// Which cluster
         cluster: ClusterName,

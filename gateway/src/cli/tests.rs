@@ -109,7 +109,11 @@ other-region  30.0%  us-west/gw-1  127.0.0.1:25443    3/4    up         spiffe:/
 ";
     assert_eq!(endpoints, expected);
     let clusters = served.table("/v1/clusters", clusters::table).await;
-    assert!(clusters.contains("us-west  us-west-1  gw-1     2     127.0.0.1:25443  up     learner"), "{clusters}");
+    assert!(
+        clusters.contains("us-east (administrator)  us-east-1  gw-1     1     127.0.0.1:15443  up     leader"),
+        "{clusters}"
+    );
+    assert!(clusters.contains("us-west-1  gw-1     2     127.0.0.1:25443  up     learner"), "{clusters}");
     assert_eq!(served.table("/v1/problems", problems::table).await, "shop.yaml:3: error: broken\n");
     served.stop().await;
 }
