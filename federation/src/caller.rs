@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
+use isthmus_identity::tls::Guarded;
 use isthmus_identity::{CLOCK_SKEW, LiveIdentity, Peer, Verified};
 use isthmus_model::name::ClusterName;
 use isthmus_model::spiffe::SpiffeId;
@@ -17,10 +18,9 @@ use tonic::{Request, Status};
 
 /// A TLS connection with what is known of its peer, as the gRPC server takes it.
 pub struct PeerStream<S = TcpStream> {
-    tls: TlsStream<S>,
+    /// Breaks when the peer is not trusted any more.
+    tls: Guarded<TlsStream<S>>,
     caller: Caller,
-    /// Ends reading and writing when the peer is not trusted any more.
-    distrusted: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// What lives as long as the connection.
     _held: Option<Box<dyn Send>>,
 }
@@ -36,9 +36,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PeerStream<S> {
     /// Wraps a connection whose handshake is done. `from` is where it came from.
     pub fn new(tls: TlsStream<S>, identity: &LiveIdentity, from: Option<IpAddr>) -> Self {
         let peer = identity.peer(tls.get_ref().1).map(Arc::new);
-        let watched = peer.clone();
-        let distrusted = watched.map(|peer| Box::pin(async move { distrusted(&peer).await }) as Pin<Box<_>>);
-        Self { tls, caller: Caller { peer, from }, distrusted, _held: None }
+        let tls = match peer.clone() {
+            Some(peer) => Guarded::new(tls, distrusted(peer)),
+            None => Guarded::endless(tls),
+        };
+        Self { tls, caller: Caller { peer, from }, _held: None }
     }
 
     /// Keeps `held` until the connection ends: what it counts as where it was accepted.
@@ -46,29 +48,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PeerStream<S> {
     pub fn holding(self, held: impl Send + 'static) -> Self {
         Self { _held: Some(Box::new(held)), ..self }
     }
-
-    fn check_trust(&mut self, context: &mut Context<'_>) -> std::io::Result<()> {
-        let Some(distrusted) = &mut self.distrusted else { return Ok(()) };
-        match distrusted.as_mut().poll(context) {
-            Poll::Pending => Ok(()),
-            Poll::Ready(()) => {
-                self.distrusted = None;
-                let id = self.caller.peer.as_ref().map(|peer| peer.id().to_string());
-                tracing::info!(peer = id, "a connection is cut: its peer is no longer trusted");
-                Err(std::io::ErrorKind::ConnectionAborted.into())
-            }
-        }
-    }
 }
 
 /// Returns when the peer is not trusted any more: its key or root was taken away, or its certificate ended. An honest
 /// one connects again with what it has by then.
-async fn distrusted(peer: &Peer) {
+pub(crate) async fn distrusted(peer: Arc<Peer>) {
     let end = peer.not_after() + CLOCK_SKEW;
     let left = end.duration_since(SystemTime::now()).unwrap_or_default();
     tokio::select! {
-        () = peer.distrusted() => {}
-        () = tokio::time::sleep(left) => {}
+        () = peer.distrusted() => tracing::info!(peer = %peer.id(), "a connection is cut: its peer is no longer trusted"),
+        () = tokio::time::sleep(left) => tracing::debug!(peer = %peer.id(), "a connection ends with its certificate"),
     }
 }
 
@@ -132,7 +121,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for PeerStream<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        self.check_trust(context)?;
         Pin::new(&mut self.tls).poll_read(context, buffer)
     }
 }

@@ -1,5 +1,8 @@
 //! Channels to other gateways: TCP, mutual TLS with the SNI of the peer's gateways, gRPC.
 //!
+//! A channel that is open stays so when its peer is fenced or leaves: nobody calls it any more but the registry's leader,
+//! from which the peer hears of it, until it is no replica any more. It cannot call back.
+//!
 //! A channel connects when it is first used and again whenever it broke. What it connects to must prove to
 //! be the gateway that was meant; another gateway, even of the same cluster, will not do.
 

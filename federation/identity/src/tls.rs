@@ -12,6 +12,7 @@
 
 mod credentials;
 mod export;
+mod guarded;
 mod peer;
 mod pinned;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use rustls::{ClientConfig, ServerConfig, version};
 use tokio::sync::watch;
 
 pub use export::ExportedSvid;
+pub use guarded::Guarded;
 pub use peer::Peer;
 pub use pinned::pinned_client_config;
 

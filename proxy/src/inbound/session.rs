@@ -18,7 +18,7 @@ use crate::limits::Entry;
 use crate::message::server::serve_http2;
 use crate::metrics::Reason;
 use crate::plane::DataPlane;
-use crate::tcp::Cut;
+use crate::tcp::cut_when_revoked;
 
 /// A session whose peer's certificate is about to expire is not kept for less than this, so that a clock
 /// that is a little off does not close every session at once.
@@ -115,7 +115,7 @@ impl Session {
                 () = tokio::time::sleep(left) => {}
             }
         };
-        let tls = Cut::when_revoked(tls, self.trusted.clone());
+        let tls = cut_when_revoked(tls, self.trusted.clone());
         let session = Arc::new(self);
         serve_http2(tls, ending, move |request| forward::answer(session.clone(), request)).await;
     }

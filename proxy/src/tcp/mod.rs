@@ -7,5 +7,5 @@ pub mod prefixed;
 
 pub use connect::connect;
 pub use copy::{IDLE_MAX, copy_both};
-pub(crate) use cut::Cut;
+pub(crate) use cut::cut_when_revoked;
 pub use prefixed::Prefixed;

@@ -28,7 +28,7 @@ use super::session::{Connection, Opened};
 use super::watched::{SILENCE_TICK, Watched};
 use crate::message::server::{CONNECTION_WINDOW, HEADER_LIST_BYTES_MAX, PONG_WITHIN, SEND_BUFFER, STREAM_WINDOW};
 use crate::metrics::{Metrics, Reason};
-use crate::tcp::{Cut, Prefixed, connect};
+use crate::tcp::{Prefixed, connect, cut_when_revoked};
 
 /// How long TCP may take: the slowest round trip between regions, twice.
 pub const CONNECT_WITHIN: Duration = Duration::from_millis(750);
@@ -128,7 +128,7 @@ impl Dial {
         let peer = identity.peer(tls.get_ref().1).map(Arc::new);
         let peer = peer.filter(|peer| may_answer(&self.destination, &self.site, peer.id()));
         let peer = peer.ok_or(DialError::Identity(self.address))?;
-        let stream = Cut::when_revoked(Watched::new(Prefixed::new(first, tls)), peer.clone());
+        let stream = cut_when_revoked(Watched::new(Prefixed::new(first, tls)), peer.clone());
         let http = http2_builder().handshake(TokioIo::new(stream)).await;
         let (send, connection): (_, Connection) =
             http.map_err(|error| DialError::Tls(self.address, Arc::new(io::Error::other(error))))?;

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use isthmus_identity::Peer;
+use isthmus_identity::tls::Guarded;
 use isthmus_model::spiffe::SpiffeId;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -18,7 +19,7 @@ use tokio_rustls::client::TlsStream;
 use super::watched::Watched;
 use super::{Key, Shared};
 use crate::message::Body;
-use crate::tcp::{Cut, Prefixed};
+use crate::tcp::Prefixed;
 
 /// A session without requests is closed after this: long enough for a service that is called every minute
 /// or so to stay warm.
@@ -26,7 +27,7 @@ pub const SESSION_IDLE: Duration = Duration::from_secs(60);
 /// How often a session looks whether it is idle.
 const IDLE_CHECK: Duration = Duration::from_secs(15);
 
-type Io = TokioIo<Cut<Watched<Prefixed<TlsStream<TcpStream>>>>>;
+type Io = TokioIo<Guarded<Watched<Prefixed<TlsStream<TcpStream>>>>>;
 pub(super) type Connection = http2::Connection<Io, Body, TokioExecutor>;
 
 /// A session that was just opened and is not driven yet.
