@@ -313,6 +313,14 @@ pub enum Refusal {
         /// Which one.
         cluster: ClusterName,
     },
+    /// The root was replaced while the cluster was out: it does not trust the others any more, nor they it.
+    #[error(
+        "cluster {cluster} missed a rotation of the root while it was fenced: let it join anew, with a new token and an empty data directory"
+    )]
+    MissedRotation {
+        /// Which one.
+        cluster: ClusterName,
+    },
     /// There is no such cluster.
     #[error("cluster {cluster} is not a member: see `isthmus clusters`")]
     ClusterUnknown {

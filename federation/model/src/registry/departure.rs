@@ -137,6 +137,9 @@ impl Registry {
         if self.is_member(cluster) || !self.departed.get(cluster).is_some_and(fenced) {
             return Err(Refusal::NotFenced { cluster: cluster.clone() });
         }
+        if self.departed.get(cluster).is_some_and(|gone| self.missed_rotation(gone)) {
+            return Err(Refusal::MissedRotation { cluster: cluster.clone() });
+        }
         if let Some(gone) = self.departed.remove(cluster) {
             for key in gone.nodes.values().flat_map(Node::keys) {
                 self.denied.remove(&key);
@@ -145,6 +148,13 @@ impl Registry {
         }
         self.record(at, origin, Event::Unfenced { cluster: cluster.clone() });
         Ok(Outcome::Changed)
+    }
+
+    /// Whether the root that signs now is not the one that signed for them: back among the members, they would
+    /// count for the registry's quorum, and nobody could reach them.
+    fn missed_rotation(&self, gone: &Departure) -> bool {
+        let signs = self.trust().map(|trust| trust.issuer().key);
+        gone.nodes.values().filter_map(Node::latest).any(|issued| Some(issued.certificates.root) != signs)
     }
 
     /// Takes a cluster out, with everything that hangs on it.

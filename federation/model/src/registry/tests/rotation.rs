@@ -66,6 +66,29 @@ fn a_gateway_that_is_gone_is_not_waited_for() {
 }
 
 #[test]
+fn a_fence_is_not_taken_back_once_another_root_signs() {
+    let mut fed = Federated::of_two();
+    let unfence = || Command::Unfence { cluster: cluster("us-west") };
+    let fence = || Command::Fence { cluster: cluster("us-west"), why: String::new() };
+    fed.changes("us-east", fence());
+    fed.changes("us-east", start());
+    // The present root signs still: it can be reached, and does its part.
+    fed.changes("us-east", unfence());
+    assert_eq!(fed.registry.rotation_waits_for(), [1, 2]);
+
+    fed.changes("us-east", fence());
+    fed.changes("us-east", done(1, Phase::Distribute));
+    fed.changes("us-east", advance(Phase::Distribute));
+    let missed = || Refusal::MissedRotation { cluster: cluster("us-west") };
+    fed.refuses("us-east", unfence(), missed());
+    fed.changes("us-east", done(1, Phase::Reissue));
+    fed.changes("us-east", Command::RequestCertificates { node: 1, requests: requests(11) });
+    fed.changes("us-east", issue(1, 11, NEW));
+    fed.changes("us-east", advance(Phase::Reissue));
+    fed.refuses("us-east", unfence(), missed());
+}
+
+#[test]
 fn a_rotation_is_given_up_only_before_the_new_root_signs() {
     let mut fed = Federated::new();
     fed.leaves_as_is("us-east", Command::AbortRotation);
