@@ -36,6 +36,15 @@ impl Answer {
         serde_json::from_slice(&self.body).context("the answer is not JSON")
     }
 
+    /// The body of a success, as text.
+    ///
+    /// # Errors
+    /// When the answer is anything else.
+    pub(super) fn text(&self) -> anyhow::Result<String> {
+        self.success()?;
+        Ok(String::from_utf8(self.body.to_vec())?)
+    }
+
     /// Whether the request succeeded.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ mod region_loss;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use futures_util::future::try_join_all;
 
 use super::admin::Admin;
 use super::layout::{Cluster, Layout, Workload, authority, service, service_name};
@@ -63,6 +64,18 @@ pub(super) async fn run(layout: &Layout, fleet: &Fleet, programs: &Programs, rea
     tour.step("kill two gateways", quorum_loss::quorum(tour)).await?;
     tour.step("freeze a gateway", freeze::gateway(tour)).await?;
     print(format_args!("all steps passed in {:.1} s", begun.elapsed().as_secs_f64()))
+}
+
+/// Waits until a sidecar is attached to a gateway.
+async fn sidecar_attached(workload: &Workload) -> anyhow::Result<()> {
+    let address = workload.status();
+    let what = format!("the sidecar of {} in {} to attach", workload.service.name, workload.cluster);
+    until(SETTLED_WITHIN, &what, async || {
+        let metrics = http::get(address, &address.to_string(), "/metrics").await?.text()?;
+        ensure!(metrics.lines().any(|line| line == "isthmus_agent_attached 1"), "it is not attached");
+        Ok(())
+    })
+    .await
 }
 
 impl Tour<'_> {
@@ -180,7 +193,10 @@ impl Tour<'_> {
         until(SETTLED_WITHIN, "the clusters to know all of each other again", async || {
             start::is_complete(self.layout).await
         })
-        .await
+        .await?;
+        // One that is between two attempts cannot ask for a service that it did not use before.
+        try_join_all(self.layout.clusters.iter().flat_map(|cluster| &cluster.workloads).map(sidecar_attached)).await?;
+        Ok(())
     }
 
     /// Waits until new traffic of `load` comes from `cluster` too.
