@@ -17,6 +17,7 @@ use isthmus_model::catalog::LocalCatalog;
 use isthmus_model::snapshot::Snapshot;
 use isthmus_proxy::accept::patiently;
 use isthmus_proxy::outbound::{Mode, OutboundListener};
+use isthmus_proxy::unix_socket::UnixServer;
 use isthmus_proxy::{DataPlane, Metrics};
 use isthmus_sources::{FileSource, SourceState};
 use isthmus_wire::control::control_server::ControlServer;
@@ -28,7 +29,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{AdminServer, AdminState};
 use crate::config::GatewayConfig;
-use crate::control::{ControlListener, ControlService};
+use crate::control::{self, ControlListener, ControlService};
 use crate::east_west::EastWestListener;
 use crate::own_identity::OwnIdentity;
 use crate::peers::{HealthService, PeerWatcher};
@@ -91,6 +92,7 @@ impl Gateway {
         let control = patiently(async || ControlListener::bind(config.listen.control)).await?;
         let mut member = enroll(&config, config.advertised(east_west.local_addr()), join).await?;
         let admin = patiently(async || AdminServer::bind(&config).await).await?;
+        let control_socket = config.control_socket.as_ref().map(control::bind).transpose().context("control_socket")?;
 
         let tasks = TaskTracker::new();
         let identity = LiveIdentity::new();
@@ -140,7 +142,7 @@ impl Gateway {
             opening_key: member.opening_key.clone(),
         };
         parts.serve_gateways(east_west, &replica);
-        parts.serve_sidecars(control, rotation, &state);
+        parts.serve_sidecars(control, control_socket, rotation, &state);
         parts.serve_clients(vips, &mut metrics).await?;
         parts.serve_operators(admin, state, metrics).await?;
         parts.announce();
@@ -170,19 +172,30 @@ impl Parts {
         self.tasks.spawn(listener.serve(self.plane.clone(), gateways, newcomers, self.shutdown.clone()));
     }
 
-    /// The control port, and a change of root, which waits for whoever is attached to it.
-    fn serve_sidecars(&self, listener: ControlListener, rotation: OwnRotation, state: &AdminState) {
-        let service = ControlService::new(
-            self.config.site(),
-            rotation.authority().clone(),
-            self.config.workload_certificate_ttl,
-            state.registry.clone(),
-            self.view.clone(),
-            rotation.attached().clone(),
-            self.shutdown.clone(),
-        );
+    /// The control port and socket, and a change of root, which waits for whoever is attached to them.
+    fn serve_sidecars(
+        &self,
+        listener: ControlListener,
+        socket: Option<UnixServer>,
+        rotation: OwnRotation,
+        state: &AdminState,
+    ) {
+        let users = self.config.control_socket.as_ref().map(|socket| socket.workloads.clone());
+        let service = ControlService::new(control::Inputs {
+            site: self.config.site(),
+            authority: rotation.authority().clone(),
+            certificate_ttl: self.config.workload_certificate_ttl,
+            users: users.unwrap_or_default(),
+            registry: state.registry.clone(),
+            view: self.view.clone(),
+            attached: rotation.attached().clone(),
+            shutdown: self.shutdown.clone(),
+        });
         self.tasks.spawn(rotation.keep(self.shutdown.clone()));
         let control = ControlServer::new(service).max_decoding_message_size(CONTROL_MESSAGE_LEN_MAX);
+        if let Some(socket) = socket {
+            self.tasks.spawn(socket.serve(control.clone(), self.shutdown.clone()));
+        }
         let routes = tonic::service::Routes::new(control);
         let server = serve::start(routes, &self.tasks, self.shutdown.clone());
         self.tasks.spawn(listener.serve(self.plane.clone(), server, self.shutdown.clone()));

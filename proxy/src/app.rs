@@ -30,7 +30,8 @@ use crate::inbound::InboundListener;
 use crate::metrics::Metrics;
 use crate::outbound::{Mode, OutboundListener};
 use crate::plane::DataPlane;
-use crate::workload_api::{self, WorkloadApi};
+use crate::unix_socket;
+use crate::workload_api::WorkloadApi;
 use status::StatusListener;
 
 /// The most worker threads: more than any machine that a sidecar shares with its application has to spare.
@@ -150,7 +151,7 @@ pub enum ListenError {
     },
     /// The Workload API's socket.
     #[error("workload_api: {0}")]
-    WorkloadApi(#[from] workload_api::BindError),
+    WorkloadApi(#[from] unix_socket::BindError),
 }
 
 /// A sidecar whose addresses are bound.
@@ -253,9 +254,10 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::agent::AgentConfig;
     use crate::agent::tests::gateway::{FakeGateway, Federation, LIFETIME};
-    use crate::config::{Callers, TokenSource, WorkloadApiConfig};
+    use crate::agent::{AgentConfig, Introduction};
+    use crate::config::{TokenSource, WorkloadApiConfig};
+    use crate::unix_socket::Callers;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -264,12 +266,11 @@ mod tests {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         SidecarConfig {
             agent: AgentConfig {
-                token: federation.token(),
-                cluster: federation.cluster(),
-                gateways: vec![gateway],
+                trust_domain: federation.trust_domain(),
+                introduction: Introduction::Token { token: federation.token(), gateways: vec![gateway] },
                 workload_address: any.ip(),
             },
-            token_source: TokenSource::Inline,
+            token_source: Some(TokenSource::Inline),
             outbound: any,
             inbound: any,
             metrics: Some(any),

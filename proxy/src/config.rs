@@ -3,6 +3,8 @@
 //! ```yaml
 //! token_file: /var/run/isthmus/token    # or, inline, token: isthmus1.…
 //! gateways: [10.0.0.5:15012]            # control ports; default: the contacts in the token
+//!                                       # or, instead of a token and gateways, the gateway on the same machine:
+//!                                       # gateway_socket: /run/isthmus/control.sock, federation: acme.mesh, cluster: us-east
 //! workload_address: 10.0.7.21           # as in the cluster's endpoints
 //! outbound: 10.0.7.21:15001             # default: port 15001 of workload_address
 //! inbound: 10.0.7.21:15006              # default: port 15006 of workload_address
@@ -16,6 +18,7 @@
 //!
 //! Fields that are not known are errors. Nothing is read from the environment.
 
+mod introduction;
 mod workload_api;
 
 use std::fmt;
@@ -24,14 +27,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use isthmus_identity::BearerToken;
 use serde::Deserialize;
 use serde_saphyr::{Spanned, UserMessageFormatter};
 use tracing_subscriber::filter::Targets;
 
-pub use workload_api::{Callers, UIDS_MAX, WorkloadApiConfig};
+pub use introduction::{GATEWAYS_MAX, TokenSource};
+pub use workload_api::{UIDS_MAX, WorkloadApiConfig};
 
 use crate::agent::AgentConfig;
+use introduction::Introduced;
 
 /// Where applications' connections arrive, by default.
 pub const OUTBOUND_PORT: u16 = 15_001;
@@ -40,8 +44,6 @@ pub const INBOUND_PORT: u16 = 15_006;
 /// How long requests may finish after a signal, by default and at most: as long as listeners wait for them.
 /// Below the 30 s that Kubernetes grants.
 pub const DRAIN_MAX: Duration = crate::accept::DRAIN_WITHIN;
-/// The most gateways that can be named.
-pub const GATEWAYS_MAX: usize = 16;
 /// The largest configuration or token file. Real ones are below 1 KiB.
 pub const FILE_BYTES_MAX: u64 = 64 * 1024;
 
@@ -86,22 +88,13 @@ pub enum ConfigError {
     },
 }
 
-/// Where the token came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TokenSource {
-    /// From the configuration itself.
-    Inline,
-    /// From a file.
-    File(PathBuf),
-}
-
 /// A valid configuration. `Display` writes it as YAML, without the token's secret.
 #[derive(Clone, Debug)]
 pub struct SidecarConfig {
     /// Who the workload is, and where its gateways are.
     pub agent: AgentConfig,
-    /// Where the token came from.
-    pub token_source: TokenSource,
+    /// Where the token came from, if there is one.
+    pub token_source: Option<TokenSource>,
     /// Where applications' connections arrive.
     pub outbound: SocketAddr,
     /// Where tunnels arrive.
@@ -123,6 +116,9 @@ struct Raw {
     token: Option<Spanned<String>>,
     token_file: Option<Spanned<PathBuf>>,
     gateways: Option<Spanned<Vec<SocketAddr>>>,
+    gateway_socket: Option<Spanned<PathBuf>>,
+    federation: Option<Spanned<String>>,
+    cluster: Option<Spanned<String>>,
     workload_address: IpAddr,
     outbound: Option<SocketAddr>,
     inbound: Option<SocketAddr>,
@@ -153,15 +149,12 @@ impl SidecarConfig {
             ConfigError::Syntax { path: path.into(), reason }
         };
         let raw: Raw = serde_saphyr::from_str_with_options(text, options).map_err(syntax)?;
-        let (token, token_source) = token(path, raw.token, raw.token_file)?;
-        let Some(cluster) = token.cluster.clone() else {
-            let reason = "the token names no cluster: it is no workload token of `isthmus token create --workload …`";
-            return Err(ConfigError::Whole { path: path.into(), reason });
-        };
-        let gateways = gateways(path, raw.gateways, &token)?;
+        let Raw { token, token_file, gateways, gateway_socket, federation, cluster, .. } = raw;
+        let introduced = introduction::Raw { token, token_file, gateways, gateway_socket, federation, cluster };
+        let Introduced { trust_domain, introduction, token_source } = introduced.validate(path)?;
         let at = |port| SocketAddr::new(raw.workload_address, port);
         Ok(Self {
-            agent: AgentConfig { token, cluster, gateways, workload_address: raw.workload_address },
+            agent: AgentConfig { trust_domain, introduction, workload_address: raw.workload_address },
             token_source,
             outbound: raw.outbound.unwrap_or(at(OUTBOUND_PORT)),
             inbound: raw.inbound.unwrap_or(at(INBOUND_PORT)),
@@ -188,54 +181,6 @@ fn value<T>(path: &Path, field: &'static str, at: &Spanned<T>, reason: impl fmt:
     ConfigError::Value { path: path.into(), line: at.referenced.line(), field, reason: reason.to_string() }
 }
 
-fn token(
-    path: &Path,
-    inline: Option<Spanned<String>>,
-    file: Option<Spanned<PathBuf>>,
-) -> Result<(BearerToken, TokenSource), ConfigError> {
-    match (inline, file) {
-        (Some(inline), None) => {
-            let token = inline.value.parse().map_err(|error| value(path, "token", &inline, error))?;
-            Ok((token, TokenSource::Inline))
-        }
-        (None, Some(file)) => {
-            let file_path = path.parent().unwrap_or(Path::new("")).join(&file.value);
-            let text = read_bounded(&file_path)?;
-            let token = text.parse().map_err(|error| {
-                let reason = format!("{}: {error}", file_path.display());
-                value(path, "token_file", &file, reason)
-            })?;
-            Ok((token, TokenSource::File(file_path)))
-        }
-        (None, None) => Err(ConfigError::Whole {
-            path: path.into(),
-            reason: "no token: set token_file to a file with the output of `isthmus token create --workload …`",
-        }),
-        (Some(_), Some(_)) => {
-            Err(ConfigError::Whole { path: path.into(), reason: "both token and token_file: leave one out" })
-        }
-    }
-}
-
-fn gateways(
-    path: &Path,
-    configured: Option<Spanned<Vec<SocketAddr>>>,
-    token: &BearerToken,
-) -> Result<Vec<SocketAddr>, ConfigError> {
-    let Some(configured) = configured else {
-        return if token.contacts.is_empty() {
-            let reason = "no gateways: list the control ports (15012) of the cluster's gateways";
-            Err(ConfigError::Whole { path: path.into(), reason })
-        } else {
-            Ok(token.contacts.clone())
-        };
-    };
-    if configured.value.is_empty() || configured.value.len() > GATEWAYS_MAX {
-        return Err(value(path, "gateways", &configured, format!("list 1 to {GATEWAYS_MAX} addresses")));
-    }
-    Ok(configured.value)
-}
-
 fn drain(path: &Path, seconds: Option<Spanned<u64>>) -> Result<Duration, ConfigError> {
     let Some(seconds) = seconds else { return Ok(DRAIN_MAX) };
     let drain = Duration::from_secs(seconds.value);
@@ -255,16 +200,8 @@ fn log(path: &Path, directives: Option<Spanned<String>>) -> Result<Targets, Conf
 
 impl fmt::Display for SidecarConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let token = &self.agent.token;
-        writeln!(f, "# token {} for cluster {} of {}", token.id, self.agent.cluster, token.federation)?;
-        match &self.token_source {
-            TokenSource::Inline => writeln!(f, "token: (not shown)")?,
-            TokenSource::File(path) => writeln!(f, "token_file: {}", path.display())?,
-        }
-        writeln!(f, "gateways:")?;
-        for gateway in &self.agent.gateways {
-            writeln!(f, "  - {}", Quoted(gateway))?;
-        }
+        let AgentConfig { trust_domain, introduction, .. } = &self.agent;
+        introduction::write(f, trust_domain, introduction, self.token_source.as_ref())?;
         writeln!(f, "workload_address: {}", Quoted(&self.agent.workload_address))?;
         writeln!(f, "outbound: {}", Quoted(&self.outbound))?;
         writeln!(f, "inbound: {}", Quoted(&self.inbound))?;
@@ -292,9 +229,12 @@ impl<T: fmt::Display> fmt::Display for Quoted<T> {
 
 #[cfg(test)]
 mod tests {
+    use isthmus_identity::BearerToken;
     use isthmus_model::registry::token::Digest;
 
     use super::*;
+    use crate::agent::Introduction;
+    use crate::unix_socket::Callers;
 
     fn token() -> BearerToken {
         let valid = "valid";
@@ -319,7 +259,8 @@ mod tests {
     fn the_smallest_file_gets_the_usual_ports() {
         let token = token();
         let config = parse(&format!("token: {token}\nworkload_address: 10.0.7.21\n")).expect("valid");
-        assert_eq!(config.agent.gateways, token.contacts);
+        let Introduction::Token { gateways, .. } = config.agent.introduction else { panic!("by token") };
+        assert_eq!(gateways, token.contacts);
         assert_eq!(config.outbound, ([10, 0, 7, 21], 15001).into());
         assert_eq!(config.inbound, ([10, 0, 7, 21], 15006).into());
         assert_eq!((config.metrics, config.drain), (None, DRAIN_MAX));
@@ -357,9 +298,33 @@ mod tests {
         std::fs::write(dir.join("token"), "isthmus1.AAAA").expect("a file");
         let damaged = SidecarConfig::load(&path);
         std::fs::remove_dir_all(&dir).expect("removable");
-        assert_eq!(config.expect("valid").agent.token, token);
+        let introduction = config.expect("valid").agent.introduction;
+        assert!(matches!(introduction, Introduction::Token { token: read, .. } if read == token));
         let error = damaged.expect_err("damaged").to_string();
         assert!(error.contains("sidecar.yaml:1: token_file:"), "{error}");
+    }
+
+    #[test]
+    fn on_the_gateways_machine_a_socket_takes_the_place_of_the_token() {
+        let text = "gateway_socket: /run/isthmus/control.sock\nfederation: acme.mesh\ncluster: us-east\n\
+                    workload_address: 10.0.7.21\n";
+        let config = parse(text).expect("valid");
+        assert_eq!(config.agent.trust_domain.to_string(), "us-east.acme.mesh");
+        assert_eq!(parse(&config.to_string()).expect("valid").to_string(), config.to_string());
+        let socket = Path::new("/run/isthmus/control.sock");
+        assert!(matches!(config.agent.introduction, Introduction::User { socket: read } if read == socket));
+        for (replace, with, expected) in [
+            ("cluster: us-east\n", "", "gateway_socket needs federation and cluster"),
+            ("us-east", "us_east", "sidecar.yaml:3: cluster: "),
+            ("/run", "run", "sidecar.yaml:1: gateway_socket: set an absolute path"),
+            ("workload", "gateways: [10.0.0.5:15012]\nworkload", "sidecar.yaml:4: gateways: not with gateway_socket"),
+            ("workload", "token_file: token\nworkload", "more than one of"),
+        ] {
+            let error = refused(&text.replacen(replace, with, 1));
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
+        let named = refused(&format!("token: {}\ncluster: us-east\nworkload_address: ::1\n", token()));
+        assert!(named.contains("sidecar.yaml:2: cluster: the token says it already"), "{named}");
     }
 
     #[test]
@@ -380,9 +345,13 @@ mod tests {
             (with("workload_api:\n  socket: /run/s\n  uids: []"), "sidecar.yaml:5: workload_api.uids: list 1 to 64"),
             (with("workload_api:\n  socket: /run/s\n  mode: 0666"), "line 5"),
             (with("workload_api:\n  uids: [1000]"), "socket"),
+            (
+                with("workload_api:\n  socket: /run/s\n  uids: [65534]"),
+                "sidecar.yaml:5: workload_api.uids: 65534 and 4294967295 stand for",
+            ),
             (with("workload_api:\n  socket: /run/s\n  uids: [-1]"), "5"),
             (with("gateways: []"), "sidecar.yaml:3: gateways: list 1 to 16"),
-            (with("token_file: x"), "both token and token_file"),
+            (with("token_file: x"), "more than one of token, token_file"),
             (with("inbound: 10.0.7.21:1\ninbound: 10.0.7.21:2"), "inbound"),
             ("workload_address: 10.0.7.21\n".to_owned(), "no token"),
             ("token: isthmus1.AAAA\nworkload_address: 10.0.7.21\n".to_owned(), "sidecar.yaml:1: token:"),

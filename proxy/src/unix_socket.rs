@@ -1,4 +1,6 @@
-//! Unix sockets that have their mode before anyone can see them.
+//! Unix sockets that have their mode before anyone can see them, and what is served on them.
+
+mod server;
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
@@ -6,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixListener;
+
+pub use server::{BindError, Bounds, Caller, Callers, STRANGERS_MAX, UnixServer, is_one_user};
 
 /// The longest path that [`bind`] takes, in bytes. The system's own limit is 107; the rest is for the name that a
 /// socket has before it is moved into place.

@@ -10,6 +10,7 @@ mod containment;
 mod failover;
 mod federation;
 mod hostile;
+mod introduction;
 mod join;
 mod load;
 mod manifests;

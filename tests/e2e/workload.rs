@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-use crate::federation::{Cluster, SOON, host, is_ok, port, text};
+use crate::federation::{Cluster, DOMAIN, SOON, host, is_ok, port, text};
 
 /// Where every application serves HTTP.
 pub(crate) const HTTP: u16 = 9080;
@@ -89,15 +89,42 @@ impl Workload {
 
 /// A client that is nobody's instance: its sidecar alone.
 pub(crate) struct Client {
-    _sidecar: Process,
+    name: &'static str,
+    sidecar: Process,
     ip: Ipv4Addr,
 }
 
 impl Client {
     /// Starts it.
-    pub(crate) async fn run(cluster: &Cluster, name: &str, number: u8) -> Self {
+    pub(crate) async fn run(cluster: &Cluster, name: &'static str, number: u8) -> Self {
         let ip = cluster.host(number);
-        Self { _sidecar: sidecar(cluster, name, ip, "").await, ip }
+        Self { name, sidecar: sidecar(cluster, name, ip, "").await, ip }
+    }
+
+    /// Starts it with the gateway's control socket for the token, without waiting for it.
+    pub(crate) fn of_own_user(cluster: &Cluster, socket: &str, name: &'static str, number: u8) -> Self {
+        let ip = cluster.host(number);
+        let socket = cluster.path(socket);
+        let introduction =
+            format!("gateway_socket: {}\nfederation: {DOMAIN}\ncluster: {}\n", socket.display(), cluster.name);
+        configure(cluster, name, ip, &introduction);
+        Self { name, sidecar: spawn_sidecar(cluster, name), ip }
+    }
+
+    /// Kills it and starts it again, without waiting for it.
+    pub(crate) async fn restart(&mut self, cluster: &Cluster) {
+        self.sidecar.kill9().await.expect("it ran");
+        self.sidecar = spawn_sidecar(cluster, self.name);
+    }
+
+    /// Whether it says that it is ready.
+    pub(crate) async fn is_ready(&self) -> bool {
+        is_ok(self.status()).await
+    }
+
+    /// What it logged.
+    pub(crate) fn log(&self) -> String {
+        self.sidecar.stderr()
     }
 
     /// The sidecar's forward proxy.
@@ -149,17 +176,22 @@ async fn application(cluster: &Cluster, service: &str, ip: Ipv4Addr) -> Process 
 pub(crate) async fn sidecar(cluster: &Cluster, workload: &str, ip: Ipv4Addr, extra: &str) -> Process {
     let token = text(&cluster.token("--workload", &format!("shop/{workload}"), "1h").await["token"]);
     let control = cluster.at(port::CONTROL);
-    let config = format!(
-        "token: {token}\ngateways: [\"{control}\"]\nworkload_address: {ip}\nmetrics: \"{ip}:{SIDECAR_STATUS}\"\n\
-         drain_seconds: 1\n{extra}"
-    );
-    fs::write(cluster.path(&format!("{workload}.sidecar.yaml")), config).expect("written");
+    configure(cluster, workload, ip, &format!("token: {token}\ngateways: [\"{control}\"]\n{extra}"));
     start_sidecar(cluster, workload, ip).await
 }
 
+/// Writes a sidecar's configuration, which is `some` and what all have.
+fn configure(cluster: &Cluster, workload: &str, ip: Ipv4Addr, some: &str) {
+    let config = format!("workload_address: {ip}\nmetrics: \"{ip}:{SIDECAR_STATUS}\"\ndrain_seconds: 1\n{some}");
+    fs::write(cluster.path(&format!("{workload}.sidecar.yaml")), config).expect("written");
+}
+
+fn spawn_sidecar(cluster: &Cluster, workload: &str) -> Process {
+    cluster.spawn(&format!("{workload}.sidecar"), ["proxy", "--config", &format!("{workload}.sidecar.yaml")])
+}
+
 async fn start_sidecar(cluster: &Cluster, workload: &str, ip: Ipv4Addr) -> Process {
-    let process =
-        cluster.spawn(&format!("{workload}.sidecar"), ["proxy", "--config", &format!("{workload}.sidecar.yaml")]);
+    let process = spawn_sidecar(cluster, workload);
     if !cluster.is_apart() {
         let what = format!("the sidecar of {workload} in {} to be ready", cluster.name);
         wait_until(SOON, &what, async || is_ok((ip, SIDECAR_STATUS).into()).await).await;

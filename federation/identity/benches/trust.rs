@@ -115,7 +115,7 @@ fn issuance() {
     let authority = authority();
     let id: SpiffeId = WORKLOAD.parse().expect("valid");
     let csr = PrivateKey::generate().and_then(|key| key.csr()).expect("a request");
-    let issue = || drop(black_box(authority.sign(&csr, &id, LIFETIME, SystemTime::now()).expect("signed")));
+    let issue = || drop(black_box(authority.sign(&csr, &id, None, LIFETIME, SystemTime::now()).expect("signed")));
     let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let alone = per_second(cost(ISSUED, issue) / ISSUED);
     let together: f64 = thread::scope(|scope| {

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use isthmus_model::name::TrustDomain;
-use isthmus_model::registry::token::Digest;
+use isthmus_model::registry::token::{Digest, TokenId};
 use isthmus_model::spiffe::{SpiffeId, parse_trust_domain_uri};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -98,6 +98,21 @@ pub(crate) fn spiffe_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, V
         [uri] => Ok(uri.parse()?),
         uris => Err(VerifyError::UriCount(uris.len())),
     }
+}
+
+/// What the common name of a workload's certificate begins with, before the id of the token that vouched for it.
+const VOUCHER: &str = "token ";
+
+/// The common name that tells of `token`.
+pub(crate) fn voucher_name(token: &TokenId) -> String {
+    format!("{VOUCHER}{token}")
+}
+
+/// The token that its subject tells of. Only the workload's own cluster makes anything of it.
+pub(crate) fn voucher(certificate: &X509Certificate<'_>) -> Option<TokenId> {
+    let mut names = certificate.subject().iter_common_name();
+    let (Some(name), None) = (names.next(), names.next()) else { return None };
+    name.as_str().ok()?.strip_prefix(VOUCHER)?.parse().ok()
 }
 
 /// Whether its key is on P-256: the only kind of private key that there is here.

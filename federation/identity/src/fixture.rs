@@ -70,7 +70,7 @@ impl Federation {
             vec![self.root.sign_gateway(&csr, identity, HOUR, self.now).expect("signed")]
         } else {
             let cluster = self.cluster(identity.trust_domain.cluster.as_str());
-            cluster.sign(&csr, identity, HOUR, self.now).expect("signed")
+            cluster.sign(&csr, identity, None, HOUR, self.now).expect("signed")
         };
         (key, chain)
     }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use isthmus_model::name::{FederationDomain, TrustDomain};
-use isthmus_model::registry::token::Digest;
+use isthmus_model::registry::token::{Digest, TokenId};
 use isthmus_model::spiffe::{Principal, SpiffeId};
 use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use webpki::aws_lc_rs::{ECDSA_P256_SHA256, ECDSA_P384_SHA384};
@@ -50,6 +50,7 @@ pub struct Verified {
     id: SpiffeId,
     key: Digest,
     not_after: SystemTime,
+    voucher: Option<TokenId>,
 }
 
 impl Verified {
@@ -69,6 +70,12 @@ impl Verified {
     #[must_use]
     pub fn not_after(&self) -> SystemTime {
         self.not_after
+    }
+
+    /// The token that vouched for the workload when it first got a certificate, by its certificate.
+    #[must_use]
+    pub fn voucher(&self) -> Option<&TokenId> {
+        self.voucher.as_ref()
     }
 }
 
@@ -159,7 +166,7 @@ impl TrustBundle {
         if self.denied.contains(&key) || signed_by.is_some_and(|key| self.denied.contains(&key)) {
             return Err(VerifyError::Revoked);
         }
-        Ok(Verified { id, key, not_after: window.not_after })
+        Ok(Verified { id, key, not_after: window.not_after, voucher: certificate::voucher(&leaf) })
     }
 
     /// Builds the path to a root that is valid at `at`, and tells whose intermediate it goes through, if any.

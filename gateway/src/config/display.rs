@@ -18,6 +18,12 @@ impl fmt::Display for GatewayConfig {
         for (name, address) in self.listen.all() {
             writeln!(f, "  {name}: {}", quoted(&address.to_string()))?;
         }
+        if let Some(socket) = &self.control_socket {
+            writeln!(f, "control_socket:\n  path: {}\n  workloads:", quoted(&socket.path.to_string_lossy()))?;
+            for (uid, workload) in &socket.workloads {
+                writeln!(f, "    {uid}: {}", quoted(&workload.to_string()))?;
+            }
+        }
         if let Some(address) = self.advertise {
             writeln!(f, "advertise: {}", quoted(&address.to_string()))?;
         }

@@ -24,6 +24,8 @@ use serde::Serialize;
 
 pub use tree::Problem;
 
+use crate::control::ControlSocketConfig;
+
 /// A validated configuration. Serializes to the shape of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct GatewayConfig {
@@ -43,6 +45,9 @@ pub struct GatewayConfig {
     pub manifests: PathBuf,
     /// What it listens on.
     pub listen: Listen,
+    /// Where sidecars of this machine are served without a token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control_socket: Option<ControlSocketConfig>,
     /// Where others reach the east-west port, when that is not where it listens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advertise: Option<SocketAddr>,

@@ -5,10 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use isthmus_model::spiffe::WorkloadName;
 use isthmus_proxy::accept::DRAIN_WITHIN;
+use isthmus_proxy::unix_socket::{PATH_BYTES_MAX, is_one_user};
 
 use super::tree::{self, Located, Problem, Section};
-use super::{Dns, GatewayConfig, Join, Listen, Raft, duration, is_loopback};
+use super::{ControlSocketConfig, Dns, GatewayConfig, Join, Listen, Raft, duration, is_loopback};
+use crate::control::Users;
 
 /// Resolvers to forward to; more than a handful only delays the answer that nobody has.
 const UPSTREAMS_MAX: usize = 8;
@@ -24,6 +27,8 @@ const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
 const ELECTION_MAX: Duration = Duration::from_secs(60);
 /// An election must survive a lost heartbeat or two.
 const HEARTBEATS_PER_ELECTION_MIN: u32 = 3;
+/// Users of the control socket: the workloads of one machine.
+const USERS_MAX: usize = 1_024;
 /// A bound on the other timeouts, to catch a wrong unit.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
@@ -54,6 +59,8 @@ fn gateway(top: &mut Section<'_>, base: &Path) -> Option<GatewayConfig> {
     let data_dir = top.required("data_dir", path);
     let manifests = top.required("manifests", path);
     let listen = listen(top);
+    let has_socket = top.has("control_socket");
+    let control_socket = top.section("control_socket", |section| has_socket.then(|| control_socket(section, base)));
     let advertise = advertise(top, listen.as_ref());
     let vip_range = vip_range(top, &own_addresses(listen.as_ref(), advertise));
     let dns = top.section("dns", |section| dns(section, listen.as_ref()));
@@ -70,6 +77,7 @@ fn gateway(top: &mut Section<'_>, base: &Path) -> Option<GatewayConfig> {
         data_dir: data_dir?,
         manifests: manifests?,
         listen: listen?,
+        control_socket: control_socket.flatten(),
         advertise,
         vip_range,
         dns,
@@ -189,6 +197,35 @@ fn advertise(top: &mut Section<'_>, listen: Option<&Listen>) -> Option<SocketAdd
         top.report(line, message.to_owned());
     }
     found.map(|found| found.value)
+}
+
+fn control_socket(section: &mut Section<'_>, base: &Path) -> Option<ControlSocketConfig> {
+    let path = section.required("path", |text| {
+        let path = base.join(text);
+        if text.is_empty() || path.as_os_str().len() > PATH_BYTES_MAX {
+            return Err(format!("a socket's path has 1 to {PATH_BYTES_MAX} bytes, and {} is longer", path.display()));
+        }
+        Ok(path)
+    });
+    let user = |text: &str| match text.parse() {
+        Ok(uid) if is_one_user(uid) => Ok(uid),
+        Ok(_) => Err("stands for users that the system cannot name: give the workload a user of its own"),
+        Err(_) => Err("not a numeric user id; `id -u NAME` tells it"),
+    };
+    let line = section.line();
+    let workloads: Vec<(u32, WorkloadName)> =
+        section.section("workloads", |section| section.entries(USERS_MAX, user, str::parse));
+    if workloads.is_empty() {
+        section
+            .report(line, "`control_socket.workloads` names nobody: write `UID: namespace/service-account`".to_owned());
+    }
+    let mut users = Users::new();
+    for (uid, workload) in workloads {
+        if users.insert(uid, workload).is_some() {
+            section.report(line, format!("`control_socket.workloads`: user {uid} is there twice: keep one"));
+        }
+    }
+    Some(ControlSocketConfig { path: path?, workloads: users })
 }
 
 /// Where the gateway itself is.

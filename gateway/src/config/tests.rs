@@ -97,7 +97,7 @@ fn every_problem_is_told_with_its_line() {
             (2, "`cluster`"),
             (
                 4,
-                "`surprise` is not a field; there are federation, cluster, gateway, locality, found, data_dir, manifests, address, listen, advertise, vip_range, dns, workload_certificate_ttl, raft, join, drain"
+                "`surprise` is not a field; there are federation, cluster, gateway, locality, found, data_dir, manifests, address, listen, control_socket, advertise, vip_range, dns, workload_certificate_ttl, raft, join, drain"
             ),
             (8, "`dns.upstreams`"),
         ]
@@ -190,4 +190,43 @@ fn the_gateways_own_listeners_are_known_to_the_manifests_reader() {
     assert!(local.contains(&socket("127.0.11.1:15443")) && local.contains(&socket("127.0.11.1:15000")), "{local:?}");
     let behind = own("address: 0.0.0.0\nadvertise: 192.0.2.1:443\n");
     assert!(behind.contains(&socket("192.0.2.1:15012")) && behind.contains(&socket("192.0.2.1:443")), "{behind:?}");
+}
+
+#[test]
+fn the_control_socket_names_users_and_their_workloads() {
+    let extra =
+        "control_socket:\n  path: run/control.sock\n  workloads:\n    1000: shop/reviews\n    0: shop/ratings\n";
+    let found = config(extra);
+    let socket = found.control_socket.clone().expect("configured");
+    assert_eq!(socket.path, Path::new("/etc/isthmus/run/control.sock"));
+    let users: Vec<_> = socket.workloads.iter().map(|(uid, workload)| (*uid, workload.to_string())).collect();
+    assert_eq!(users, [(0, "shop/ratings".to_owned()), (1000, "shop/reviews".to_owned())]);
+    assert_eq!(GatewayConfig::parse(&found.to_string(), Path::new("")).expect("valid"), found);
+    let json = serde_json::to_string(&found).expect("serializes");
+    assert_eq!(GatewayConfig::parse(&json, Path::new("")).expect("its JSON is valid YAML"), found);
+}
+
+#[test]
+fn users_of_the_control_socket_are_checked_one_by_one() {
+    let with = |workloads: &str| format!("control_socket:\n  path: control.sock\n  workloads:\n{workloads}\n");
+    for (workloads, expected) in [
+        (
+            "    reviews: shop/reviews",
+            "9: `control_socket.workloads.reviews`: not a numeric user id; `id -u NAME` tells it",
+        ),
+        (
+            "    65534: shop/reviews",
+            "9: `control_socket.workloads.65534`: stands for users that the system cannot name",
+        ),
+        ("    1000: reviews", "9: `control_socket.workloads.1000`: "),
+        ("    1000: shop/reviews\n    1000: shop/ratings", "10: `1000` is there twice: keep one"),
+        ("    1000: shop/reviews\n    01000: shop/ratings", "6: `control_socket.workloads`: user 1000 is there twice"),
+    ] {
+        let found = problems(&with(workloads));
+        assert!(found.iter().any(|problem| problem.starts_with(expected)), "{expected}: {found:?}");
+    }
+    assert!(problems("control_socket: {}\n").iter().any(|problem| problem == "6: `control_socket.path` is missing"));
+    assert!(problems(&with("")).iter().any(|problem| problem.contains("has no value")), "{:?}", problems(&with("")));
+    let long = format!("control_socket:\n  path: {}\n  workloads: {{1: shop/reviews}}\n", "a".repeat(101));
+    assert!(the_problem(&long).starts_with("7: `control_socket.path`: a socket's path has 1 to 100 bytes"));
 }

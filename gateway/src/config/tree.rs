@@ -268,6 +268,34 @@ impl Section<'_> {
         Some(items.into_iter().take(max).filter_map(|item| self.parsed(name, item, &parse)).collect())
     }
 
+    /// All fields of a section whose names are data, each name and value read by its parser; at most `max` of them.
+    pub(super) fn entries<K, V, E: fmt::Display, F: fmt::Display>(
+        &mut self,
+        max: usize,
+        name: impl Fn(&str) -> Result<K, E>,
+        value: impl Fn(&str) -> Result<V, F>,
+    ) -> Vec<(K, V)> {
+        let fields = std::mem::take(&mut self.fields);
+        if fields.len() > max {
+            let message = format!("`{}` takes {max} entries at most, found {}", self.place(), fields.len());
+            self.report(self.line, message);
+        }
+        let mut entries = Vec::new();
+        for (key, node) in fields.into_iter().take(max) {
+            let parsed = self.parsed(&key.value, Located { line: key.line, value: node.value }, &value);
+            match name(&key.value) {
+                Ok(name) => entries.extend(parsed.map(|parsed| (name, parsed.value))),
+                Err(error) => self.report(key.line, format!("`{}{}`: {error}", self.prefix, key.value)),
+            }
+        }
+        entries
+    }
+
+    /// The section's own name.
+    fn place(&self) -> &str {
+        self.prefix.trim_end_matches('.')
+    }
+
     fn parsed<T, E: fmt::Display>(
         &mut self,
         name: &str,

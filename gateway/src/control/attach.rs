@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use isthmus_federation::caller;
-use isthmus_identity::{LiveAuthority, Verified, sha256};
+use isthmus_identity::LiveAuthority;
 use isthmus_model::registry::Registry;
-use isthmus_model::registry::token::{Digest, TokenId};
+use isthmus_model::registry::token::Digest;
 use isthmus_model::snapshot::{Coverage, Site, Snapshot};
-use isthmus_model::spiffe::{Principal, SpiffeId, WorkloadName};
+use isthmus_model::spiffe::SpiffeId;
+use isthmus_proxy::unix_socket;
 use isthmus_wire::control::from_gateway::Message as ToSidecar;
 use isthmus_wire::control::from_sidecar::Message as FromSidecarMessage;
 use isthmus_wire::control::{Certificate, FromGateway, FromSidecar, Hello, Renew, Welcome, control_server};
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::attached::{Attached, Seat};
+use super::warrant::{Shown, Users, Warrant, authenticate};
 
 /// How long a new stream may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,86 +31,40 @@ const WAITING_MAX: usize = 4;
 const CERTIFICATES_PER_WINDOW: u32 = 10;
 const CERTIFICATE_WINDOW: Duration = Duration::from_secs(60);
 
-/// Serves sidecars of the own cluster.
-pub struct ControlService {
-    shared: Arc<Shared>,
+/// What sidecars are served from.
+pub struct Inputs {
+    /// The own cluster.
+    pub site: Site,
+    /// Signs their certificates.
+    pub authority: LiveAuthority,
+    /// How long these are good for.
+    pub certificate_ttl: Duration,
+    /// Who comes over the control socket.
+    pub users: Users,
+    /// Where tokens are looked up.
+    pub registry: watch::Receiver<Arc<Registry>>,
+    /// What they are told, each its part.
+    pub view: watch::Receiver<Arc<Snapshot>>,
+    /// Who is attached.
+    pub attached: Attached,
+    /// Ends every stream.
+    pub shutdown: CancellationToken,
 }
 
-struct Shared {
-    site: Site,
-    authority: LiveAuthority,
-    certificate_ttl: Duration,
-    registry: watch::Receiver<Arc<Registry>>,
-    view: watch::Receiver<Arc<Snapshot>>,
-    attached: Attached,
-    shutdown: CancellationToken,
-}
+/// Serves sidecars of the own cluster.
+pub struct ControlService(Arc<Inputs>);
 
 impl ControlService {
-    /// Serves what `view` says and signs with `authority`; who is attached is in `attached`.
+    /// Serves what `inputs` say.
     #[must_use]
-    pub fn new(
-        site: Site,
-        authority: LiveAuthority,
-        certificate_ttl: Duration,
-        registry: watch::Receiver<Arc<Registry>>,
-        view: watch::Receiver<Arc<Snapshot>>,
-        attached: Attached,
-        shutdown: CancellationToken,
-    ) -> Self {
-        Self { shared: Arc::new(Shared { site, authority, certificate_ttl, registry, view, attached, shutdown }) }
-    }
-}
-
-/// Why a stream's identity is believed.
-enum Warrant {
-    Token(TokenId),
-    Certificate(Verified),
-}
-
-impl Shared {
-    /// Who the stream is.
-    fn authenticate(&self, hello: &Hello, shown: Option<Verified>) -> Result<(WorkloadName, Warrant), Status> {
-        if hello.token_id.is_empty() {
-            let shown = shown.ok_or_else(|| Status::unauthenticated("show a workload token or a certificate"))?;
-            let SpiffeId { trust_domain, principal } = shown.id().clone();
-            let own = trust_domain == self.site.trust_domain();
-            return match principal {
-                Principal::Workload(workload) if own => Ok((workload, Warrant::Certificate(shown))),
-                _ => Err(Status::permission_denied(format!("{} is not a workload of this cluster", shown.id()))),
-            };
-        }
-        let id: TokenId = hello.token_id.parse().map_err(Status::invalid_argument)?;
-        let registry = self.registry.borrow();
-        let now = SystemTime::now().into();
-        let hash = sha256(&hello.token_secret);
-        let vouched = registry.token(&id).and_then(|token| token.vouches(&hash, &self.site.cluster, now).cloned());
-        let workload = vouched.map_err(|refusal| Status::unauthenticated(refusal.to_string()))?;
-        Ok((workload, Warrant::Token(id)))
-    }
-
-    /// Whether the warrant still holds when a further certificate is asked for. A token's expiry ends first
-    /// contacts, not streams; its revocation ends both.
-    fn still_holds(&self, warrant: &Warrant) -> Result<(), Status> {
-        match warrant {
-            Warrant::Token(id) => {
-                let registry = self.registry.borrow();
-                match registry.token(id).map(|token| token.revoked_at) {
-                    Ok(Some(_)) => Err(Status::unauthenticated("the workload token was revoked")),
-                    Ok(None) | Err(_) => Ok(()),
-                }
-            }
-            Warrant::Certificate(shown) if shown.not_after() <= SystemTime::now() => {
-                Err(Status::unauthenticated("the certificate that the stream was attached with has expired"))
-            }
-            Warrant::Certificate(_) => Ok(()),
-        }
+    pub fn new(inputs: Inputs) -> Self {
+        Self(Arc::new(inputs))
     }
 }
 
 /// An attached sidecar.
 struct Session {
-    shared: Arc<Shared>,
+    inputs: Arc<Inputs>,
     identity: SpiffeId,
     warrant: Warrant,
     asked: Asked,
@@ -125,8 +81,8 @@ type Outgoing = mpsc::Sender<Result<FromGateway, Status>>;
 
 impl Session {
     async fn run(mut self, mut incoming: Streaming<FromSidecar>, outgoing: &Outgoing) -> Result<(), Status> {
-        let mut view = self.shared.view.clone();
-        let shutdown = self.shared.shutdown.clone();
+        let (mut view, mut registry) = (self.inputs.view.clone(), self.inputs.registry.clone());
+        let shutdown = self.inputs.shutdown.clone();
         let first = view.borrow_and_update().clone();
         self.update(&first, outgoing).await?;
         self.renew(outgoing).await?;
@@ -143,6 +99,12 @@ impl Session {
                         self.update(&current, outgoing).await?;
                     }
                 },
+                changed = registry.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    self.warrant.still_holds(&registry.borrow_and_update().clone(), SystemTime::now())?;
+                }
                 changed = view.changed() => {
                     if changed.is_err() {
                         return Ok(());
@@ -187,10 +149,10 @@ impl Session {
         if self.certificates > CERTIFICATES_PER_WINDOW {
             return Err(Status::resource_exhausted("too many certificate requests"));
         }
-        self.shared.still_holds(&self.warrant)?;
-        let (lifetime, now) = (self.shared.certificate_ttl, SystemTime::now());
-        let authority = self.shared.authority.current();
-        let signed = authority.sign(csr, &self.identity, lifetime, now);
+        let (lifetime, now) = (self.inputs.certificate_ttl, SystemTime::now());
+        self.warrant.still_holds(&self.inputs.registry.borrow().clone(), now)?;
+        let authority = self.inputs.authority.current();
+        let signed = authority.sign(csr, &self.identity, self.warrant.voucher(), lifetime, now);
         let chain = signed.map_err(|error| Status::invalid_argument(error.to_string()))?;
         Ok((chain, authority.key_digest()))
     }
@@ -228,8 +190,8 @@ async fn hello(incoming: &mut Streaming<FromSidecar>) -> Result<Hello, Status> {
 }
 
 async fn serve(
-    shared: Arc<Shared>,
-    shown: Option<Verified>,
+    inputs: Arc<Inputs>,
+    shown: Shown,
     mut incoming: Streaming<FromSidecar>,
     outgoing: &Outgoing,
 ) -> Result<(), Status> {
@@ -238,10 +200,11 @@ async fn serve(
         .workload_address
         .parse()
         .map_err(|error| Status::invalid_argument(format!("workload_address: {error}")))?;
-    let (workload, warrant) = shared.authenticate(&hello, shown).inspect_err(|status| {
+    let (site, registry) = (inputs.site.clone(), inputs.registry.borrow().clone());
+    let authenticated = authenticate(&hello, shown, &site, &inputs.users, &registry, SystemTime::now());
+    let (workload, warrant) = authenticated.inspect_err(|status| {
         tracing::warn!(%own_address, why = status.message(), "refused a sidecar");
     })?;
-    let site = shared.site.clone();
     let identity = SpiffeId::workload(site.trust_domain(), workload);
     tracing::info!(%identity, %own_address, "a sidecar attached");
     let welcome = Welcome {
@@ -254,10 +217,10 @@ async fn serve(
     let coverage = Coverage::Partial { absent: Default::default(), absent_addresses: Default::default() };
     let asked = Asked { services: Default::default(), addresses: Default::default(), own_address: Some(own_address) };
     let session = Session {
-        seat: shared.attached.sit_down(identity.clone()),
+        seat: inputs.attached.sit_down(identity.clone()),
         roots_told: None,
         sent: Snapshot::empty(site, coverage),
-        shared,
+        inputs,
         identity,
         warrant,
         asked,
@@ -277,12 +240,15 @@ impl control_server::Control for ControlService {
     type AttachStream = ReceiverStream<Result<FromGateway, Status>>;
 
     async fn attach(&self, request: Request<Streaming<FromSidecar>>) -> Result<Response<Self::AttachStream>, Status> {
-        let shown = caller::verified(&request).ok();
+        let shown = match request.extensions().get::<unix_socket::Caller>() {
+            Some(local) => Shown::User(local.uid),
+            None => caller::verified(&request).map_or(Shown::Nothing, Shown::Certificate),
+        };
         let (outgoing, stream) = mpsc::channel(WAITING_MAX);
-        let shared = self.shared.clone();
+        let inputs = self.0.clone();
         let incoming = request.into_inner();
         tokio::spawn(async move {
-            if let Err(status) = serve(shared, shown, incoming, &outgoing).await {
+            if let Err(status) = serve(inputs, shown, incoming, &outgoing).await {
                 // The sidecar may be gone already; then nobody is left to tell.
                 let _ = outgoing.send(Err(status)).await;
             }

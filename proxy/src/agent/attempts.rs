@@ -1,14 +1,34 @@
 //! Which gateway to try next, with what proof, and how long to wait before: pure.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The longest wait before the first attempt after a loss. Short, for the next gateway is likely up; not
 /// zero, for all sidecars of a lost gateway come at once.
 pub const DELAY_MIN: Duration = Duration::from_millis(200);
-/// The longest wait before any attempt: how late a sidecar may notice that its gateway is back. The
-/// shortest is half of the longest each time.
-pub const DELAY_MAX: Duration = Duration::from_secs(5);
+/// The longest wait before any attempt: how late a sidecar may notice that its gateway is back. No longer than a
+/// request waits for an answer. The shortest is half of the longest each time.
+pub const DELAY_MAX: Duration = crate::plane::ANSWER_WITHIN;
+
+/// Where a gateway serves sidecars.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlAddr {
+    /// Its control port.
+    Port(SocketAddr),
+    /// Its control socket, on this machine.
+    Socket(PathBuf),
+}
+
+impl fmt::Display for ControlAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port(address) => address.fmt(f),
+            Self::Socket(path) => path.display().fmt(f),
+        }
+    }
+}
 
 /// How a sidecar shows who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,13 +39,15 @@ pub enum Proof {
     /// By the certificate that it has; the gateway is checked against the current roots. The usual way,
     /// because certificates and roots are renewed and tokens and their pins are not.
     Certificate,
+    /// Not at all: the kernel tells the gateway whose the connection to its socket is.
+    User,
 }
 
 /// The order of attempts: gateways in turn, and after each whole round without success the other proof,
 /// so that neither a token that ran out nor a certificate that nobody takes any more locks a sidecar out.
 #[derive(Debug)]
 pub struct Attempts {
-    gateways: Vec<SocketAddr>,
+    gateways: Vec<ControlAddr>,
     next: usize,
     /// Attempts since the last success.
     failed: u32,
@@ -33,18 +55,22 @@ pub struct Attempts {
 
 impl Attempts {
     /// Starts with the first of `gateways`, of which there must be one at least.
-    pub fn new(gateways: Vec<SocketAddr>) -> Self {
+    pub fn new(gateways: Vec<ControlAddr>) -> Self {
         Self { gateways, next: 0, failed: 0 }
     }
 
     /// The next attempt. It counts as failed until [`succeeded`](Self::succeeded). `certified` says whether
     /// there is a valid certificate; without one only the token is left.
-    pub fn next(&mut self, certified: bool) -> (SocketAddr, Proof) {
-        let gateway = self.gateways[self.next];
+    pub fn next(&mut self, certified: bool) -> (ControlAddr, Proof) {
+        let gateway = self.gateways[self.next].clone();
         let round = self.failed as usize / self.gateways.len();
         self.next = (self.next + 1) % self.gateways.len();
         self.failed = self.failed.saturating_add(1);
-        let proof = if certified && round.is_multiple_of(2) { Proof::Certificate } else { Proof::Token };
+        let proof = match gateway {
+            ControlAddr::Socket(_) => Proof::User,
+            ControlAddr::Port(_) if certified && round.is_multiple_of(2) => Proof::Certificate,
+            ControlAddr::Port(_) => Proof::Token,
+        };
         (gateway, proof)
     }
 
@@ -68,8 +94,8 @@ impl Attempts {
 mod tests {
     use super::*;
 
-    fn gateway(number: u16) -> SocketAddr {
-        ([127, 0, 0, 1], number).into()
+    fn gateway(number: u16) -> ControlAddr {
+        ControlAddr::Port(([127, 0, 0, 1], number).into())
     }
 
     #[test]
@@ -86,7 +112,16 @@ mod tests {
     }
 
     #[test]
-    fn waits_double_from_100_ms_to_5_s_and_differ() {
+    fn on_the_socket_the_user_is_the_proof_every_time() {
+        let socket = ControlAddr::Socket("/run/isthmus/control.sock".into());
+        let mut attempts = Attempts::new(vec![socket.clone()]);
+        for certified in [false, true, true] {
+            assert_eq!(attempts.next(certified), (socket.clone(), Proof::User));
+        }
+    }
+
+    #[test]
+    fn waits_double_from_100_ms_to_2_s_and_differ() {
         let mut attempts = Attempts::new(vec![gateway(1)]);
         let millis = |attempts: &Attempts, random| attempts.delay(random).as_millis();
         attempts.next(true);
@@ -96,7 +131,7 @@ mod tests {
         for _ in 0..100 {
             attempts.next(true);
         }
-        assert_eq!((millis(&attempts, 0), millis(&attempts, 2500)), (2500, 5000));
+        assert_eq!((millis(&attempts, 0), millis(&attempts, 1000)), (1000, 2000));
         attempts.succeeded();
         assert_eq!(millis(&attempts, 0), 100);
     }

@@ -1,8 +1,9 @@
-//! A gRPC channel to one gateway over TLS of our own.
+//! A gRPC channel to one gateway: over TLS of our own to a port, and as it is to a socket of this machine.
 //!
 //! The handshake is made here rather than by tonic, because whom we talk to is decided by a SPIFFE ID and,
 //! at first contact, by the pin in the token; tonic gets the finished connection.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,8 @@ use hyper_util::rt::TokioIo;
 use isthmus_identity::{Expected, LiveIdentity, VerifyError, pinned_client_config};
 use isthmus_wire::control::control_client::ControlClient;
 use isthmus_wire::view::UPDATE_BYTES_MAX;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ClientConfig;
@@ -19,9 +21,9 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
-use super::AgentConfig;
-use super::attempts::Proof;
+use super::attempts::{ControlAddr, Proof};
 use super::error::SessionError;
+use super::{AgentConfig, Introduction};
 
 /// From the first SYN to the end of the handshake; longer than two retransmissions of either.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -35,15 +37,34 @@ const PONG_WITHIN: Duration = Duration::from_secs(5);
 pub(super) async fn connect(
     config: &AgentConfig,
     identity: &LiveIdentity,
-    gateway: SocketAddr,
+    gateway: &ControlAddr,
     proof: Proof,
 ) -> Result<ControlClient<Channel>, SessionError> {
-    let sni = config.trust_domain().gateway_sni();
-    let connecting = handshake(gateway, tls(config, identity, proof), &sni);
+    let authority = config.trust_domain.gateway_sni();
+    match gateway {
+        ControlAddr::Port(address) => {
+            let connecting = handshake(*address, tls(config, identity, proof), &authority);
+            channel(in_time(connecting).await?, &authority).await
+        }
+        ControlAddr::Socket(path) => {
+            let unreachable = |source| SessionError::Socket { path: path.clone(), source };
+            let stream = in_time(async { UnixStream::connect(path).await.map_err(unreachable) }).await?;
+            channel(stream, &authority).await
+        }
+    }
+}
+
+async fn in_time<T>(connecting: impl Future<Output = Result<T, SessionError>>) -> Result<T, SessionError> {
     let timeout = SessionError::Timeout { what: "connection", after: CONNECT_WITHIN };
-    let stream = tokio::time::timeout(CONNECT_WITHIN, connecting).await.map_err(|_| timeout)??;
+    tokio::time::timeout(CONNECT_WITHIN, connecting).await.map_err(|_| timeout)?
+}
+
+async fn channel<S>(stream: S, authority: &str) -> Result<ControlClient<Channel>, SessionError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     // The scheme is tonic's word for "do not bring your own TLS".
-    let endpoint = Endpoint::from_shared(format!("http://{sni}"))?
+    let endpoint = Endpoint::from_shared(format!("http://{authority}"))?
         .http2_keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PONG_WITHIN)
         .keep_alive_while_idle(true);
@@ -58,12 +79,14 @@ pub(super) async fn connect(
 
 fn tls(config: &AgentConfig, identity: &LiveIdentity, proof: Proof) -> Arc<ClientConfig> {
     const ALPN: &[&[u8]] = &[b"h2"];
-    let own = config.trust_domain();
+    let own = config.trust_domain.clone();
     let expected: Expected = Arc::new(move |id| id.is_gateway() && id.trust_domain == own);
-    match proof {
-        Proof::Certificate => identity.client_config(expected, ALPN),
+    match (proof, &config.introduction) {
         // Without the certificate, which may have run out: one that is shown must verify.
-        Proof::Token => pinned_client_config(config.token.root, config.token.federation.clone(), expected, None, ALPN),
+        (Proof::Token, Introduction::Token { token, .. }) => {
+            pinned_client_config(token.root, token.federation.clone(), expected, None, ALPN)
+        }
+        _ => identity.client_config(expected, ALPN),
     }
 }
 

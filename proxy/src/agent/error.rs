@@ -1,6 +1,7 @@
 //! Why a stream to a gateway ended or never began.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use isthmus_identity::{IdentityError, VerifyError};
@@ -15,6 +16,15 @@ pub enum SessionError {
     /// No TCP connection.
     #[error("cannot connect: {0}; check `gateways` and that the gateway's control port is up")]
     Connect(#[source] io::Error),
+    /// No connection to the gateway's socket.
+    #[error("cannot connect: {source}; check that the gateway runs on this machine, and its `control_socket.path`")]
+    Socket {
+        /// The configured path.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// TLS did not come about for a reason of its own.
     #[error("TLS handshake failed: {0}; check that `gateways` names control ports of Isthmus gateways")]
     Tls(#[source] io::Error),
@@ -48,11 +58,13 @@ pub enum SessionError {
     #[error("the gateway's greeting is refused: {0}")]
     Greeting(#[from] NameError),
     /// The gateway serves somebody else.
-    #[error("the gateway would make this workload {told}, which is not in {expected}; check `token` and `gateways`")]
+    #[error(
+        "the gateway would make this workload {told}, which is not in {expected}; check the token and `gateways`, or `federation` and `cluster`"
+    )]
     OtherIdentity {
         /// What the gateway said.
         told: SpiffeId,
-        /// The trust domain of the token.
+        /// The configured trust domain.
         expected: String,
     },
     /// Roots, a key or a certificate that cannot be used. The former ones stay in use.

@@ -21,12 +21,13 @@ mod views;
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use isthmus_identity::{BearerToken, LiveIdentity};
 use isthmus_model::locality::Locality;
-use isthmus_model::name::{ClusterName, TrustDomain};
+use isthmus_model::name::TrustDomain;
 use isthmus_model::route::Question;
 use isthmus_model::snapshot::{Site, Snapshot};
 use tokio::sync::{mpsc, watch};
@@ -34,7 +35,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use attempts::Attempts;
+use attempts::{Attempts, ControlAddr};
 use questions::Questions;
 use views::Views;
 
@@ -45,21 +46,38 @@ pub const DEMAND_LEN: usize = 1024;
 /// What the agent has to know.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
-    /// The workload's token: who it is, and how to know its gateway.
-    pub token: BearerToken,
-    /// The cluster that the workload runs in.
-    pub cluster: ClusterName,
-    /// Control ports of the own cluster's gateways, one at least.
-    pub gateways: Vec<SocketAddr>,
+    /// The trust domain of the cluster that the workload runs in.
+    pub trust_domain: TrustDomain,
+    /// How the workload shows who it is.
+    pub introduction: Introduction,
     /// The address that the workload is known by in its cluster's endpoints.
     pub workload_address: IpAddr,
 }
 
-impl AgentConfig {
-    /// The own cluster's trust domain.
-    #[must_use]
-    pub fn trust_domain(&self) -> TrustDomain {
-        self.token.federation.trust_domain(&self.cluster)
+/// How a workload shows who it is, before it has a certificate.
+#[derive(Clone, Debug)]
+pub enum Introduction {
+    /// By its token.
+    Token {
+        /// Who it is, and how to know its gateway.
+        token: BearerToken,
+        /// Control ports of the own cluster's gateways, one at least.
+        gateways: Vec<SocketAddr>,
+    },
+    /// By the user that the sidecar runs as, to the gateway on the same machine: whoever can put a socket in this
+    /// place is believed to be that gateway.
+    User {
+        /// The gateway's control socket.
+        socket: PathBuf,
+    },
+}
+
+impl Introduction {
+    fn gateways(&self) -> Vec<ControlAddr> {
+        match self {
+            Self::Token { gateways, .. } => gateways.iter().copied().map(ControlAddr::Port).collect(),
+            Self::User { socket } => vec![ControlAddr::Socket(socket.clone())],
+        }
     }
 }
 
@@ -67,7 +85,7 @@ impl AgentConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentState {
     /// The gateway that it is attached to.
-    pub gateway: Option<SocketAddr>,
+    pub gateway: Option<ControlAddr>,
     /// Since when it is attached to that, or to none.
     pub since: SystemTime,
     /// When a gateway last told something: how old the view may be while there is no gateway.
@@ -133,9 +151,10 @@ impl Agent {
     /// When `config` has no gateway, or outside of a tokio runtime.
     #[must_use]
     pub fn start(config: AgentConfig, shutdown: CancellationToken) -> AgentHandle {
-        assert!(!config.gateways.is_empty(), "a sidecar needs a gateway's address");
+        let gateways = config.introduction.gateways();
+        assert!(!gateways.is_empty(), "a sidecar needs a gateway's address");
         let unknown: Locality = "unknown".parse().expect("a label");
-        let (federation, cluster) = (config.token.federation.clone(), config.cluster.clone());
+        let TrustDomain { federation, cluster } = config.trust_domain.clone();
         let site = Site { federation, cluster, locality: unknown };
         let (published, view) = watch::channel(Arc::new(views::blank(site.clone())));
         let (demand, questions) = mpsc::channel(DEMAND_LEN);
@@ -144,7 +163,7 @@ impl Agent {
             AgentState { gateway: None, since, heard_at: None, certified_until: None, generation: 0, problem: None };
         let (state, watched) = watch::channel(blank);
         let agent = Self {
-            attempts: Attempts::new(config.gateways.clone()),
+            attempts: Attempts::new(gateways),
             config,
             identity: identity.clone(),
             demand: questions,
@@ -162,17 +181,17 @@ impl Agent {
         loop {
             let certified = self.identity.trust().is_some() && self.state.borrow().is_ready(SystemTime::now());
             let (gateway, proof) = self.attempts.next(certified);
-            let Err(error) = Box::pin(session::run(&mut self, gateway, proof)).await;
-            self.detached(gateway, &error);
+            let Err(error) = Box::pin(session::run(&mut self, &gateway, proof)).await;
+            self.detached(&gateway, &error);
             tokio::time::sleep(self.attempts.delay(random())).await;
         }
     }
 
-    fn attached(&self, gateway: SocketAddr) {
+    fn attached(&self, gateway: &ControlAddr) {
         info!(%gateway, "attached to gateway");
         let now = SystemTime::now();
         self.state.send_modify(|state| {
-            (state.gateway, state.since, state.heard_at, state.problem) = (Some(gateway), now, Some(now), None);
+            (state.gateway, state.since, state.heard_at, state.problem) = (Some(gateway.clone()), now, Some(now), None);
         });
     }
 
@@ -180,7 +199,7 @@ impl Agent {
         self.state.send_modify(|state| state.heard_at = Some(SystemTime::now()));
     }
 
-    fn detached(&self, gateway: SocketAddr, error: &error::SessionError) {
+    fn detached(&self, gateway: &ControlAddr, error: &error::SessionError) {
         let now = SystemTime::now();
         let heard_at = self.state.borrow().heard_at;
         let silence = heard_at.and_then(|at| now.duration_since(at).ok()).map(|silence| silence.as_secs());

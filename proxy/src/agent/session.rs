@@ -4,7 +4,6 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use isthmus_identity::PrivateKey;
@@ -18,11 +17,11 @@ use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use super::Agent;
-use super::attempts::Proof;
+use super::attempts::{ControlAddr, Proof};
 use super::connect::connect;
 use super::error::SessionError;
 use super::questions::{QUESTIONS_PER_ASK, ask};
+use super::{Agent, Introduction};
 
 /// How long a gateway may take to greet. It may have to ask the registry's state about the token, not a peer.
 const GREETING_WITHIN: Duration = Duration::from_secs(5);
@@ -62,7 +61,7 @@ enum Event {
 }
 
 /// Attaches to `gateway` and serves the stream until it ends, for which there is always a reason.
-pub(super) async fn run(agent: &mut Agent, gateway: SocketAddr, proof: Proof) -> Result<Infallible, SessionError> {
+pub(super) async fn run(agent: &mut Agent, gateway: &ControlAddr, proof: Proof) -> Result<Infallible, SessionError> {
     let mut client = connect(&agent.config, &agent.identity, gateway, proof).await?;
     let (outbox, messages) = mpsc::channel(OUTBOX_LEN);
     let hello = from_sidecar::Message::Hello(hello(agent, proof));
@@ -90,18 +89,17 @@ pub(super) async fn run(agent: &mut Agent, gateway: SocketAddr, proof: Proof) ->
 }
 
 fn hello(agent: &Agent, proof: Proof) -> control::Hello {
-    let token = &agent.config.token;
-    let (token_id, token_secret) = match proof {
-        Proof::Token => (token.id.to_string(), token.secret.as_bytes().to_vec()),
-        Proof::Certificate => (String::new(), Vec::new()),
+    let (token_id, token_secret) = match (proof, &agent.config.introduction) {
+        (Proof::Token, Introduction::Token { token, .. }) => (token.id.to_string(), token.secret.as_bytes().to_vec()),
+        _ => (String::new(), Vec::new()),
     };
     control::Hello { token_id, token_secret, workload_address: agent.config.workload_address.to_string() }
 }
 
-/// Checks that the gateway serves the token's cluster.
+/// Checks that the gateway serves the own cluster.
 fn greeted(agent: &Agent, welcome: &control::Welcome) -> Result<Site, SessionError> {
     let identity: SpiffeId = welcome.identity.parse()?;
-    let own = agent.config.trust_domain();
+    let own = agent.config.trust_domain.clone();
     let federation: FederationDomain = welcome.federation.parse()?;
     let cluster: ClusterName = welcome.cluster.parse()?;
     if identity.trust_domain != own || federation.trust_domain(&cluster) != own || identity.is_gateway() {
@@ -174,7 +172,7 @@ impl Session<'_> {
         let roots_told = update.roots.is_some();
         self.agent.views.take(update)?;
         if roots_told {
-            let federation = self.agent.config.token.federation.clone();
+            let federation = self.agent.config.trust_domain.federation.clone();
             self.agent.identity.set_trust(self.agent.views.trust(federation)?);
         }
         self.agent.attempts.succeeded();

@@ -63,7 +63,9 @@ impl Drop for Sidecar {
 fn sidecar(token: BearerToken, gateways: Vec<SocketAddr>) -> Sidecar {
     let shutdown = CancellationToken::new();
     let cluster = token.cluster.clone().expect("a workload token names its cluster");
-    let config = AgentConfig { token, cluster, gateways, workload_address: [127, 0, 0, 9].into() };
+    let trust_domain = token.federation.trust_domain(&cluster);
+    let introduction = Introduction::Token { token, gateways };
+    let config = AgentConfig { trust_domain, introduction, workload_address: [127, 0, 0, 9].into() };
     Sidecar { handle: Agent::start(config, shutdown.clone()), shutdown }
 }
 

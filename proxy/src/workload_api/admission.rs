@@ -2,16 +2,11 @@
 
 use tonic::{Request, Status};
 
+use crate::unix_socket::Caller;
+
 /// What every SPIFFE client sends with every call (Workload Endpoint §3): a request that was forged through
 /// somebody else's HTTP client does not have it.
 const SECURITY_HEADER: &str = "workload.spiffe.io";
-
-/// Whose connection a call came on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Caller {
-    /// Whether the certificate and its key may be given to them.
-    pub(super) admitted: bool,
-}
 
 /// Lets a call through, or says what the standard has for it.
 pub(super) fn admit(request: Request<()>) -> Result<Request<()>, Status> {
@@ -21,7 +16,7 @@ pub(super) fn admit(request: Request<()>) -> Result<Request<()>, Status> {
         _ => return Err(Status::invalid_argument(format!("send the metadata {SECURITY_HEADER}: true, once"))),
     }
     match request.extensions().get() {
-        Some(Caller { admitted: true }) => Ok(request),
+        Some(Caller { admitted: true, .. }) => Ok(request),
         // In these words: clients know them.
         _ => Err(Status::permission_denied("no identity issued")),
     }
@@ -46,7 +41,7 @@ mod tests {
 
     #[test]
     fn calls_need_the_header_and_an_admitted_caller() {
-        let (ours, stranger) = (Some(Caller { admitted: true }), Some(Caller { admitted: false }));
+        let (ours, stranger) = (Some(Caller { uid: 1, admitted: true }), Some(Caller { uid: 2, admitted: false }));
         assert_eq!(verdict(&["true"], ours), Code::Ok);
         for forged in [&[][..], &["True"], &["1"], &[""], &["true", "true"], &["true", "false"]] {
             assert_eq!(verdict(forged, ours), Code::InvalidArgument, "{forged:?}");

@@ -23,4 +23,4 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-pub use server::{BindError, WorkloadApi};
+pub use server::WorkloadApi;

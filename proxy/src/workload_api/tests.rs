@@ -25,8 +25,9 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::server::WorkloadApi;
 use crate::agent::tests::gateway::{FakeGateway, Federation};
-use crate::agent::{Agent, AgentConfig, AgentHandle};
-use crate::config::{Callers, WorkloadApiConfig};
+use crate::agent::{Agent, AgentConfig, AgentHandle, Introduction};
+use crate::config::WorkloadApiConfig;
+use crate::unix_socket::Callers;
 
 /// More than any step takes; a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -69,12 +70,8 @@ impl Served {
         let dir = tempfile::tempdir().expect("a directory");
         let (shutdown, agent_shutdown) = (CancellationToken::new(), CancellationToken::new());
         let workload_address = [127, 0, 0, 9].into();
-        let config = AgentConfig {
-            token: federation.token(),
-            cluster: federation.cluster(),
-            gateways: vec![gateway],
-            workload_address,
-        };
+        let introduction = Introduction::Token { token: federation.token(), gateways: vec![gateway] };
+        let config = AgentConfig { introduction, trust_domain: federation.trust_domain(), workload_address };
         let agent = Agent::start(config, agent_shutdown.clone());
         let socket = dir.path().join("workload.sock");
         let config = WorkloadApiConfig { socket: socket.clone(), callers };

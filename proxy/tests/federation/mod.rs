@@ -87,7 +87,7 @@ impl Federation {
         let id = SpiffeId::workload(authority.trust_domain().clone(), workload.parse().expect("valid"));
         let key = PrivateKey::generate().expect("a key");
         let csr = key.csr().expect("a request");
-        let chain = authority.sign(&csr, &id, Duration::from_secs(3600), SystemTime::now()).expect("signed");
+        let chain = authority.sign(&csr, &id, None, Duration::from_secs(3600), SystemTime::now()).expect("signed");
         identity.set_credentials(chain, key).expect("credentials");
     }
 

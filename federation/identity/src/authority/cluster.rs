@@ -5,8 +5,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use isthmus_model::name::TrustDomain;
-use isthmus_model::registry::token::Digest;
+use isthmus_model::registry::token::{Digest, TokenId};
 use isthmus_model::spiffe::{Principal, SpiffeId};
+use rcgen::DnType;
 use rustls::pki_types::CertificateDer;
 
 use super::{dated, issuer, sign_leaf};
@@ -71,7 +72,7 @@ impl ClusterAuthority {
 
     /// Issues a workload's X.509-SVID over the key in `csr`, valid from [`CLOCK_SKEW`](super::CLOCK_SKEW) before
     /// `now` until `lifetime` after it, or until this authority's own certificate ends, whichever comes
-    /// first. Returns the leaf and the intermediate, DER.
+    /// first. It tells the token that vouched for the workload, if one did. Returns the leaf and the intermediate, DER.
     ///
     /// # Errors
     /// When the ID is outside the trust domain or a gateway's, the request is refused, or this authority is not valid at `now`.
@@ -79,6 +80,7 @@ impl ClusterAuthority {
         &self,
         csr: &[u8],
         id: &SpiffeId,
+        voucher: Option<&TokenId>,
         lifetime: Duration,
         now: SystemTime,
     ) -> Result<Vec<Vec<u8>>, IdentityError> {
@@ -89,8 +91,11 @@ impl ClusterAuthority {
         if !matches!(id.principal, Principal::Workload(_)) {
             return Err(IdentityError::NotToSign { id: id.clone() });
         }
-        let leaf =
-            sign_leaf(csr, id, dated(now, lifetime, Some(self.window))?, &issuer(&self.certificate, &self.key)?)?;
+        let mut params = dated(now, lifetime, Some(self.window))?;
+        if let Some(token) = voucher {
+            params.distinguished_name.push(DnType::CommonName, certificate::voucher_name(token));
+        }
+        let leaf = sign_leaf(csr, id, params, &issuer(&self.certificate, &self.key)?)?;
         Ok(vec![leaf, self.certificate.to_vec()])
     }
 }

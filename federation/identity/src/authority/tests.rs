@@ -11,10 +11,12 @@ use super::*;
 use crate::certificate;
 use crate::error::RequestError;
 use crate::file::{self, Secrecy};
-use crate::fixture::{Federation, HOUR, federation_domain, id, trust_domain};
+use crate::fixture::{Federation, HOUR, ders, federation_domain, id, trust_domain};
 use crate::keyring::{GatewayCredentials, GatewayKeys, recover};
 use crate::request::{CSR_LEN_MAX, csr_key_digest};
 use crate::sealing::OpeningKey;
+use crate::verify::PeerUsage;
+use isthmus_model::registry::token::TokenId;
 
 const REVIEWS: &str = "spiffe://us-east.acme.mesh/ns/shop/sa/reviews";
 
@@ -55,11 +57,33 @@ fn an_intermediate_is_bound_to_its_trust_domain() {
 }
 
 #[test]
+fn a_leaf_tells_the_token_that_vouched_for_it_and_only_in_one_form() {
+    let federation = Federation::found();
+    let (east, token) = (federation.cluster("us-east"), TokenId::from_random([0xab; 8]));
+    let key = PrivateKey::generate().expect("generated");
+    let csr = key.csr().expect("requested");
+    for voucher in [Some(&token), None] {
+        let chain = east.sign(&csr, &id(REVIEWS), voucher, HOUR, federation.now).expect("signed");
+        let verified = federation.bundle().verify(&ders(&chain), PeerUsage::Client, federation.now).expect("good");
+        assert_eq!(verified.voucher(), voucher);
+    }
+    for names in [&[][..], &["abababababababab"], &["token ABABABABABABABAB"], &["token ab", "token ab"]] {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        for name in names {
+            params.distinguished_name.push(DnType::CommonName, *name);
+        }
+        let other = params.self_signed(&KeyPair::generate().expect("generated")).expect("signed");
+        assert_eq!(certificate::voucher(&parse(other.der())), None, "{names:?}");
+    }
+}
+
+#[test]
 fn a_leaf_is_an_svid_and_nothing_else() {
     let federation = Federation::found();
     let east = federation.cluster("us-east");
     let key = PrivateKey::generate().expect("generated");
-    let chain = east.sign(&key.csr().expect("requested"), &id(REVIEWS), HOUR, federation.now).expect("signed");
+    let chain = east.sign(&key.csr().expect("requested"), &id(REVIEWS), None, HOUR, federation.now).expect("signed");
     assert_eq!(chain[1], east.certificate());
     let leaf = parse(&chain[0]);
     assert_eq!(certificate::uris(&leaf), Ok(vec![REVIEWS]));
@@ -81,7 +105,7 @@ fn serial_numbers_do_not_repeat() {
     let east = federation.cluster("us-east");
     let csr = PrivateKey::generate().and_then(|key| key.csr()).expect("requested");
     let serial = || {
-        let chain = east.sign(&csr, &id(REVIEWS), HOUR, federation.now).expect("signed");
+        let chain = east.sign(&csr, &id(REVIEWS), None, HOUR, federation.now).expect("signed");
         parse(&chain[0]).raw_serial().to_vec()
     };
     let (first, second) = (serial(), serial());
@@ -96,11 +120,11 @@ fn no_certificate_outlives_its_issuer() {
     let csr = PrivateKey::generate().and_then(|key| key.csr()).expect("requested");
     let (_, end) = east.lifetime();
     for lifetime in [2 * INTERMEDIATE_LIFETIME, Duration::MAX] {
-        let chain = east.sign(&csr, &id(REVIEWS), lifetime, federation.now).expect("signed");
+        let chain = east.sign(&csr, &id(REVIEWS), None, lifetime, federation.now).expect("signed");
         assert_eq!(certificate::Window::of(&parse(&chain[0])).not_after, end);
     }
     for now in [end, end + HOUR, federation.now - HOUR] {
-        let refused = east.sign(&csr, &id(REVIEWS), HOUR, now);
+        let refused = east.sign(&csr, &id(REVIEWS), None, HOUR, now);
         assert!(matches!(refused, Err(IdentityError::AuthorityNotValid)), "{refused:?}");
     }
     let late = federation.now + ROOT_LIFETIME;
@@ -113,7 +137,7 @@ fn authorities_sign_only_for_their_own() {
     let federation = Federation::found();
     let csr = PrivateKey::generate().and_then(|key| key.csr()).expect("requested");
     let west = id("spiffe://us-west.acme.mesh/ns/shop/sa/reviews");
-    let refused = federation.cluster("us-east").sign(&csr, &west, HOUR, federation.now);
+    let refused = federation.cluster("us-east").sign(&csr, &west, None, HOUR, federation.now);
     assert!(matches!(refused, Err(IdentityError::OutsideTrustDomain { .. })), "{refused:?}");
     let elsewhere = "us-east.other.mesh".parse().expect("valid");
     let refused = federation.root.sign_cluster(&csr, &elsewhere, INTERMEDIATE_LIFETIME, federation.now);
@@ -125,7 +149,7 @@ fn the_root_signs_gateways_and_clusters_sign_workloads() {
     let federation = Federation::found();
     let csr = PrivateKey::generate().and_then(|key| key.csr()).expect("requested");
     let gateway = id("spiffe://us-east.acme.mesh/gateway/gw-1");
-    let refused = federation.cluster("us-east").sign(&csr, &gateway, HOUR, federation.now);
+    let refused = federation.cluster("us-east").sign(&csr, &gateway, None, HOUR, federation.now);
     assert!(matches!(refused, Err(IdentityError::NotToSign { .. })), "{refused:?}");
     let refused = federation.root.sign_gateway(&csr, &id(REVIEWS), HOUR, federation.now);
     assert!(matches!(refused, Err(IdentityError::NotToSign { .. })), "{refused:?}");
@@ -290,7 +314,7 @@ fn request(key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Vec<u8
 
 fn refusal(csr: &[u8]) -> RequestError {
     let federation = Federation::found();
-    let refused = federation.cluster("us-east").sign(csr, &id(REVIEWS), HOUR, federation.now);
+    let refused = federation.cluster("us-east").sign(csr, &id(REVIEWS), None, HOUR, federation.now);
     let by_root = federation.root.sign_cluster(csr, &trust_domain("us-east"), INTERMEDIATE_LIFETIME, federation.now);
     match (refused, by_root) {
         (Err(IdentityError::Request(leaf)), Err(IdentityError::Request(cluster))) => {
@@ -351,7 +375,7 @@ fn only_modern_elliptic_curves_are_signed() {
     let east = federation.cluster("us-east");
     for accepted in [&PKCS_ECDSA_P384_SHA384, &PKCS_ED25519] {
         let key = KeyPair::generate_for(accepted).expect("generated");
-        let chain = east.sign(&request(&key, |_| {}), &id(REVIEWS), HOUR, federation.now).expect("signed");
+        let chain = east.sign(&request(&key, |_| {}), &id(REVIEWS), None, HOUR, federation.now).expect("signed");
         assert_eq!(parse(&chain[0]).public_key().subject_public_key.data, key.public_key_raw());
     }
 }
@@ -361,7 +385,7 @@ fn a_subject_in_a_request_is_not_copied() {
     let federation = Federation::found();
     let key = KeyPair::generate().expect("generated");
     let csr = request(&key, |params| params.distinguished_name.push(DnType::CommonName, "root"));
-    let chain = federation.cluster("us-east").sign(&csr, &id(REVIEWS), HOUR, federation.now).expect("signed");
+    let chain = federation.cluster("us-east").sign(&csr, &id(REVIEWS), None, HOUR, federation.now).expect("signed");
     assert_eq!(parse(&chain[0]).subject().iter().count(), 0);
 }
 

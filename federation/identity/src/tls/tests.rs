@@ -280,7 +280,7 @@ fn an_exported_svid_is_the_current_certificate_with_the_key_that_signs_for_it() 
 
     // Another issuance for the same identity is not the same.
     let (cluster, key) = (federation.cluster("us-east"), PrivateKey::generate().expect("generated"));
-    let chain = cluster.sign(&key.csr().expect("requested"), &id(EAST), HOUR, now).expect("signed");
+    let chain = cluster.sign(&key.csr().expect("requested"), &id(EAST), None, HOUR, now).expect("signed");
     live.set_credentials(chain, key).expect("credentials");
     let renewed = live.export_svid().expect("credentials");
     assert!(!renewed.is_same_as(&exported) && renewed.private_key() != exported.private_key());

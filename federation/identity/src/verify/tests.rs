@@ -105,5 +105,5 @@ fn the_forger_makes_good_certificates_too() {
 
 fn svid(federation: &Federation) -> Vec<Vec<u8>> {
     let csr = PrivateKey::generate().and_then(|key| key.csr()).expect("requested");
-    federation.cluster("us-east").sign(&csr, &id(REVIEWS), HOUR, federation.now).expect("signed")
+    federation.cluster("us-east").sign(&csr, &id(REVIEWS), None, HOUR, federation.now).expect("signed")
 }

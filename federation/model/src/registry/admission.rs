@@ -11,7 +11,7 @@ use super::audit::Event;
 use super::node::{Certificates, ISSUED_MAX, Node, NodeId, Pending, Requests};
 use super::token::{Admitted, Digest, Grant, Invitation, Redemption, TOKEN_USES_MAX, Token, TokenId};
 use super::trust::Custody;
-use super::{NODES_MAX, Registry, TOKEN_RECORD_KEPT, TOKENS_MAX, limit};
+use super::{NODES_MAX, REVOKED_TOKEN_KEPT, Registry, TOKEN_RECORD_KEPT, TOKENS_MAX, limit};
 
 /// How long keys are denied whose certificates, if there are any, are not on record: longer than any lasts.
 pub(super) const PENDING_DENIED: Duration = Duration::from_secs(100 * 24 * 3600);
@@ -43,7 +43,9 @@ impl Registry {
         let nodes = &self.nodes;
         let waits = |used: &Redemption| nodes.get(&used.node).is_some_and(|node| !node.is_certified());
         let kept = |token: &Token| {
-            token.expires_at.saturating_add(TOKEN_RECORD_KEPT) > at || token.redemptions.iter().any(waits)
+            let revoked = token.revoked_at.is_some_and(|revoked| revoked.saturating_add(REVOKED_TOKEN_KEPT) > at);
+            let recent = token.expires_at.saturating_add(TOKEN_RECORD_KEPT) > at;
+            recent || revoked || token.redemptions.iter().any(waits)
         };
         if let Some(known) = self.tokens.get(id).filter(|known| kept(known)) {
             return if known.same_content(&token) { Ok(Outcome::Unchanged) } else { Err(Refusal::TokenConflict) };

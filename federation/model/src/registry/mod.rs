@@ -38,6 +38,9 @@ pub const EXPORTS_PER_CLUSTER_MAX: usize = 50_000;
 pub const TOKENS_MAX: usize = 10_000;
 /// How long a token's record outlives its expiry, so that late redemptions still hear "expired".
 pub const TOKEN_RECORD_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// How long a revoked token's record stays at least: longer than the last certificate that a workload got by it, so that
+/// none is renewed for want of the record. Certificates last seven days at most.
+pub const REVOKED_TOKEN_KEPT: Duration = Duration::from_secs(8 * 24 * 3600);
 
 /// The federation itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -70,8 +70,8 @@ impl Federation {
         self.root.certificate().to_vec()
     }
 
-    pub(crate) fn cluster(&self) -> ClusterName {
-        self.domain.cluster.clone()
+    pub(crate) fn trust_domain(&self) -> TrustDomain {
+        self.domain.clone()
     }
 
     pub(crate) fn token(&self) -> BearerToken {
@@ -238,7 +238,7 @@ impl Attending {
             }
             from_sidecar::Message::CertificateRequest(csr) => {
                 let key = csr_key_digest(&csr).expect("a valid request").to_string();
-                let signed = self.authority.sign(&csr, &self.workload, self.lifetime, SystemTime::now());
+                let signed = self.authority.sign(&csr, &self.workload, None, self.lifetime, SystemTime::now());
                 let certificate = control::Certificate { chain: signed.expect("signed") };
                 send(outbox, from_gateway::Message::Certificate(certificate)).await;
                 self.seen.send_modify(|seen| {

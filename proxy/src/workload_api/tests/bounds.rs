@@ -11,7 +11,8 @@ use tonic::Request;
 
 use super::*;
 use crate::agent::tests::gateway::LIFETIME;
-use crate::workload_api::server::{CONNECTIONS_MAX, STRANGERS_MAX, STREAMS_MAX};
+use crate::unix_socket::STRANGERS_MAX;
+use crate::workload_api::server::BOUNDS;
 
 /// Reads what the server says unasked until it closes the connection.
 async fn closed(mut stream: UnixStream) -> io::Result<usize> {
@@ -36,7 +37,7 @@ async fn the_connection_after_the_last_is_closed_and_a_place_that_is_left_is_giv
     let federation = Federation::new("us-east");
     let (_facts, known) = watch::channel(two_members(&federation));
     let (served, _gateway) = Served::ready(&federation, known, LIFETIME).await;
-    let mut streams = silent(&served, CONNECTIONS_MAX).await;
+    let mut streams = silent(&served, BOUNDS.per_user).await;
     let surplus = UnixStream::connect(&served.socket).await.expect("a socket");
     assert!(matches!(closed(surplus).await, Ok(0) | Err(_)), "not even greeted");
 
@@ -79,7 +80,7 @@ async fn a_connection_has_so_many_streams_and_the_next_waits_for_one_to_end() {
         async move { client.fetch_x509svid(request).await.expect("served").into_inner() }
     };
     let mut open = Vec::new();
-    for _ in 0..STREAMS_MAX {
+    for _ in 0..BOUNDS.streams {
         let mut stream = soon(fetch()).await;
         assert!(soon(stream.message()).await.expect("served").is_some());
         open.push(stream);

@@ -13,7 +13,7 @@ use tower::{Service, ServiceExt};
 
 use super::*;
 use crate::agent::tests::gateway::LIFETIME;
-use crate::workload_api::server::BindError;
+use crate::unix_socket::BindError;
 
 /// A gateway that is not there.
 fn nowhere() -> SocketAddr {

@@ -209,3 +209,26 @@ fn a_token_holds_to_its_region_its_addresses_and_its_number_of_uses() {
         fed.refuses("us-east", mint(3, invite("us-west", |to| to.uses = uses)), refusal);
     }
 }
+
+#[test]
+fn a_revoked_tokens_record_outlives_the_certificates_that_were_got_by_it() {
+    let mut fed = Federated::new();
+    fed.changes("us-east", mint(1, workload("us-east")));
+    fed.changes("us-east", mint(2, workload("us-east")));
+    fed.changes("us-east", Command::RevokeToken { id: token_id(1) });
+    let revoked_at = UnixMillis(fed.now);
+    let mint_late = |fed: &mut Federated, number| {
+        let expires_at = UnixMillis(fed.now).saturating_add(REVOKED_TOKEN_KEPT);
+        let Command::MintToken { id, secret_hash, grant, gateway, .. } = mint(number, workload("us-east")) else {
+            unreachable!("it mints")
+        };
+        fed.changes("us-east", Command::MintToken { id, secret_hash, grant, expires_at, gateway });
+    };
+    fed.now = revoked_at.saturating_add(REVOKED_TOKEN_KEPT).0 - 1;
+    mint_late(&mut fed, 3);
+    assert!(fed.registry.token(&token_id(1)).is_ok_and(|token| token.revoked_at == Some(revoked_at)));
+    assert_eq!(fed.registry.token(&token_id(2)).err(), Some(Refusal::TokenUnknown), "merely expired");
+    fed.now += 1;
+    mint_late(&mut fed, 4);
+    assert_eq!(fed.registry.token(&token_id(1)).err(), Some(Refusal::TokenUnknown));
+}
