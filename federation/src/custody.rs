@@ -199,7 +199,10 @@ mod tests {
         let (id, secret_hash) = (TokenId::from_random([1; 8]), Digest([0; 32]));
         let (grant, gateway) = (fixture::join("us-west"), "gw-1".parse().expect("valid"));
         let expires_at = UnixMillis(u64::MAX);
-        apply(&mut registry, Command::MintToken { id: id.clone(), secret_hash, grant, expires_at, gateway });
+        apply(
+            &mut registry,
+            Command::MintToken { id: id.clone(), secret_hash, grant, expires_at, gateway, root: Digest([ROOT; 32]) },
+        );
         let newcomer = fixture::introduction("us-west", "gw-1", "r2", 2);
         apply(&mut registry, Command::RedeemToken { id, secret_hash, newcomer, from: None });
         let sign = Task::Sign { node: 2, authority_key: fixture::requests(2).authority_key };

@@ -131,6 +131,7 @@ impl Gateway {
             grant: fixture::join(place.name.cluster.as_str()),
             expires_at: now.saturating_add(ttl),
             gateway: place.name.gateway.clone(),
+            root,
         };
         assert_eq!(self.handle.propose(mint).await.expect("takes it"), Outcome::Changed);
         token

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use axum::Router;
 use axum::extract::State;
@@ -9,6 +10,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use isthmus_model::health::Reach;
+use isthmus_model::time::UnixMillis;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -49,6 +51,9 @@ struct Gauges {
     stale_seconds: Gauge,
     generation: Gauge,
     vips_unbound: Gauge,
+    issuance_waiting: Gauge,
+    issuance_wait_seconds: Gauge,
+    certificates_end: Gauge,
     state: AdminState,
 }
 
@@ -98,6 +103,11 @@ impl Gauges {
         let stale_seconds = gauge("registry_stale_seconds", help);
         let generation = gauge("snapshot_generation", "Generation of the published snapshot");
         let vips_unbound = gauge("vips_unbound", "Virtual addresses that cannot be listened on");
+        let issuance_waiting = gauge("issuance_waiting", "Gateways that wait for the root to certify them");
+        let help = "Seconds for which the first of these waits; 0 while none does";
+        let issuance_wait_seconds = gauge("issuance_longest_wait_seconds", help);
+        let help = "When this gateway's own certificates end, in seconds since the Unix epoch; 0 before it has any";
+        let certificates_end = gauge("certificates_end_timestamp_seconds", help);
         Self {
             registry,
             problems,
@@ -110,6 +120,9 @@ impl Gauges {
             stale_seconds,
             generation,
             vips_unbound,
+            issuance_waiting,
+            issuance_wait_seconds,
+            certificates_end,
             state,
         }
     }
@@ -128,7 +141,11 @@ impl Gauges {
         self.term.set(long(status.term));
         self.leads.set(i64::from(status.leader == Some(status.node)));
         self.applied.set(long(status.applied));
-        let now = isthmus_model::time::UnixMillis::from(std::time::SystemTime::now());
+        let now = UnixMillis::from(SystemTime::now());
+        let issuance = state.read(now).issuance();
+        self.issuance_waiting.set(int(issuance.waiting));
+        self.issuance_wait_seconds.set(issuance.longest_wait_ms.map_or(0, |wait| long(wait / 1000)));
+        self.certificates_end.set(issuance.own_certificates_end.map_or(0, |end| long(end.0 / 1000)));
         self.stale_seconds.set(status.stale_since.map_or(0, |since| long(now.since(since).as_secs())));
         self.generation.set(long(state.snapshots.borrow().generation));
         self.vips_unbound.set(int(state.vips.borrow().unbound.len()));

@@ -19,4 +19,5 @@ mod redirect;
 mod registry;
 mod root;
 mod rotation;
+mod vault;
 mod workload;

@@ -3,48 +3,15 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Output;
-use std::time::{Duration, SystemTime};
 
-use isthmus::ca_files::{RequestsFile, Signed, SignedFile};
-use isthmus_identity::RootAuthority;
-use isthmus_model::spiffe::SpiffeId;
 use isthmus_tests::harness::wait_until;
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::federation::{BINARY, Cluster, DOMAIN, SOON, settled, text};
+use crate::federation::{Cluster, DOMAIN, SOON, metric, port, settled, text};
+use crate::vault::{SIGN, Vault, ca, done, imported, isthmus, refused, run, told};
 
-/// A certificate of this life is due for renewal as soon as it is signed: it begins five minutes before.
-const DUE_AT_ONCE: Duration = Duration::from_secs(140);
-/// Far more than that, and far less than what `ca sign` gives.
+/// Far more than what a certificate that is due at once has, and far less than what `ca sign` gives.
 const DAY_MS: u64 = 24 * 3600 * 1000;
-
-/// Runs a program to its end. Nothing is on its standard input.
-async fn run(directory: &Path, program: &str, args: &[&str]) -> Output {
-    let mut command = tokio::process::Command::new(program);
-    command.current_dir(directory).args(args).stdin(std::process::Stdio::null());
-    command.output().await.expect("it runs")
-}
-
-async fn isthmus(directory: &Path, args: &[&str]) -> Output {
-    run(directory, BINARY, args).await
-}
-
-fn told(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-async fn done(directory: &Path, args: &[&str]) {
-    let output = isthmus(directory, args).await;
-    assert!(output.status.success(), "{args:?}: {}", told(&output));
-}
-
-async fn refused(directory: &Path, args: &[&str], reason: &str) {
-    let output = isthmus(directory, args).await;
-    assert_eq!(output.status.code(), Some(1), "{args:?}: {}", told(&output));
-    assert!(told(&output).contains(reason), "{args:?}: {}", told(&output));
-}
 
 /// Nobody but the owner can get at a file, or at what it is in.
 fn assert_private(path: &Path) {
@@ -70,46 +37,6 @@ fn assert_keys_private(directory: &Path, at_least: usize) {
     assert!(keys >= at_least, "{keys} keys below {}", directory.display());
 }
 
-/// A machine without a network: only files go in and out.
-struct Vault(TempDir);
-
-impl Vault {
-    async fn new(federation: &str) -> Self {
-        let vault = Self(tempfile::tempdir().expect("a directory"));
-        done(vault.path(), &["ca", "root", "--federation", federation, "--out", "root"]).await;
-        vault
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    /// Carries the requests in, and what was signed out.
-    async fn sign(&self, cluster: &Cluster) {
-        fs::copy(cluster.path("requests.json"), self.path().join("requests.json")).expect("carried in");
-        done(self.path(), &SIGN).await;
-        fs::copy(self.path().join("signed.json"), cluster.path("signed.json")).expect("carried out");
-    }
-
-    /// The same, but for a life that is over soon.
-    fn sign_shortly(&self, cluster: &Cluster) {
-        let requests = fs::read(cluster.path("requests.json")).expect("there");
-        let requests = RequestsFile::parse(&requests).expect("requests");
-        let root = RootAuthority::load(&self.path().join("root"), requests.federation.clone()).expect("the root");
-        let signed = requests.entries.iter().map(|asking| {
-            let domain = requests.federation.trust_domain(&asking.cluster);
-            let id = SpiffeId::gateway(domain, asking.gateway.clone());
-            let certificates = root.certify(&asking.requests, &id, DUE_AT_ONCE, SystemTime::now()).expect("signed");
-            let (cluster, gateway) = (asking.cluster.clone(), asking.gateway.clone());
-            Signed { cluster, gateway, authority_key: asking.requests.authority_key, certificates }
-        });
-        let signed = SignedFile::new(requests.federation.clone(), root.digest(), signed.collect());
-        fs::write(cluster.path("signed.json"), signed.to_text().expect("text")).expect("written");
-    }
-}
-
-const SIGN: [&str; 9] =
-    ["ca", "sign", "--root-dir", "root", "--requests", "requests.json", "--out", "signed.json", "--yes"];
 const INIT_SIGNED: [&str; 5] = ["init", "--config", "gateway.yaml", "--signed", "signed.json"];
 const INIT_OFFLINE: [&str; 7] = ["init", "--config", "gateway.yaml", "--root", "offline", "--root-cert", "root.crt"];
 
@@ -129,19 +56,6 @@ async fn waiting(cluster: &Cluster) -> Vec<Value> {
     let answer = cluster.ask(["ca", "pending"]).await;
     assert_eq!(answer["offline"], true, "{answer}");
     answer["requests"].as_array().expect("a list").clone()
-}
-
-/// Runs `isthmus ca ...` at the running gateway, in its directory.
-async fn ca(cluster: &Cluster, args: &[&str]) -> Output {
-    let admin = format!("unix:{}", cluster.path("data/admin.sock").display());
-    isthmus(cluster.directory(), &[&["--admin", &admin, "-o", "json", "ca"], args].concat()).await
-}
-
-async fn imported(cluster: &Cluster) -> Value {
-    let output = ca(cluster, &["import", "signed.json"]).await;
-    assert!(output.status.success(), "{}", told(&output));
-    let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    answer["issued"][0]["changed"].clone()
 }
 
 async fn import_refused(cluster: &Cluster, reason: &str) {
@@ -197,6 +111,13 @@ async fn an_offline_root_founds_renews_and_admits_from_files() {
     let status = east.status().await["issuance"].clone();
     assert_eq!((status["waiting"].as_u64(), status["own_certificates_end"].as_u64()), (Some(1), Some(ends)));
     assert!(status["longest_wait_ms"].is_u64(), "{status}");
+    let metrics = east.at(port::METRICS);
+    assert_eq!(metric(metrics, "isthmus_issuance_waiting", "").await, Some(1.0));
+    assert_eq!(metric(metrics, "isthmus_certificates_end_timestamp_seconds", "").await, Some((ends / 1000) as f64));
+    wait_until(SOON, "the wait to be counted", async || {
+        metric(metrics, "isthmus_issuance_longest_wait_seconds", "").await >= Some(1.0)
+    })
+    .await;
     let exported = ca(&east, &["pending", "--export", "requests.json"]).await;
     assert!(exported.status.success(), "{}", told(&exported));
     vault.sign(&east).await;

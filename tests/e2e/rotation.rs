@@ -1,10 +1,13 @@
 //! A change of root: under load, with its leader killed in every phase, and with a cluster that is not there.
 
+use std::fs;
+
 use isthmus_tests::harness::{Process, wait_for, wait_until};
 use serde_json::Value;
 
-use crate::federation::{Cluster, SOON, settled, start, text};
+use crate::federation::{Cluster, DOMAIN, SOON, settled, start, text};
 use crate::load::Load;
+use crate::vault::{Vault, ca, imported, told};
 use crate::workload::{Client, Mesh, Offer, Workload, answers_from};
 
 /// The keys of the roots, as a gateway knows them.
@@ -126,4 +129,72 @@ async fn a_cluster_that_is_not_there_blocks_a_rotation_by_name_until_it_is_fence
     assert_eq!(names.collect::<Vec<_>>(), ["us-east", "us-west"]);
     has_only(&west, &text(&after["roots"][0]["key"])).await;
     answers_from(client.outbound(), "reviews", "us-west").await;
+}
+
+/// Waits until every cluster's requests are with the root, whose key is offline.
+async fn unsigned(cluster: &Cluster) {
+    wait_until(SOON, "every cluster to wait for the root", async || {
+        let Some(ca) = cluster.admin("/v1/ca").await else { return false };
+        let clusters = ca["rotation"]["clusters"].as_array().cloned().unwrap_or_default();
+        !clusters.is_empty() && clusters.iter().all(|cluster| cluster["unsigned"] == true)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_goes_offline_and_back_into_the_registry_under_load() {
+    let [east, west] = start(["us-east", "us-west"]).await;
+    let _reviews = Workload::exported(&west, "reviews", 20).await;
+    let client = Client::run(&east, "productpage", 30).await;
+    answers_from(client.outbound(), "reviews", "us-west").await;
+    let load = Load::start(client.outbound(), "reviews", 32);
+    let before = roots(&east).await;
+    let vault = Vault::new(DOMAIN).await;
+    fs::copy(vault.path().join("root/root.crt"), east.path("root.crt")).expect("carried");
+
+    // Its key is not at hand: what was begun is told, blocks nothing, and can be given up.
+    let offline = ["rotate", "--root", "offline", "--root-cert", "root.crt", "--wait", "8s"];
+    let waited = ca(&east, &[&offline[..], &["--fence", "us-west"]].concat()).await;
+    assert_eq!(waited.status.code(), Some(1));
+    assert!(told(&waited).contains("waits until the root, whose key is offline, has signed"), "{}", told(&waited));
+    let other = ca(&east, &["rotate", "--root", "sealed"]).await;
+    assert!(told(&other).contains("a rotation to another root is under way"), "{}", told(&other));
+    assert!(ca(&east, &["rotate", "--abort"]).await.status.success());
+    has_only(&east, &before[0]).await;
+    has_only(&west, &before[0]).await;
+
+    // With the key it is one more step of the same command.
+    let mut rotating = east.spawn(
+        "rotate",
+        ["--admin", "unix:data/admin.sock", "ca", "rotate", "--root", "offline", "--root-cert", "root.crt"],
+    );
+    unsigned(&east).await;
+    assert!(ca(&east, &["pending", "--export", "requests.json"]).await.status.success());
+    vault.sign(&east).await;
+    assert_eq!(imported(&east).await, true);
+    assert!(rotating.wait(SOON).await.success(), "{}", rotating.stderr());
+    let status = east.ask(["ca", "status"]).await;
+    assert_eq!(
+        (&status["roots"][0]["custody"], status["roots"].as_array().map(Vec::len)),
+        (&"offline".into(), Some(1))
+    );
+    has_only(&west, &text(&status["roots"][0]["key"])).await;
+
+    // What is kept offline stays so unless the operator says where the next one is.
+    let unsaid = ca(&east, &["rotate"]).await;
+    assert!(told(&unsaid).contains("--root offline --root-cert FILE"), "{}", told(&unsaid));
+    let own = Vault::new(DOMAIN).await;
+    for file in ["root.crt", "root.key"] {
+        fs::copy(own.path().join("root").join(file), east.path(file)).expect("carried");
+    }
+    let rotated = ca(&east, &["rotate", "--root-cert", "root.crt", "--root-key", "root.key"]).await;
+    assert!(rotated.status.success(), "{}", told(&rotated));
+    let status = east.ask(["ca", "status"]).await;
+    assert_eq!(status["roots"][0]["custody"], "sealed", "{status}");
+    assert_ne!(status["roots"][0]["keepers"].as_array().map(Vec::len), Some(0), "{status}");
+    has_only(&west, &text(&status["roots"][0]["key"])).await;
+
+    load.goes_on(64).await;
+    let report = load.stop().await;
+    assert!(report.failed.is_empty(), "{:#?}", report.failed);
 }

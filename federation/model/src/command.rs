@@ -71,6 +71,8 @@ pub enum Command {
         expires_at: UnixMillis,
         /// The gateway at which an operator asked for it.
         gateway: Label,
+        /// The root that it pins, by its key.
+        root: Digest,
     },
     /// Makes a token useless from now on.
     RevokeToken {

@@ -80,7 +80,7 @@ pub fn found_signed(
 ) -> Result<Member, EnrollError> {
     let asked: Asked = data.read_json(&data.founding_request())?.ok_or(EnrollError::NothingAsked)?;
     let now = SystemTime::now();
-    let root = RootCertificate::new(asked.root.0, now)?;
+    let root = RootCertificate::new(asked.root.0, &name.federation, now)?;
     let newborn = Newborn::prepare(name, data)?;
     let founder = newborn.introduction.clone();
     let certificates = answer(&founder.requests).ok_or(EnrollError::NotForThisGateway)?;

@@ -110,7 +110,7 @@ impl Reading {
         Ok(CaRequests { federation, root: trust.issuer().key, offline: is_offline(trust), requests })
     }
 
-    pub(super) fn issuance(&self) -> Issuance {
+    pub(crate) fn issuance(&self) -> Issuance {
         let waiting = self.waiting();
         Issuance {
             offline: self.registry.trust().map(is_offline),

@@ -75,7 +75,14 @@ fn agreed() -> Registry {
     let grant = fixture::join("us-west");
     let steps = [
         fixture::found(token.federation, east),
-        Command::MintToken { id: id.clone(), secret_hash, grant, expires_at, gateway },
+        Command::MintToken {
+            id: id.clone(),
+            secret_hash,
+            grant,
+            expires_at,
+            gateway,
+            root: Digest([fixture::ROOT; 32]),
+        },
         Command::RedeemToken { id, secret_hash, newcomer: west, from: None },
         fixture::issue(2, 2, fixture::ROOT),
     ];

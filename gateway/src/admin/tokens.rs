@@ -10,7 +10,7 @@ use isthmus_identity::{BearerToken, CONTACTS_MAX};
 use isthmus_model::command::{Command, Outcome};
 use isthmus_model::registry::Registry;
 use isthmus_model::registry::node::{Node, NodeId};
-use isthmus_model::registry::token::{Grant, Invitation, Redemption, Token, TokenId};
+use isthmus_model::registry::token::{Digest, Grant, Invitation, Redemption, Token, TokenId};
 use isthmus_model::time::UnixMillis;
 
 use super::failure::Failure;
@@ -69,21 +69,28 @@ fn mint(reading: &Reading, request: api::TokenRequest) -> Result<Minted, Failure
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, message)
     };
     let federation = reading.registry.federation().ok_or_else(no_federation)?;
-    let root = federation.trust.issuer().key;
+    let root = shown_root(&reading.registry, reading.status.node).unwrap_or(federation.trust.issuer().key);
     let contacts = match &grant {
-        Grant::Join { .. } => newcomer_contacts(&reading.registry, reading.status.node),
+        Grant::Join { .. } => newcomer_contacts(&reading.registry, reading.status.node, &root),
         Grant::Workload { .. } => control_contact(&reading.config).into_iter().collect(),
     };
     let token = BearerToken::mint(federation.domain.clone(), cluster, contacts, root);
     let expires_at = reading.now.saturating_add(ttl);
     let (id, secret_hash, gateway) = (token.id.clone(), token.secret.hash(), reading.config.gateway.clone());
-    let command = Command::MintToken { id, secret_hash, grant, expires_at, gateway };
+    let command = Command::MintToken { id, secret_hash, grant, expires_at, gateway, root };
     Ok(Minted { token, command, expires_at })
 }
 
-/// Whom a newcomer calls, in order: the gateway that minted, then the others.
-fn newcomer_contacts(registry: &Registry, own: NodeId) -> Vec<SocketAddr> {
-    let mut members: Vec<(&NodeId, &Node)> = registry.members().collect();
+/// The root that a gateway shows to whom comes with a token: the one that signed its certificates. During a rotation
+/// gateways differ.
+fn shown_root(registry: &Registry, node: NodeId) -> Option<Digest> {
+    Some(registry.nodes().get(&node)?.latest()?.certificates.root)
+}
+
+/// Whom a newcomer calls, in order: the gateway that minted, then the others that show the same root.
+fn newcomer_contacts(registry: &Registry, own: NodeId, root: &Digest) -> Vec<SocketAddr> {
+    let shows = |id: &NodeId| shown_root(registry, *id).is_some_and(|shown| shown == *root);
+    let mut members: Vec<(&NodeId, &Node)> = registry.members().filter(|(id, _)| **id == own || shows(id)).collect();
     members.sort_by_key(|(id, _)| (**id != own, **id));
     members.into_iter().map(|(_, node)| node.east_west).take(CONTACTS_MAX).collect()
 }
@@ -121,17 +128,22 @@ impl Reading {
             minted_at_gateway: token.minted_at_gateway.clone(),
             minted_at: token.minted_at,
             expires_at: token.expires_at,
-            state: if token.is_used_up() {
-                api::TokenState::Used
-            } else if token.revoked_at.is_some() {
-                api::TokenState::Revoked
-            } else if self.now >= token.expires_at {
-                api::TokenState::Expired
-            } else {
-                api::TokenState::Open
-            },
+            state: token_state(token, self.now),
             redemptions: token.redemptions.iter().map(redemption).collect(),
         }
+    }
+}
+
+/// What became of a token.
+pub(super) fn token_state(token: &Token, now: UnixMillis) -> api::TokenState {
+    if token.is_used_up() {
+        api::TokenState::Used
+    } else if token.revoked_at.is_some() {
+        api::TokenState::Revoked
+    } else if now >= token.expires_at {
+        api::TokenState::Expired
+    } else {
+        api::TokenState::Open
     }
 }
 

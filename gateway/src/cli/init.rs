@@ -1,16 +1,15 @@
 //! `isthmus init`: where the root's key shall be, chosen before the first gateway starts.
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
-use clap::ValueEnum;
 use isthmus_federation::data_dir::DataDir;
 use isthmus_federation::enroll::{self, EnrollError, GatewayName, Member};
-use isthmus_identity::{IdentityError, RootAuthority, RootCertificate, certificate_key_digest};
+use isthmus_identity::{RootAuthority, RootCertificate, certificate_key_digest};
 use isthmus_model::registry::token::Digest;
 use serde_json::json;
 
 use super::ca::{failed, read, write};
+use super::root_source::{RootArgs, RootSource};
 use super::{CliError, Output, print};
 use crate::ca_files::{Asking, RequestsFile, Signed, SignedFile};
 use crate::config::GatewayConfig;
@@ -39,15 +38,8 @@ pub(super) struct Args {
     /// The first gateway's configuration file
     #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
-    /// Where the root's key shall be
-    #[arg(long, value_enum, default_value_t)]
-    root: Custody,
-    /// A root or intermediate CA of your own, PEM
-    #[arg(long, value_name = "FILE", required_if_eq("root", "offline"))]
-    root_cert: Option<PathBuf>,
-    /// Its key, PEM (PKCS#8), to be sealed
-    #[arg(long, value_name = "FILE", requires = "root_cert")]
-    root_key: Option<PathBuf>,
+    #[command(flatten)]
+    root: RootArgs,
     /// Where to write what the offline root has to sign
     #[arg(long, value_name = "FILE", default_value = "requests.json")]
     requests: PathBuf,
@@ -56,54 +48,23 @@ pub(super) struct Args {
     signed: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Custody {
-    /// In the registry, sealed to the gateways that vote
-    #[default]
-    Sealed,
-    /// With you, on another machine
-    Offline,
-}
-
 pub(super) fn run(args: &Args, output: Output) -> Result<(), CliError> {
     let config = GatewayConfig::load(&args.config)?;
     let name = config.gateway_name(config.advertised(config.listen.east_west));
     let data = DataDir::open(&config.data_dir).map_err(told)?;
     let member = enroll::resume(&name, &data).map_err(told)?;
-    match (&args.signed, args.root, &args.root_cert, &args.root_key) {
-        (Some(file), ..) => signed(args, &name, &data, member, file, output),
-        (None, Custody::Offline, Some(certificate), None) => offline(args, &name, &data, member, certificate, output),
-        (None, Custody::Offline, ..) => {
-            let why = "init --root offline: give --root-cert, and keep the key where it is";
-            Err(CliError::Usage(why.to_owned()))
-        }
-        (None, Custody::Sealed, Some(certificate), Some(key)) => {
-            let root = adopt(&name, certificate, key)?;
-            sealed(args, &name, &data, member, Some(root), output)
-        }
-        (None, Custody::Sealed, Some(_), None) => {
-            let why = "init --root-cert: give --root-key too, to be sealed, or --root offline to keep it";
-            Err(CliError::Usage(why.to_owned()))
-        }
-        (None, Custody::Sealed, None, _) => sealed(args, &name, &data, member, None, output),
+    if let Some(file) = &args.signed {
+        return signed(args, &name, &data, member, file, output);
+    }
+    match args.root.read(&name.federation)? {
+        RootSource::Unsaid | RootSource::New => sealed(args, &name, &data, member, None, output),
+        RootSource::Own(root) => sealed(args, &name, &data, member, Some(root), output),
+        RootSource::Offline(root) => offline(args, &name, &data, member, &root, output),
     }
 }
 
 fn told(error: impl std::fmt::Display) -> CliError {
     CliError::Failed(error.to_string())
-}
-
-fn adopt(name: &GatewayName, certificate: &Path, key: &Path) -> Result<RootAuthority, CliError> {
-    let adopted = RootAuthority::adopt(name.federation.clone(), certificate, key, SystemTime::now());
-    adopted.map_err(|error| match error {
-        IdentityError::Certificate { .. } => failed(certificate, error),
-        IdentityError::KeyMismatch => failed(key, format_args!("it is not the key of {}", certificate.display())),
-        IdentityError::FileContent { path, expected } if path == key => {
-            let convert = format!("openssl pkcs8 -topk8 -nocrypt -in {}", key.display());
-            failed(key, format_args!("it does not hold {expected}; another form of one is converted with: {convert}"))
-        }
-        error => told(error),
-    })
 }
 
 fn sealed(
@@ -128,14 +89,13 @@ fn offline(
     name: &GatewayName,
     data: &DataDir,
     member: Option<Member>,
-    certificate: &Path,
+    root: &RootCertificate,
     output: Output,
 ) -> Result<(), CliError> {
-    let root = RootCertificate::load(certificate, SystemTime::now()).map_err(|error| failed(certificate, error))?;
     if let Some(member) = member {
         return prepared(args, &member, Some(root.key()), output);
     }
-    let requests = enroll::ask_root(name, data, &root).map_err(told)?;
+    let requests = enroll::ask_root(name, data, root).map_err(told)?;
     let asking = Asking { cluster: name.cluster.clone(), gateway: name.gateway.clone(), requests };
     write(&args.requests, &RequestsFile::new(name.federation.clone(), root.key(), vec![asking.clone()]))?;
     let Asking { requests, .. } = asking;

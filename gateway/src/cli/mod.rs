@@ -17,6 +17,7 @@ mod gateway;
 mod init;
 mod logging;
 mod problems;
+mod root_source;
 mod services;
 mod status;
 mod table;

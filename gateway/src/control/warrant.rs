@@ -166,6 +166,7 @@ mod tests {
             grant: Grant::Workload { cluster, workload: workload() },
             expires_at: (now + HOUR).into(),
             gateway: "gw-1".parse().expect("valid"),
+            root: fixture::root(fixture::ROOT, []).key,
         };
         apply(&mut registry, mint, now);
         registry

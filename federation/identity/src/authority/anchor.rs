@@ -4,9 +4,11 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use isthmus_model::name::FederationDomain;
 use isthmus_model::registry::token::Digest;
 
 use super::INTERMEDIATE_LIFETIME;
+use super::root::made_for;
 use crate::certificate::{self, Window};
 use crate::error::IdentityError;
 use crate::file;
@@ -24,17 +26,20 @@ pub struct RootCertificate {
 
 impl RootCertificate {
     /// Checks a certificate, DER: an authority over authorities, without name constraints, with a key on P-256, valid
-    /// now and for [`ROOT_VALIDITY_LEFT_MIN`].
+    /// now and for [`ROOT_VALIDITY_LEFT_MIN`], and not made for another federation.
     ///
     /// # Errors
     /// [`IdentityError::Certificate`] with the first thing that is wrong.
-    pub fn new(der: Vec<u8>, now: SystemTime) -> Result<Self, IdentityError> {
+    pub fn new(der: Vec<u8>, federation: &FederationDomain, now: SystemTime) -> Result<Self, IdentityError> {
         let flawed = |reason: &str| IdentityError::Certificate { role: "root", reason: reason.to_owned() };
         let key = {
             let parsed = certificate::parse(&der).map_err(flawed)?;
             certificate::check_root(&parsed).map_err(flawed)?;
             if !certificate::has_p256_key(&parsed) {
                 return Err(flawed("its key is not ECDSA on P-256"));
+            }
+            if let Some(other) = made_for(&parsed).filter(|made_for| made_for != federation) {
+                return Err(flawed(&format!("it was made for the federation {other}")));
             }
             check_validity(Window::of(&parsed), now).map_err(|reason| flawed(&reason))?;
             certificate::key_digest(&parsed)
@@ -46,8 +51,8 @@ impl RootCertificate {
     ///
     /// # Errors
     /// When it cannot be read, or as [`Self::new`].
-    pub fn load(path: &Path, now: SystemTime) -> Result<Self, IdentityError> {
-        Self::new(file::read_certificate(path)?.to_vec(), now)
+    pub fn load(path: &Path, federation: &FederationDomain, now: SystemTime) -> Result<Self, IdentityError> {
+        Self::new(file::read_certificate(path)?.to_vec(), federation, now)
     }
 
     /// The certificate, DER.
@@ -100,7 +105,7 @@ mod tests {
 
     #[track_caller]
     fn refused(der: Vec<u8>, now: SystemTime, reason: &str) {
-        let why = RootCertificate::new(der, now).expect_err("it is refused").to_string();
+        let why = RootCertificate::new(der, &federation_domain(), now).expect_err("it is refused").to_string();
         assert!(why.contains(reason), "{why}");
     }
 
@@ -108,7 +113,8 @@ mod tests {
     fn an_authority_over_authorities_that_lasts_is_accepted_and_nothing_else() {
         let (now, key) = (SystemTime::now(), KeyPair::generate().expect("made"));
         let until = now + 2 * ROOT_VALIDITY_LEFT_MIN;
-        let good = RootCertificate::new(authority(&key, now - DAY, until, |_| {}), now).expect("accepted");
+        let good = RootCertificate::new(authority(&key, now - DAY, until, |_| {}), &federation_domain(), now);
+        let good = good.expect("accepted");
         assert_eq!(good.key(), crate::certificate_key_digest(good.der()).expect("a certificate"));
 
         refused(authority(&key, now - 2 * DAY, now - DAY, |_| {}), now, "it has expired");
@@ -123,6 +129,8 @@ mod tests {
         let longer = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).expect("made");
         refused(authority(&longer, now - DAY, until, |_| {}), now, "not ECDSA on P-256");
         refused(vec![0x30, 0], now, "not X.509");
+        let other = RootAuthority::create(&"other.mesh".parse().expect("valid"), now).expect("made");
+        refused(other.certificate().to_vec(), now, "made for the federation other.mesh");
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl RootAuthority {
         key: &Path,
         now: SystemTime,
     ) -> Result<Self, IdentityError> {
-        let certificate = RootCertificate::load(certificate, now)?;
+        let certificate = RootCertificate::load(certificate, &federation, now)?;
         Self::new(federation, PrivateKey::load(key)?, certificate.der().to_vec())
     }
 
@@ -247,7 +247,7 @@ impl RootAuthority {
 }
 
 /// The federation that [`RootAuthority::create`] made a certificate for.
-fn made_for(certificate: &X509Certificate<'_>) -> Option<FederationDomain> {
+pub(super) fn made_for(certificate: &X509Certificate<'_>) -> Option<FederationDomain> {
     let subject = certificate.subject();
     let organization = subject.iter_organization().next()?.as_str().ok()?;
     let common_name = subject.iter_common_name().next()?.as_str().ok()?;

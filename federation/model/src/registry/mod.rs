@@ -224,12 +224,13 @@ impl Registry {
             Command::Found { federation, root, founder, certificates } => {
                 self.found(federation, root, founder, certificates, at)
             }
-            Command::MintToken { id, secret_hash, grant, expires_at, gateway } => {
+            Command::MintToken { id, secret_hash, grant, expires_at, gateway, root } => {
                 let token = Token {
                     secret_hash: *secret_hash,
                     grant: grant.clone(),
                     minted_by: origin.clone(),
                     minted_at_gateway: gateway.clone(),
+                    root: *root,
                     minted_at: at,
                     expires_at: *expires_at,
                     revoked_at: None,
@@ -377,13 +378,6 @@ impl Registry {
         self.members().filter(|(id, node)| !done(id, node)).map(|(id, _)| *id).collect()
     }
 
-    /// When a new root last began to sign. Tokens that were minted before pin the root that it replaced.
-    #[must_use]
-    pub fn issuer_switched_at(&self) -> Option<UnixMillis> {
-        let switched = |record: &&Record| record.event == Event::RotationAdvanced { from: Phase::Distribute };
-        self.audit.iter().rev().find(switched).map(|record| record.at)
-    }
-
     /// What concerns the roots.
     fn change_trust(&mut self, origin: &ClusterName, command: &Command, at: UnixMillis) -> Result<Outcome, Refusal> {
         match command {
@@ -397,6 +391,9 @@ impl Registry {
             self.check_envelopes(&root.custody)?;
         }
         let missing = self.rotation_waits_for();
+        let newest = self.trust().and_then(|trust| trust.roots().last()).map(|root| root.key);
+        let has_signed =
+            self.nodes.values().flat_map(|node| &node.issued).any(|one| Some(one.certificates.root) == newest);
         let trust = &mut self.federation.as_mut().ok_or(Refusal::NotFounded)?.trust;
         let (changed, event) = match command {
             Command::Reseal { root, envelopes } => {
@@ -410,7 +407,7 @@ impl Registry {
             Command::AdvanceRotation { root, from } => {
                 (trust.advance(root, *from, missing)?, Some(Event::RotationAdvanced { from: *from }))
             }
-            _ => (trust.abort()?, Some(Event::RotationAborted)),
+            _ => (trust.abort(has_signed)?, Some(Event::RotationAborted)),
         };
         if !changed {
             return Ok(Outcome::Unchanged);

@@ -127,7 +127,10 @@ mod tests {
         let id = TokenId::from_random([number; 8]);
         let (secret_hash, gateway) = (Digest([number; 32]), "gw-1".parse().expect("valid"));
         let expires_at = UnixMillis(u64::MAX);
-        apply(registry, Command::MintToken { id: id.clone(), secret_hash, grant, expires_at, gateway });
+        apply(
+            registry,
+            Command::MintToken { id: id.clone(), secret_hash, grant, expires_at, gateway, root: Digest([ROOT; 32]) },
+        );
         id
     }
 

@@ -42,7 +42,14 @@ fn token_id(number: u8) -> TokenId {
 
 fn mint(number: u8, grant: Grant) -> Command {
     let (secret_hash, expires_at) = (SECRET, UnixMillis(10 * MINUTE));
-    Command::MintToken { id: token_id(number), secret_hash, grant, expires_at, gateway: gateway("gw-1") }
+    Command::MintToken {
+        id: token_id(number),
+        secret_hash,
+        grant,
+        expires_at,
+        gateway: gateway("gw-1"),
+        root: Digest([ROOT; 32]),
+    }
 }
 
 /// A join token's grant, changed.

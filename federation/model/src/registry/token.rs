@@ -167,6 +167,8 @@ pub struct Token {
     pub minted_by: ClusterName,
     /// The gateway there at which an operator asked for it.
     pub minted_at_gateway: Label,
+    /// The root that it pins, by its key: whoever comes with it trusts no gateway that shows another.
+    pub root: Digest,
     /// When it was minted.
     pub minted_at: UnixMillis,
     /// When it stops working.
@@ -250,7 +252,8 @@ impl Token {
     /// Whether both were minted alike, whatever became of them and whoever minted first.
     #[must_use]
     pub fn same_content(&self, other: &Self) -> bool {
-        self.secret_hash == other.secret_hash && self.grant == other.grant && self.expires_at == other.expires_at
+        let content = |token: &Self| (token.secret_hash, token.root, token.expires_at);
+        content(self) == content(other) && self.grant == other.grant
     }
 
     fn check_secret(&self, secret_hash: &Digest) -> Result<(), Refusal> {

@@ -197,16 +197,17 @@ impl Trust {
         Ok(true)
     }
 
-    /// Gives the change up, as long as nothing was signed by the new root.
-    pub(super) fn abort(&mut self) -> Result<bool, Refusal> {
+    /// Gives the change up, unless the new root has signed something. An offline one may never come to it: its key
+    /// may turn out to be lost.
+    pub(super) fn abort(&mut self, has_signed: bool) -> Result<bool, Refusal> {
         match &self.rotation {
             None => Ok(false),
-            Some(rotation) if rotation.phase == Phase::Distribute => {
+            Some(_) if has_signed => Err(Refusal::RotationUnderWay),
+            Some(_) => {
                 self.roots.pop();
                 self.rotation = None;
                 Ok(true)
             }
-            Some(_) => Err(Refusal::RotationUnderWay),
         }
     }
 

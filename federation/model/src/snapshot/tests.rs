@@ -88,7 +88,17 @@ impl World {
         let id = TokenId::from_random([key; 8]);
         let secret_hash = Digest([0; 32]);
         let (grant, gateway) = (fixture::join(newcomer.cluster.as_str()), newcomer.gateway.clone());
-        self.apply("us-east", Command::MintToken { id: id.clone(), secret_hash, grant, expires_at: NEVER, gateway });
+        self.apply(
+            "us-east",
+            Command::MintToken {
+                id: id.clone(),
+                secret_hash,
+                grant,
+                expires_at: NEVER,
+                gateway,
+                root: Digest([ROOT; 32]),
+            },
+        );
         match self.apply("us-east", Command::RedeemToken { id, secret_hash, newcomer, from: None }) {
             Outcome::Admitted { node } => {
                 self.apply("us-east", fixture::issue(node, key, ROOT));

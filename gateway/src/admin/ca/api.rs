@@ -1,10 +1,11 @@
 //! The JSON of the routes about roots of trust.
 
+use isthmus_model::blob::Blob;
 use isthmus_model::health::Reach;
-use isthmus_model::name::{ClusterName, Label};
-use isthmus_model::registry::node::NodeId;
+use isthmus_model::name::{ClusterName, FederationDomain, Label};
+use isthmus_model::registry::node::{NodeId, SealingKey};
 use isthmus_model::registry::token::Digest;
-use isthmus_model::registry::trust::Phase;
+use isthmus_model::registry::trust::{Envelopes, Phase};
 use isthmus_model::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +78,8 @@ pub struct ClusterProgress {
     pub reach: Reach,
     /// Whether all of its gateways have done theirs.
     pub done: bool,
+    /// Whether those that have not only wait for a root that is offline.
+    pub unsigned: bool,
     /// Its gateways.
     pub gateways: Vec<GatewayProgress>,
 }
@@ -92,6 +95,53 @@ pub struct GatewayProgress {
     pub done: bool,
     /// The root that signed its present certificates, by its key.
     pub certified_by: Option<Digest>,
+}
+
+/// Asks to begin a rotation: `{}`, or `{"next":{"kind":"offline","certificate":"…"}}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotationRequest {
+    /// The root to come. Left out, it is a new one, which is kept as the present one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<NextRoot>,
+}
+
+/// The root to come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum NextRoot {
+    /// A new one. Its key is made by the gateway that is asked, and sealed to those that vote.
+    Sealed,
+    /// One whose key is with the operator.
+    Offline {
+        /// Its certificate, DER.
+        certificate: Blob,
+    },
+    /// An operator's own. Its key was sealed by the operator's tool, so that no gateway is told it.
+    Own {
+        /// Its certificate, DER.
+        certificate: Blob,
+        /// Its key, sealed to each of the [`Keepers`].
+        envelopes: Envelopes,
+    },
+}
+
+/// Those that a root's key is to be sealed to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keepers {
+    /// The federation.
+    pub federation: FederationDomain,
+    /// The gateways that vote.
+    pub keepers: Vec<Keeper>,
+}
+
+/// A gateway that a root's key is to be sealed to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keeper {
+    /// Its number.
+    pub node: NodeId,
+    /// The key to seal to.
+    pub sealing_key: SealingKey,
 }
 
 /// A rotation that was begun, or was under way already.

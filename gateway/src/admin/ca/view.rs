@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use isthmus_identity::certificate_summary;
 use isthmus_model::name::ClusterName;
 use isthmus_model::registry::node::{Node, NodeId};
-use isthmus_model::registry::token::Digest;
+use isthmus_model::registry::token::{Digest, Token};
 use isthmus_model::registry::trust::{Custody, Phase, Root};
 
 use crate::admin::api::{Member, TokenState};
+use crate::admin::tokens::token_state;
 use crate::admin::view::{Reading, reach};
 
 use super::api;
@@ -46,27 +47,33 @@ impl Reading {
         for (id, node) in self.registry.members() {
             by_cluster.entry(&node.cluster).or_default().push((*id, node));
         }
+        let offline = rotation.phase == Phase::Reissue && root.custody == Custody::Offline;
         let clusters = by_cluster.into_iter().map(|(name, nodes)| api::ClusterProgress {
             name: name.clone(),
             reach: reach(nodes.iter().map(|(id, _)| self.reach_of(*id))),
             done: nodes.iter().all(|(id, _)| !waits_for.contains(id)),
+            unsigned: offline && nodes.iter().all(|(id, node)| !waits_for.contains(id) || node.pending.is_some()),
             gateways: nodes.iter().map(|(id, node)| progress(*id, node, &waits_for)).collect(),
         });
         let (phase, started_at) = (rotation.phase, rotation.started_at);
         Some(api::Rotation { root: root.key, phase, started_at, clusters: clusters.collect() })
     }
 
-    /// The clusters that `phase` of the change to `root` waits for; none when another phase is the present one.
-    pub(super) fn waited_for(&self, root: &Digest, phase: Phase) -> Vec<ClusterName> {
+    /// The clusters that `phase` of the change to `root` waits for, first those that only wait for the root itself; none
+    /// when another phase is the present one.
+    pub(super) fn waited_for(&self, root: &Digest, phase: Phase) -> (Vec<ClusterName>, Vec<ClusterName>) {
         let rotation = self.rotation().filter(|rotation| (rotation.root, rotation.phase) == (*root, phase));
-        rotation.iter().flat_map(api::Rotation::waits_for).map(|cluster| cluster.name.clone()).collect()
+        let missing = rotation.iter().flat_map(api::Rotation::waits_for);
+        let (unsigned, missing): (Vec<_>, Vec<_>) = missing.partition(|cluster| cluster.unsigned);
+        let names = |list: Vec<&api::ClusterProgress>| list.into_iter().map(|cluster| cluster.name.clone()).collect();
+        (names(unsigned), names(missing))
     }
 
-    /// Tokens pin the root that signed when they were minted.
+    /// Open tokens that pin another root than the one that signs: whom they lead to shows that one now, or soon.
     fn outdated_tokens(&self) -> usize {
-        let Some(switched) = self.registry.issuer_switched_at() else { return 0 };
-        let tokens = self.tokens().tokens;
-        tokens.iter().filter(|token| token.state == TokenState::Open && token.minted_at <= switched).count()
+        let Some(issuer) = self.registry.trust().map(|trust| trust.issuer().key) else { return 0 };
+        let open = |token: &&Token| token_state(token, self.now) == TokenState::Open;
+        self.registry.tokens().values().filter(open).filter(|token| token.root != issuer).count()
     }
 }
 

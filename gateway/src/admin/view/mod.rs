@@ -20,7 +20,7 @@ use crate::vips::Served;
 pub(super) use clusters::reach;
 
 /// The watched state at one moment.
-pub(super) struct Reading {
+pub(crate) struct Reading {
     pub(super) config: Arc<GatewayConfig>,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) registry: Arc<Registry>,
@@ -33,7 +33,7 @@ pub(super) struct Reading {
 
 impl AdminState {
     /// Takes a reading.
-    pub(super) fn read(&self, now: UnixMillis) -> Reading {
+    pub(crate) fn read(&self, now: UnixMillis) -> Reading {
         Reading {
             config: self.config.clone(),
             snapshot: self.snapshots.borrow().clone(),

@@ -8,14 +8,17 @@ use std::time::Duration;
 use isthmus_model::health::Reach;
 use isthmus_model::name::ClusterName;
 use isthmus_model::registry::token::Digest;
-use isthmus_model::registry::trust::Phase;
+use isthmus_model::registry::trust::{Envelopes, Phase};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::status::{self, outdated, phase, short};
-use crate::admin::ca::api::{Advance, Ca, Rotation, RotationChanged, RotationStarted};
+use crate::admin::ca::api::{
+    Advance, Ca, Keeper, Keepers, NextRoot, Rotation, RotationChanged, RotationRequest, RotationStarted,
+};
 use crate::cli::client::unreadable;
+use crate::cli::root_source::{RootArgs, RootSource};
 use crate::cli::{Asker, CliError, tell};
 use crate::config::duration;
 
@@ -25,8 +28,16 @@ anew, and retires the old root. Each step waits for every cluster. An interrupte
 gone on with by running this again. Needs the Unix socket of a gateway that votes, in a cluster
 that administers the federation: --admin unix:PATH.
 
+The next root is kept as the present one is, unless --root or --root-cert say otherwise. While
+everything is signed anew by a root that is offline, `isthmus ca pending` lists who waits for it.
+
 Examples:
   isthmus ca rotate
+  # To a root whose key is with you, from `isthmus ca root` on another machine, and back
+  isthmus ca rotate --root offline --root-cert root.crt
+  isthmus ca rotate --root sealed
+  # To a root or intermediate CA of your own
+  isthmus ca rotate --root-cert ca.crt --root-key ca.key
   # Go on without a cluster that is lost, and cut it off: it can join again with a new token
   isthmus ca rotate --fence eu-central
   # Give up, as long as the new root has signed nothing
@@ -47,8 +58,10 @@ pub(in crate::cli) struct Args {
     /// How long to wait for clusters that answer but have not done their part
     #[arg(long, value_name = "DURATION", default_value = "3m", value_parser = duration::parse)]
     wait: Duration,
+    #[command(flatten)]
+    next: RootArgs,
     /// Give up the rotation that is under way
-    #[arg(long, conflicts_with = "fence")]
+    #[arg(long, conflicts_with_all = ["fence", "root", "root_cert", "root_key"])]
     abort: bool,
 }
 
@@ -60,10 +73,11 @@ pub(super) async fn run(asker: &Asker, args: Args) -> Result<(), CliError> {
             false => "there was no rotation to give up\n".to_owned(),
         });
     }
+    let request = RotationRequest { next: next_root(asker, &args.next).await? };
     let started: RotationStarted = {
         let mut patience = Patience::new(args.wait);
         loop {
-            match asker.client.post("/v1/ca/rotation", &serde_json::json!({})).await {
+            match asker.client.post("/v1/ca/rotation", &request).await {
                 Err(error @ CliError::Unavailable(_)) => patience.endure(error).await?,
                 answer => break read(answer?)?,
             }
@@ -73,6 +87,24 @@ pub(super) async fn run(asker: &Asker, args: Args) -> Result<(), CliError> {
     tell(format_args!("isthmus: {began} to the root {}", short(&started.root)));
     let answer = Walk { asker, args, root: started.root, told: None }.finish().await?;
     asker.print(answer, finished)
+}
+
+/// The root that the flags name. An operator's own key is sealed here, so that no gateway is told it.
+async fn next_root(asker: &Asker, args: &RootArgs) -> Result<Option<NextRoot>, CliError> {
+    let Keepers { federation, keepers } = read(asker.client.get("/v1/ca/keepers").await?)?;
+    Ok(match args.read(&federation)? {
+        RootSource::Unsaid => None,
+        RootSource::New => Some(NextRoot::Sealed),
+        RootSource::Offline(root) => Some(NextRoot::Offline { certificate: root.der().to_vec().into() }),
+        RootSource::Own(root) => {
+            let seal = |keeper: &Keeper| {
+                let envelope = root.seal(keeper.node, &keeper.sealing_key);
+                envelope.map(|envelope| (keeper.node, envelope)).map_err(|error| CliError::Failed(error.to_string()))
+            };
+            let envelopes = Envelopes(keepers.iter().map(seal).collect::<Result<_, _>>()?);
+            Some(NextRoot::Own { certificate: root.certificate().to_vec().into(), envelopes })
+        }
+    })
 }
 
 fn finished(ca: &Ca) -> String {
@@ -117,6 +149,8 @@ enum Next {
     Wait,
     /// These are missing, and were waited for long enough.
     Blocked(Vec<ClusterName>),
+    /// The root is offline, and has not signed for these in the time that was given.
+    Unsigned(Vec<ClusterName>),
     /// The new root is not among the roots: someone gave the rotation up.
     GivenUp,
 }
@@ -133,6 +167,11 @@ fn next(ca: &Ca, root: &Digest, fence: &[ClusterName], waited: Duration, patienc
     let missing: Vec<_> = rotation.waits_for().collect();
     if missing.is_empty() {
         return Next::Advance;
+    }
+    let unsigned = missing.iter().filter(|cluster| cluster.unsigned).map(|cluster| cluster.name.clone());
+    let unsigned: Vec<_> = unsigned.collect();
+    if !unsigned.is_empty() {
+        return if waited < patience { Next::Wait } else { Next::Unsigned(unsigned) };
     }
     let all_down = missing.iter().all(|cluster| cluster.reach == Reach::Down);
     if waited < if all_down { patience.min(DOWN_PATIENCE) } else { patience } {
@@ -172,6 +211,7 @@ impl Walk<'_> {
                 Next::Advance => self.advance(&ca, Patience { until: since + self.args.wait }).await?,
                 Next::Wait => {}
                 Next::Blocked(clusters) => return Err(blocked(&clusters)),
+                Next::Unsigned(clusters) => return Err(unsigned(&clusters)),
                 Next::GivenUp => {
                     return Err(CliError::Failed(
                         "the rotation was given up meanwhile (`isthmus ca rotate --abort`)".to_owned(),
@@ -209,10 +249,11 @@ impl Walk<'_> {
             .clusters
             .iter()
             .map(|cluster| {
-                let state = match (cluster.done, cluster.reach) {
-                    (true, _) => "done",
-                    (false, Reach::Down) => "missing, down",
-                    (false, _) => "waiting",
+                let state = match (cluster.done, cluster.unsigned, cluster.reach) {
+                    (true, ..) => "done",
+                    (false, true, _) => "unsigned",
+                    (false, false, Reach::Down) => "missing, down",
+                    (false, false, _) => "waiting",
                 };
                 format!("{} {state}", cluster.name)
             })
@@ -221,9 +262,25 @@ impl Walk<'_> {
         let stale = |(told, at): &(String, Instant)| *told != text || at.elapsed() >= TELL_INTERVAL;
         if self.told.as_ref().is_none_or(stale) {
             tell(&text);
+            if rotation.waits_for().any(|cluster| cluster.unsigned) {
+                tell(OFFLINE);
+            }
             self.told = Some((text, Instant::now()));
         }
     }
+}
+
+/// What an operator does while the root that signs is offline.
+const OFFLINE: &str = "isthmus: their requests wait for the root, whose key is offline: isthmus ca pending --export requests.json, \
+     there isthmus ca sign, and here isthmus ca import";
+
+fn unsigned(clusters: &[ClusterName]) -> CliError {
+    let names: Vec<&str> = clusters.iter().map(|cluster| cluster.as_str()).collect();
+    CliError::Failed(format!(
+        "the rotation waits until the root, whose key is offline, has signed for {}; nothing is lost, both roots are trusted meanwhile.\n\
+         Export the requests (`isthmus ca pending --export FILE`), sign them where the key is, import the answer, and run this again.",
+        names.join(", ")
+    ))
 }
 
 fn blocked(clusters: &[ClusterName]) -> CliError {
@@ -247,8 +304,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(60);
 
     fn standing(west: (bool, &str)) -> Ca {
-        let cluster =
-            |name: &str, done: bool, reach: &str| json!({ "name": name, "reach": reach, "done": done, "gateways": [] });
+        let cluster = |name: &str, done: bool, reach: &str| json!({ "name": name, "reach": reach, "done": done, "unsigned": false, "gateways": [] });
         let (old, new) = ("11".repeat(32), "22".repeat(32));
         let root = |key: &str| json!({ "key": key, "subject": "", "not_after": UnixMillis(0), "signs": true, "custody": "sealed", "keepers": [] });
         let clusters = [cluster("us-east", true, "up"), cluster("us-west", west.0, west.1)];
@@ -270,6 +326,11 @@ mod tests {
         }
         assert_eq!(next(&standing((false, "up")), &[], DOWN_PATIENCE), Next::Wait);
         assert_eq!(next(&standing((false, "down")), &[], DOWN_PATIENCE), Next::Blocked(west.clone()));
+        // Not fenced for want of the operator's own signature.
+        let mut ca = standing((false, "up"));
+        ca.rotation.as_mut().expect("under way").clusters[1].unsigned = true;
+        assert_eq!(next(&ca, &west, DOWN_PATIENCE), Next::Wait);
+        assert_eq!(next(&ca, &west, PATIENCE), Next::Unsigned(west.clone()));
         let text = blocked(&west).to_string();
         assert!(text.contains("waits for us-west") && text.contains("--fence us-west"), "{text}");
     }

@@ -72,7 +72,12 @@ pub(super) fn progress(rotation: &Rotation) -> String {
                 cluster.name.to_string(),
                 gateway.name.to_string(),
                 reach(cluster),
-                if gateway.done { "done" } else { "missing" }.to_owned(),
+                match (gateway.done, cluster.unsigned) {
+                    (true, _) => "done",
+                    (false, true) => "unsigned",
+                    (false, false) => "missing",
+                }
+                .to_owned(),
                 gateway.certified_by.as_ref().map(short).unwrap_or_default(),
             ]);
         }

@@ -30,7 +30,7 @@ fn any_secret() -> impl Strategy<Value = Digest> {
 fn any_command() -> impl Strategy<Value = Command> {
     let mint = (0..6_u8, any_secret(), any_grant(), 0..2_000_u64).prop_map(|(id, secret_hash, grant, end)| {
         let (id, expires_at, gateway) = (token_id(id), UnixMillis(end), gateway_name(1));
-        Command::MintToken { id, secret_hash, grant, expires_at, gateway }
+        Command::MintToken { id, secret_hash, grant, expires_at, gateway, root: Digest([ROOT; 32]) }
     });
     let redeem = (0..6_u8, any_secret(), any_introduction()).prop_map(|(id, secret_hash, newcomer)| {
         Command::RedeemToken { id: token_id(id), secret_hash, newcomer, from: None }

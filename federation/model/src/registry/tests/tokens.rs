@@ -138,6 +138,7 @@ fn tokens_are_limited_and_the_long_expired_make_room() {
         grant: join("us-west"),
         minted_by: cluster("us-east"),
         minted_at_gateway: gateway("gw-1"),
+        root: Digest([ROOT; 32]),
         minted_at: UnixMillis(1),
         expires_at: UnixMillis(10 * MINUTE),
         revoked_at: None,
@@ -219,10 +220,10 @@ fn a_revoked_tokens_record_outlives_the_certificates_that_were_got_by_it() {
     let revoked_at = UnixMillis(fed.now);
     let mint_late = |fed: &mut Federated, number| {
         let expires_at = UnixMillis(fed.now).saturating_add(REVOKED_TOKEN_KEPT);
-        let Command::MintToken { id, secret_hash, grant, gateway, .. } = mint(number, workload("us-east")) else {
+        let Command::MintToken { id, secret_hash, grant, gateway, root, .. } = mint(number, workload("us-east")) else {
             unreachable!("it mints")
         };
-        fed.changes("us-east", Command::MintToken { id, secret_hash, grant, expires_at, gateway });
+        fed.changes("us-east", Command::MintToken { id, secret_hash, grant, expires_at, gateway, root });
     };
     fed.now = revoked_at.saturating_add(REVOKED_TOKEN_KEPT).0 - 1;
     mint_late(&mut fed, 3);

@@ -12,7 +12,8 @@ fn status_shows_the_roots_and_who_is_missing() {
                 "custody": "sealed", "keepers": keepers })
     };
     let gateway = json!([{ "node": 2, "name": "gw-1", "done": false, "certified_by": old }]);
-    let clusters = json!([{ "name": "us-west", "reach": "down", "done": false, "gateways": gateway }]);
+    let clusters =
+        json!([{ "name": "us-west", "reach": "down", "done": false, "unsigned": false, "gateways": gateway }]);
     let rotation =
         json!({ "root": new, "phase": "distribute", "started_at": 1_700_000_000_000_u64, "clusters": clusters });
     let ca = json!({ "roots": [root(&old, true), root(&new, false)], "rotation": rotation, "outdated_tokens": 2 });
