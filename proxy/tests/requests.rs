@@ -409,3 +409,23 @@ async fn http2_app() -> std::net::SocketAddr {
     });
     address
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_was_begun_with_an_earlier_certificate_gets_no_new_requests() {
+    let federation = Federation::found(&["us-east", "us-west"]);
+    let (app, mut begun) = counting_app("west").await;
+    let west = federation.workload("us-west", app, echo().await).await;
+    let offer = remote("us-west", OtherRegion, splicing_gateway(west.address).await);
+    let east = federation.outbound("us-east", reviews(vec![], vec![offer])).await;
+    let sessions = || east.plane.metrics().tunnels.get();
+    assert_eq!(status(&get(east.address, "/first").await), "200");
+    let under_way = tokio::spawn(get(east.address, "/slow"));
+    begun.wait_for(|begun| *begun == 2).await.expect("it arrives");
+
+    federation.certify(east.plane.identity(), "us-east", "shop/productpage");
+    assert_eq!(status(&get(east.address, "/second").await), "200");
+    assert_eq!(sessions(), 2, "the new request has a session of its own");
+    assert_eq!(status(&under_way.await.expect("joined")), "200", "what was under way is finished on the old one");
+    assert_eq!(status(&get(east.address, "/third").await), "200");
+    assert!(sessions() <= 2, "the new session is kept");
+}

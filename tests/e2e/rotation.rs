@@ -24,7 +24,7 @@ async fn has_only(cluster: &Cluster, root: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_under_load_drops_not_one_request_and_new_tokens_work_after_it() {
-    let [east, west] = start(["us-east", "us-west"]).await;
+    let [mut east, mut west] = start(["us-east", "us-west"]).await;
     let _reviews = Workload::exported(&west, "reviews", 20).await;
     let _ratings = Workload::run(&west, "ratings", 21, Mesh::None, Offer::Exported).await;
     let _details = Workload::exported(&east, "details", 22).await;
@@ -51,6 +51,13 @@ async fn a_rotation_under_load_drops_not_one_request_and_new_tokens_work_after_i
     for load in loads {
         let report = load.stop().await;
         assert!(report.failed.is_empty(), "{:#?}", report.failed);
+    }
+    // The connections between them were cut when the old root went, and were made anew before anyone counted as lost.
+    for (cluster, peer) in [(&mut east, "us-west"), (&mut west, "us-east")] {
+        let log = cluster.process().stderr();
+        let cut = format!("its peer is no longer trusted peer=spiffe://{peer}.{DOMAIN}/gateway/gw-1");
+        assert!(log.contains(&cut), "{log}");
+        assert!(!log.contains("a gateway is down"), "{log}");
     }
 
     // Who comes now knows nothing of the old root.

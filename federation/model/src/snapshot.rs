@@ -16,7 +16,7 @@ use crate::locality::{Locality, Proximity};
 use crate::name::{ClusterName, FederationDomain, Label, ServiceName, TrustDomain};
 use crate::registry::node::NodeId;
 use crate::registry::token::Digest;
-use crate::registry::{Exported, Registry};
+use crate::registry::{Epoch, Exported, Registry};
 use crate::spiffe::{SpiffeId, WorkloadName};
 use crate::time::UnixMillis;
 
@@ -144,6 +144,8 @@ pub struct Snapshot {
     pub roots: Arc<[Vec<u8>]>,
     /// Keys (SPKI, SHA-256) that are not trusted any more, whatever the roots say.
     pub denied: Arc<BTreeSet<Digest>>,
+    /// How late the state is that roots and denied keys are of.
+    pub epoch: Epoch,
     /// The other members.
     pub clusters: BTreeMap<ClusterName, Arc<RemoteCluster>>,
     /// Services by name.
@@ -167,6 +169,7 @@ impl Snapshot {
             site: Arc::new(site),
             roots: Arc::from([]),
             denied: Arc::default(),
+            epoch: Epoch::default(),
             clusters: BTreeMap::new(),
             services: HashMap::new(),
             vips: HashMap::new(),
@@ -224,6 +227,7 @@ impl Sources<'_> {
             site: Arc::new(self.site.clone()),
             roots: self.registry.root_certificates().into(),
             denied: Arc::new(denied),
+            epoch: self.registry.epoch(),
             clusters,
             services,
             vips,

@@ -169,11 +169,8 @@ impl Session<'_> {
 
     fn update(&mut self, update: control::Update) -> Result<(), SessionError> {
         let told = update.generation;
-        let roots_told = update.roots.is_some();
-        self.agent.views.take(update)?;
-        if roots_told {
-            let federation = self.agent.config.trust_domain.federation.clone();
-            self.agent.identity.set_trust(self.agent.views.trust(federation)?);
+        if let Some(trust) = self.agent.views.take(update)? {
+            self.agent.identity.set_trust(trust);
         }
         self.agent.attempts.succeeded();
         self.agent.publish(false);

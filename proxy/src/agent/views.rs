@@ -4,14 +4,17 @@
 //! the new stream has told it as much. So the first views of a stream are held back until they answer
 //! every question, or until somebody waits no longer.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use isthmus_identity::{IdentityError, TrustBundle};
-use isthmus_model::name::FederationDomain;
+use isthmus_identity::TrustBundle;
+use isthmus_model::registry::Epoch;
+use isthmus_model::registry::token::Digest;
 use isthmus_model::snapshot::{Coverage, Site, Snapshot};
-use isthmus_wire::{WireError, control, view};
+use isthmus_wire::{control, view};
+use tracing::warn;
 
+use super::error::SessionError;
 use super::questions::Questions;
 
 /// The view of the current stream and the count of published ones.
@@ -21,6 +24,16 @@ pub(super) struct Views {
     /// The last generation that was given out. Grows over all streams, whatever gateways count.
     generation: u64,
     holding: bool,
+    /// The latest that any stream told of whom to trust.
+    trusted: Option<Trusted>,
+}
+
+/// Whom to trust, by the state of the registry that it is of.
+#[derive(Debug)]
+struct Trusted {
+    roots: Arc<[Vec<u8>]>,
+    denied: Arc<BTreeSet<Digest>>,
+    epoch: Epoch,
 }
 
 /// A view that knows nothing yet.
@@ -31,7 +44,7 @@ pub(super) fn blank(site: Site) -> Snapshot {
 
 impl Views {
     pub(super) fn new(site: Site) -> Self {
-        Self { current: Arc::new(blank(site)), generation: 0, holding: true }
+        Self { current: Arc::new(blank(site)), generation: 0, holding: true, trusted: None }
     }
 
     /// A new stream starts.
@@ -40,16 +53,34 @@ impl Views {
         self.holding = true;
     }
 
-    /// Takes an update over.
-    pub(super) fn take(&mut self, update: control::Update) -> Result<(), WireError> {
-        self.current = Arc::new(view::apply(&self.current, update)?);
-        Ok(())
+    /// Takes an update over. Returns whom to trust from now on, if that is news.
+    pub(super) fn take(&mut self, update: control::Update) -> Result<Option<TrustBundle>, SessionError> {
+        let told = update.roots.is_some();
+        let mut next = view::apply(&self.current, update)?;
+        let news = if told { self.judge(&mut next)? } else { None };
+        self.current = Arc::new(next);
+        Ok(news)
     }
 
-    /// What the stream told of whom to trust.
-    pub(super) fn trust(&self, federation: FederationDomain) -> Result<TrustBundle, IdentityError> {
-        let bundle = TrustBundle::new(federation, self.current.roots.to_vec())?;
-        Ok(bundle.with_denied(self.current.denied.clone()))
+    /// What `next` says of whom to trust. A gateway that lags behind another one does not know yet what was taken back:
+    /// the view then keeps what is known, until that gateway has caught up.
+    fn judge(&mut self, next: &mut Snapshot) -> Result<Option<TrustBundle>, SessionError> {
+        let bundle = TrustBundle::new(next.site.federation.clone(), next.roots.to_vec())?;
+        match &self.trusted {
+            Some(known) if next.epoch < known.epoch => {
+                if (&next.roots, &next.denied) != (&known.roots, &known.denied) {
+                    warn!(told = ?next.epoch, known = ?known.epoch, "the gateway tells older roots or denials: the later ones stay");
+                }
+                (next.roots, next.denied, next.epoch) = (known.roots.clone(), known.denied.clone(), known.epoch);
+                Ok(None)
+            }
+            _ => {
+                let (roots, denied, epoch) = (next.roots.clone(), next.denied.clone(), next.epoch);
+                let bundle = bundle.with_denied(denied.clone());
+                self.trusted = Some(Trusted { roots, denied, epoch });
+                Ok(Some(bundle))
+            }
+        }
     }
 
     /// Whether a view is held back for want of answers.
@@ -75,6 +106,10 @@ impl Views {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+    use std::time::SystemTime;
+
+    use isthmus_identity::RootAuthority;
     use isthmus_model::route::Question;
 
     use super::*;
@@ -87,8 +122,16 @@ mod tests {
         }
     }
 
+    fn root() -> Vec<u8> {
+        static ROOT: LazyLock<Vec<u8>> = LazyLock::new(|| {
+            let root = RootAuthority::create(&site().federation, SystemTime::now()).expect("made");
+            root.certificate().to_vec()
+        });
+        ROOT.clone()
+    }
+
     fn roots(generation: u64) -> control::Update {
-        let roots = Some(control::Roots { der: vec![vec![1]], denied: Vec::new() });
+        let roots = Some(control::Roots { der: vec![root()], ..control::Roots::default() });
         control::Update { generation, roots, ..control::Update::default() }
     }
 
@@ -130,5 +173,34 @@ mod tests {
         views.take(roots(1)).expect("valid");
         assert!(views.publish(&questions, true).is_some());
         assert!(!views.holding());
+    }
+
+    /// Roots with so many denied keys, of that state.
+    fn told(denied: u8, restored_at: u64, revision: u64) -> control::Update {
+        let denied = (0..denied).map(|key| vec![key; 32]).collect();
+        let roots = Some(control::Roots { der: vec![root()], denied, restored_at, revision });
+        control::Update { roots, ..control::Update::default() }
+    }
+
+    #[test]
+    fn what_was_denied_is_not_trusted_again_because_a_gateway_lags_behind() {
+        let (mut views, questions) = (Views::new(site()), Questions::default());
+        assert!(views.take(told(2, 0, 9)).expect("valid").is_some());
+        // The next gateway has not heard of the second denial.
+        views.begin(site());
+        assert!(views.take(told(1, 0, 8)).expect("valid").is_none());
+        let view = views.publish(&questions, false).expect("with the roots that are known");
+        assert_eq!((view.denied.len(), view.roots.to_vec()), (2, vec![root()]));
+        // It catches up, and goes on; a key may come to be trusted again then.
+        assert!(views.take(told(1, 0, 10)).expect("valid").is_some());
+        // A registry that was restored is later than what was lost, whatever it counts.
+        views.begin(site());
+        assert!(views.take(told(0, 1, 3)).expect("valid").is_some());
+        assert!(views.take(told(1, 0, 11)).expect("valid").is_none());
+        // What is malformed is no state at all, however late.
+        let mut malformed = told(0, 2, 0);
+        malformed.roots.as_mut().expect("told").der = vec![vec![0; 16]];
+        views.take(malformed).expect_err("no certificate");
+        assert!(views.take(told(1, 1, 4)).expect("valid").is_some());
     }
 }

@@ -107,6 +107,7 @@ impl Federation {
         Snapshot {
             generation: 1,
             site: Arc::new(site),
+            epoch: Default::default(),
             denied: Arc::default(),
             roots: Arc::from([self.root.certificate().to_vec()]),
             clusters: members

@@ -11,7 +11,7 @@ use super::audit::Event;
 use super::node::{Certificates, ISSUED_MAX, Node, NodeId, Pending, Requests};
 use super::token::{Admitted, Digest, Grant, Invitation, Redemption, TOKEN_USES_MAX, Token, TokenId};
 use super::trust::Custody;
-use super::{NODES_MAX, REVOKED_TOKEN_KEPT, Registry, TOKEN_RECORD_KEPT, TOKENS_MAX, limit};
+use super::{NODES_MAX, REVOKED_TOKEN_KEPT, Registry, TOKEN_RECORD_KEPT, TOKENS_MAX, TOKENS_PER_CLUSTER_MAX, limit};
 
 /// How long keys are denied whose certificates, if there are any, are not on record: longer than any lasts.
 pub(super) const PENDING_DENIED: Duration = Duration::from_secs(100 * 24 * 3600);
@@ -52,6 +52,10 @@ impl Registry {
         }
         if self.tokens.values().filter(|known| kept(known)).count() >= TOKENS_MAX {
             return Err(limit("tokens", TOKENS_MAX));
+        }
+        let own = |known: &&Token| known.minted_by == token.minted_by && kept(known);
+        if self.tokens.values().filter(own).count() >= TOKENS_PER_CLUSTER_MAX {
+            return Err(limit("tokens of one cluster", TOKENS_PER_CLUSTER_MAX));
         }
         if matches!(&token.grant, Grant::Join(invitation) if !(1..=TOKEN_USES_MAX).contains(&invitation.uses)) {
             return Err(limit("uses of one token", TOKEN_USES_MAX as usize));
@@ -103,6 +107,9 @@ impl Registry {
         self.check_keys(&newcomer.requests, |node| node.is_gateway(newcomer))?;
         if self.nodes.values().filter(|node| !node.is_gateway(newcomer)).count() >= NODES_MAX {
             return Err(limit("gateways", NODES_MAX));
+        }
+        if self.nodes.values().any(|node| node.is_gateway(newcomer)) {
+            self.check_denied_by_itself(&newcomer.cluster)?;
         }
         let node = self.admit(newcomer, at);
         if let Some(token) = self.tokens.get_mut(id) {
@@ -171,10 +178,13 @@ impl Registry {
     ) -> Result<Outcome, Refusal> {
         check_requests(requests)?;
         let node = self.own_node(origin, id)?;
-        let waiting = node.pending.as_ref().is_some_and(|pending| pending.requests.same_keys(requests));
-        if waiting {
-            return Ok(Outcome::Unchanged);
+        if let Some(pending) = &node.pending {
+            if pending.requests.same_keys(requests) {
+                return Ok(Outcome::Unchanged);
+            }
+            self.check_denied_by_itself(origin)?;
         }
+        let node = self.own_node(origin, id)?;
         if node.issued.iter().filter(|issued| issued.certificates.not_after > at).count() >= ISSUED_MAX {
             return Err(limit("valid certificates of one gateway", ISSUED_MAX));
         }

@@ -1,5 +1,6 @@
 //! What happened to the federation's membership and trust, for those who ask afterwards.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -122,4 +123,19 @@ pub struct Record {
     /// What.
     #[serde(flatten)]
     pub event: Event,
+}
+
+/// Makes room for one more record, at the cost of the cluster that has the most: nobody covers up what others did by
+/// doing much.
+pub(super) fn make_room(records: &mut VecDeque<Record>) {
+    if records.len() < RECORDS_MAX {
+        return;
+    }
+    let mut counts: BTreeMap<&ClusterName, usize> = BTreeMap::new();
+    for record in records.iter() {
+        *counts.entry(&record.origin).or_default() += 1;
+    }
+    let busiest = counts.into_iter().max_by_key(|(_, count)| *count).map(|(origin, _)| origin);
+    let oldest = busiest.and_then(|busiest| records.iter().position(|record| record.origin == *busiest));
+    records.remove(oldest.unwrap_or(0));
 }

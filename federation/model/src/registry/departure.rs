@@ -19,6 +19,9 @@ use super::{Registry, limit};
 
 /// Keys denied at once. Every gateway of the largest federation, with all that is kept of it.
 pub const DENIED_MAX: usize = 10_000;
+/// Keys denied of one cluster by what it does itself: asking for certificates anew before it has those that it asked
+/// for, and coming back without its data. With more of these it could push its own or others' keys out.
+pub const DENIED_BY_ITSELF_MAX: usize = 1_000;
 /// How long a key is denied after its last certificate ended: clocks differ.
 pub const DENIED_MARGIN: Duration = Duration::from_secs(3_600);
 /// Clusters that left or were fenced, on record.
@@ -59,6 +62,12 @@ pub struct Departure {
     pub at: UnixMillis,
     /// Its gateways, should the fence be taken back.
     pub nodes: BTreeMap<NodeId, Node>,
+}
+
+impl Departure {
+    fn is_fence(&self) -> bool {
+        matches!(self.manner, Manner::Fenced { .. })
+    }
 }
 
 impl Registry {
@@ -117,8 +126,7 @@ impl Registry {
         if why.len() > WHY_LEN_MAX {
             return Err(limit("bytes of a reason", WHY_LEN_MAX));
         }
-        let fenced = |gone: &Departure| matches!(gone.manner, Manner::Fenced { .. });
-        if !self.is_member(cluster) && self.departed.get(cluster).is_some_and(fenced) {
+        if !self.is_member(cluster) && self.departed.get(cluster).is_some_and(Departure::is_fence) {
             return Ok(Outcome::Unchanged);
         }
         self.depart(origin, cluster, Manner::Fenced { why: why.to_owned() }, at)?;
@@ -133,8 +141,7 @@ impl Registry {
         at: UnixMillis,
     ) -> Result<Outcome, Refusal> {
         self.check_administrator(origin)?;
-        let fenced = |gone: &Departure| matches!(gone.manner, Manner::Fenced { .. });
-        if self.is_member(cluster) || !self.departed.get(cluster).is_some_and(fenced) {
+        if self.is_member(cluster) || !self.departed.get(cluster).is_some_and(Departure::is_fence) {
             return Err(Refusal::NotFenced { cluster: cluster.clone() });
         }
         if self.departed.get(cluster).is_some_and(|gone| self.missed_rotation(gone)) {
@@ -230,10 +237,27 @@ impl Registry {
         }
     }
 
+    /// Whether a cluster may do once more what denies keys of its own.
+    pub(super) fn check_denied_by_itself(&self, cluster: &ClusterName) -> Result<(), Refusal> {
+        let denied = self.denied.values().filter(|denied| denied.cluster == *cluster).count();
+        if denied < DENIED_BY_ITSELF_MAX {
+            return Ok(());
+        }
+        Err(limit("keys of one cluster that are not trusted any more", DENIED_BY_ITSELF_MAX))
+    }
+
+    /// Denies a key. The list is as long as it may be only if clusters do what they can to fill it: then the one with
+    /// the most goes short.
     pub(super) fn deny_key(&mut self, key: Digest, cluster: &ClusterName, not_after: UnixMillis, at: UnixMillis) {
         self.denied.retain(|_, denied| denied.until > at);
         if self.denied.len() >= DENIED_MAX {
-            let soonest = self.denied.iter().min_by_key(|(_, denied)| denied.until).map(|(key, _)| *key);
+            let mut counts: BTreeMap<&ClusterName, usize> = BTreeMap::new();
+            for denied in self.denied.values() {
+                *counts.entry(&denied.cluster).or_default() += 1;
+            }
+            let most = counts.into_iter().max_by_key(|(_, count)| *count).map(|(cluster, _)| cluster);
+            let of_most = self.denied.iter().filter(|(_, denied)| Some(&denied.cluster) == most);
+            let soonest = of_most.min_by_key(|(_, denied)| denied.until).map(|(key, _)| *key);
             soonest.map(|key| self.denied.remove(&key));
         }
         let until = not_after.saturating_add(DENIED_MARGIN);

@@ -36,6 +36,8 @@ pub const NODES_MAX: usize = 1_000;
 pub const EXPORTS_PER_CLUSTER_MAX: usize = 50_000;
 /// Tokens on record, so that a runaway script cannot fill the registry.
 pub const TOKENS_MAX: usize = 10_000;
+/// Those that one cluster minted: no member keeps the others from minting.
+pub const TOKENS_PER_CLUSTER_MAX: usize = 2_500;
 /// How long a token's record outlives its expiry, so that late redemptions still hear "expired".
 pub const TOKEN_RECORD_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// How long a revoked token's record stays at least: longer than the last certificate that a workload got by it, so that
@@ -57,6 +59,19 @@ pub struct Federation {
     /// founding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lineage: Option<Lineage>,
+    /// When it was last restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored_at: Option<UnixMillis>,
+}
+
+/// How late a state of the registry is, as those see it who are told a part of it: a later one is never taken back for
+/// an earlier one. A restored registry is later than all that was lost with the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Epoch {
+    /// When the registry was last restored; the Unix epoch if it never was.
+    pub restored_at: UnixMillis,
+    /// [`Registry::revision`].
+    pub revision: u64,
 }
 
 /// Everything agreed.
@@ -191,6 +206,13 @@ impl Registry {
         self.revision
     }
 
+    /// How late this state is.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        let restored_at = self.federation.as_ref().and_then(|federation| federation.restored_at).unwrap_or_default();
+        Epoch { restored_at, revision: self.revision }
+    }
+
     /// Looks a token up.
     ///
     /// # Errors
@@ -299,9 +321,7 @@ impl Registry {
     }
 
     fn record(&mut self, at: UnixMillis, origin: &ClusterName, event: Event) {
-        if self.audit.len() >= audit::RECORDS_MAX {
-            self.audit.pop_front();
-        }
+        audit::make_room(&mut self.audit);
         self.audit.push_back(Record { at, origin: origin.clone(), event });
     }
 
@@ -332,6 +352,7 @@ impl Registry {
             administrators: BTreeSet::from([founder.cluster.clone()]),
             founded_at: at,
             lineage: None,
+            restored_at: None,
         });
         self.record(at, &founder.cluster, Event::Founded);
         Ok(Outcome::Admitted { node: id })

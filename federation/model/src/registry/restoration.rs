@@ -94,6 +94,7 @@ impl Registry {
         }
         let federation = self.federation.as_mut().ok_or(Refusal::NotFounded)?;
         federation.lineage = Some(restoration.lineage);
+        federation.restored_at = Some(at);
         federation.administrators.insert(cluster.clone());
         for root in federation.trust.roots().to_vec() {
             if matches!(root.custody, Custody::Sealed { .. }) {
@@ -113,6 +114,7 @@ mod tests {
     use super::*;
     use crate::command::{Command, Entry};
     use crate::fixture::{self, FOUNDER, ROOT};
+    use crate::registry::Epoch;
     use crate::registry::token::TokenId;
 
     const MINTED: UnixMillis = UnixMillis(1);
@@ -177,6 +179,8 @@ mod tests {
         assert_eq!(after.token(&open).expect("on record").revoked_at, Some(NOW));
         assert_eq!(after.token(&sidecars).expect("on record").revoked_at, None);
         assert_eq!(after.revision(), before.revision() + 1);
+        // Also where much was agreed after the backup.
+        assert!(after.epoch() > Epoch { revision: u64::MAX, ..before.epoch() });
         // Ids that may have been given since are not given again.
         let mut later = after;
         let id = mint(&mut later, 4, fixture::join("eu-central"));

@@ -2,6 +2,7 @@
 //! What holds for *any* sequence of entries is in [`properties`].
 
 mod departures;
+mod flood;
 mod properties;
 mod rotation;
 mod tokens;

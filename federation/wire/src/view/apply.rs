@@ -54,15 +54,16 @@ pub fn apply(view: &Snapshot, update: control::Update) -> Result<Snapshot, WireE
     field::count("services", services.len(), SERVICES_PER_VIEW_MAX)?;
     field::count("absent", absent.len(), SERVICES_PER_VIEW_MAX)?;
     field::count("absent_addresses", absent_addresses.len(), QUESTIONS_PER_STREAM_MAX)?;
-    let (roots, denied) = match &update.roots {
+    let (roots, denied, epoch) = match &update.roots {
         Some(roots) => decode::roots(roots)?,
-        None => (view.roots.clone(), view.denied.clone()),
+        None => (view.roots.clone(), view.denied.clone(), view.epoch),
     };
     Ok(Snapshot {
         generation: update.generation,
         site: view.site.clone(),
         roots,
         denied,
+        epoch,
         clusters,
         services,
         vips,

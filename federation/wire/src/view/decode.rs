@@ -9,9 +9,9 @@ use isthmus_model::catalog::{
 use isthmus_model::health::{Agreement, Capacity, Reach};
 use isthmus_model::locality::Locality;
 use isthmus_model::name::{ClusterName, ServiceName};
-use isthmus_model::registry::NODES_MAX;
 use isthmus_model::registry::departure::DENIED_MAX;
 use isthmus_model::registry::token::Digest;
+use isthmus_model::registry::{Epoch, NODES_MAX};
 use isthmus_model::snapshot::{Gateway, RemoteBackend, RemoteCluster, Service, Site};
 use isthmus_model::time::UnixMillis;
 
@@ -23,8 +23,8 @@ use crate::field;
 /// The members of a federation as a view holds them.
 pub(super) type Clusters = BTreeMap<ClusterName, Arc<RemoteCluster>>;
 
-/// Roots and denied keys.
-pub(super) type Trust = (Arc<[Vec<u8>]>, Arc<BTreeSet<Digest>>);
+/// Roots and denied keys, and the state that they are of.
+pub(super) type Trust = (Arc<[Vec<u8>]>, Arc<BTreeSet<Digest>>, Epoch);
 
 pub(super) fn roots(roots: &control::Roots) -> Result<Trust, WireError> {
     field::count("roots.der", roots.der.len(), ROOTS_MAX)?;
@@ -37,7 +37,8 @@ pub(super) fn roots(roots: &control::Roots) -> Result<Trust, WireError> {
     let key = |key: &Vec<u8>| <[u8; 32]>::try_from(key.as_slice()).map(Digest);
     let denied = roots.denied.iter().map(key).collect::<Result<BTreeSet<_>, _>>();
     let denied = denied.map_err(|_| WireError::Key { field: "roots.denied" })?;
-    Ok((roots.der.clone().into(), Arc::new(denied)))
+    let epoch = Epoch { restored_at: UnixMillis(roots.restored_at), revision: roots.revision };
+    Ok((roots.der.clone().into(), Arc::new(denied), epoch))
 }
 
 pub(super) fn agreement(agreement: &control::Agreement) -> Result<Agreement, WireError> {

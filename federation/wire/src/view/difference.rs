@@ -58,6 +58,7 @@ fn part(from: &Snapshot, full: &Snapshot, asked: &Asked) -> Snapshot {
         site: full.site.clone(),
         roots: full.roots.clone(),
         denied: full.denied.clone(),
+        epoch: full.epoch,
         clusters: full.clusters.clone(),
         services,
         vips,
@@ -81,7 +82,7 @@ fn message(from: &Snapshot, to: &Snapshot) -> Option<control::Update> {
     let news = control::Update {
         generation: 0,
         clusters: (from.clusters != to.clusters).then(|| encode::clusters(&to.clusters)),
-        roots: (from.roots != to.roots || from.denied != to.denied).then(|| encode::roots(&to.roots, &to.denied)),
+        roots: (from.roots != to.roots || from.denied != to.denied).then(|| encode::roots(to)),
         services: changed(from, to).into_iter().map(|service| encode::service(service)).collect(),
         absent: added(from_absent, to_absent),
         absent_addresses: added(from_absent_addresses, to_absent_addresses),

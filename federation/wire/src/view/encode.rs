@@ -1,14 +1,13 @@
 //! Model to message. Infallible: the model is valid by construction.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use isthmus_model::catalog::{AppProtocol, Endpoint, ServicePort};
 use isthmus_model::health::{Agreement, Reach};
 use isthmus_model::name::ClusterName;
 use isthmus_model::registry::node::NodeId;
-use isthmus_model::registry::token::Digest;
-use isthmus_model::snapshot::{Gateway, RemoteBackend, RemoteCluster, Service};
+use isthmus_model::snapshot::{Gateway, RemoteBackend, RemoteCluster, Service, Snapshot};
 
 use crate::control;
 
@@ -38,8 +37,13 @@ fn gateway((node, gateway): (&NodeId, &Gateway)) -> control::Gateway {
     }
 }
 
-pub(super) fn roots(roots: &[Vec<u8>], denied: &BTreeSet<Digest>) -> control::Roots {
-    control::Roots { der: roots.to_vec(), denied: denied.iter().map(|key| key.0.to_vec()).collect() }
+pub(super) fn roots(view: &Snapshot) -> control::Roots {
+    control::Roots {
+        der: view.roots.to_vec(),
+        denied: view.denied.iter().map(|key| key.0.to_vec()).collect(),
+        restored_at: view.epoch.restored_at.0,
+        revision: view.epoch.revision,
+    }
 }
 
 pub(super) fn agreement(agreement: &Agreement) -> control::Agreement {

@@ -310,11 +310,14 @@ fn a_bad_update_is_refused_with_the_field_that_is_bad() {
             clusters.clusters[0].gateways[0].reach = -1;
         }),
         ("roots.der", |u| {
-            u.roots = Some(control::Roots { der: std::vec![Vec::new(); ROOTS_MAX + 1], denied: Vec::new() })
+            u.roots = Some(control::Roots { der: std::vec![Vec::new(); ROOTS_MAX + 1], ..control::Roots::default() })
         }),
-        ("roots.denied", |u| u.roots = Some(control::Roots { der: Vec::new(), denied: std::vec![std::vec![0; 31]] })),
+        ("roots.denied", |u| {
+            u.roots = Some(control::Roots { denied: std::vec![std::vec![0; 31]], ..control::Roots::default() })
+        }),
         ("roots.der", |u| {
-            u.roots = Some(control::Roots { der: std::vec![std::vec![0; ROOT_BYTES_MAX + 1]], denied: Vec::new() })
+            u.roots =
+                Some(control::Roots { der: std::vec![std::vec![0; ROOT_BYTES_MAX + 1]], ..control::Roots::default() })
         }),
         ("absent", |u| u.absent = std::vec!["a/b".repeat(1000)]),
     ];

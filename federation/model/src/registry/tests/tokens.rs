@@ -145,6 +145,8 @@ fn tokens_are_limited_and_the_long_expired_make_room() {
         redemptions: Vec::new(),
     };
     let id = |number: usize| TokenId::from_random((number as u64 + 1).to_be_bytes());
+    fed.registry.tokens = (0..TOKENS_PER_CLUSTER_MAX).map(|number| (id(number), token.clone())).collect();
+    fed.refuses("us-east", mint(255, join("us-east")), limit("tokens of one cluster", TOKENS_PER_CLUSTER_MAX));
     fed.registry.tokens = (0..TOKENS_MAX).map(|number| (id(number), token.clone())).collect();
     fed.refuses("us-east", mint(255, join("eu-central")), limit("tokens", TOKENS_MAX));
     // A day after their end their records go; a refused mint does not sweep either.
