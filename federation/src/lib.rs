@@ -12,6 +12,7 @@ mod attempts;
 pub mod backup;
 pub mod caller;
 mod claim;
+pub mod clocks;
 mod custody;
 pub mod data_dir;
 pub mod dial;

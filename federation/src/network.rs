@@ -1,6 +1,6 @@
 //! The Raft library's messages over gRPC, both ways.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use isthmus_model::registry::node::NodeId;
 use isthmus_wire::peer::RaftMessage;
@@ -20,6 +20,7 @@ use tonic::{Code, Request, Response, Status};
 
 use crate::caller;
 use crate::claim;
+use crate::clocks::Clocks;
 use crate::dial::Dialer;
 use crate::lineage::LineageCheck;
 use crate::quorum::QuorumWord;
@@ -39,13 +40,14 @@ pub struct Network {
     dialer: Dialer,
     quorum: QuorumWord,
     lineage: LineageCheck,
+    clocks: Clocks,
 }
 
 impl Network {
     /// A network over the dialer's channels, which passes on how old `quorum`'s last word is.
     #[must_use]
-    pub fn new(dialer: Dialer, quorum: QuorumWord, lineage: LineageCheck) -> Self {
-        Self { dialer, quorum, lineage }
+    pub fn new(dialer: Dialer, quorum: QuorumWord, lineage: LineageCheck, clocks: Clocks) -> Self {
+        Self { dialer, quorum, lineage, clocks }
     }
 }
 
@@ -56,6 +58,7 @@ pub struct Replica {
     channel: Option<Channel>,
     quorum: QuorumWord,
     lineage: LineageCheck,
+    clocks: Clocks,
 }
 
 impl RaftNetworkFactory<RegistryRaft> for Network {
@@ -63,8 +66,8 @@ impl RaftNetworkFactory<RegistryRaft> for Network {
 
     async fn new_client(&mut self, target: NodeId, node: &Peer) -> Replica {
         let channel = node.0.as_ref().map(|address| self.dialer.channel(address));
-        let (quorum, lineage) = (self.quorum.clone(), self.lineage.clone());
-        Replica { id: target, address: node.0.clone(), channel, quorum, lineage }
+        let (quorum, lineage, clocks) = (self.quorum.clone(), self.lineage.clone(), self.clocks.clone());
+        Replica { id: target, address: node.0.clone(), channel, quorum, lineage, clocks }
     }
 }
 
@@ -91,18 +94,20 @@ impl Replica {
         };
         let body = serde_json::to_vec(message).map_err(|error| NetworkError::new(&error))?;
         let quorum_age_ms = self.quorum.age().map(millis);
-        let mut request =
-            Request::new(RaftMessage { format: FORMAT, body, quorum_age_ms, lineage: self.lineage.own() });
+        let (lineage, clock_ms) = (self.lineage.own(), Some(self.clocks.own().0));
+        let mut request = Request::new(RaftMessage { format: FORMAT, body, quorum_age_ms, lineage, clock_ms });
         request.set_timeout(option.hard_ttl());
         let mut client = RaftClient::new(channel)
             .max_decoding_message_size(MESSAGE_LEN_MAX)
             .max_encoding_message_size(MESSAGE_LEN_MAX);
+        let asked = Instant::now();
         let reply = match call {
             Call::Append => client.append(request).await,
             Call::Vote => client.vote(request).await,
             Call::InstallSnapshot => client.install_snapshot(request).await,
         };
         let reply = reply.map_err(|status| self.transport_error(&status))?.into_inner();
+        self.clocks.note(self.id, reply.clock_ms, asked.elapsed());
         let answer: Result<A, RaftError<NodeId, E>> =
             serde_json::from_slice(&reply.body).map_err(|error| NetworkError::new(&error))?;
         answer.map_err(|error| RemoteError::new(self.id, error).into())
@@ -156,13 +161,20 @@ pub struct RaftService {
     raft: Raft,
     quorum: QuorumWord,
     lineage: LineageCheck,
+    clocks: Clocks,
 }
 
 impl RaftService {
     /// Serves `raft`, noting in `quorum` what its leader says of one.
     #[must_use]
-    pub fn new(raft: Raft, quorum: QuorumWord, lineage: LineageCheck) -> Self {
-        Self { raft, quorum, lineage }
+    pub fn new(raft: Raft, quorum: QuorumWord, lineage: LineageCheck, clocks: Clocks) -> Self {
+        Self { raft, quorum, lineage, clocks }
+    }
+
+    fn encode<T: Serialize>(&self, answer: &T) -> Result<Response<RaftMessage>, Status> {
+        let body = serde_json::to_vec(answer).map_err(|error| Status::internal(error.to_string()))?;
+        let clock_ms = Some(self.clocks.own().0);
+        Ok(Response::new(RaftMessage { format: FORMAT, body, clock_ms, ..RaftMessage::default() }))
     }
 
     fn note(&self, quorum_age_ms: Option<u64>) {
@@ -185,12 +197,14 @@ impl RaftService {
             )));
         }
         self.lineage.check(&message.lineage, &caller)?;
+        let message_clock = message.clock_ms;
         let message: T =
             serde_json::from_slice(&message.body).map_err(|error| Status::invalid_argument(error.to_string()))?;
         if let Some(claimed) = vote(&message).leader_id().voted_for() {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow();
             claim::check(caller.id(), claimed, metrics.membership_config.membership().get_node(&claimed))?;
+            self.clocks.note(claimed, message_clock, Duration::ZERO);
         }
         Ok(message)
     }
@@ -198,11 +212,6 @@ impl RaftService {
 
 fn millis(age: Duration) -> u64 {
     u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn encode<T: Serialize>(answer: &T) -> Result<Response<RaftMessage>, Status> {
-    let body = serde_json::to_vec(answer).map_err(|error| Status::internal(error.to_string()))?;
-    Ok(Response::new(RaftMessage { format: FORMAT, body, quorum_age_ms: None, lineage: Vec::new() }))
 }
 
 #[tonic::async_trait]
@@ -213,11 +222,11 @@ impl raft_server::Raft for RaftService {
         if matches!(answer, Ok(AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_))) {
             self.note(quorum_age_ms);
         }
-        encode(&answer)
+        self.encode(&answer)
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        encode(&self.raft.vote(self.receive(request, |rpc: &VoteRequest<_>| &rpc.vote)?).await)
+        self.encode(&self.raft.vote(self.receive(request, |rpc: &VoteRequest<_>| &rpc.vote)?).await)
     }
 
     async fn install_snapshot(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
@@ -227,6 +236,6 @@ impl raft_server::Raft for RaftService {
         if answer.is_ok() {
             self.note(quorum_age_ms);
         }
-        encode(&answer)
+        self.encode(&answer)
     }
 }

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
+use crate::clocks::Clocks;
 use crate::custody::Keeper;
 use crate::data_dir::DataDir;
 use crate::dial::Dialer;
@@ -30,7 +31,7 @@ use crate::quorum::QuorumWord;
 use crate::raft_types::{Peer, PeerAddress, Raft};
 use crate::status::{self, RegistryStatus};
 use crate::store::{LogStore, StateMachine};
-use crate::{membership, store};
+use crate::{clocks, membership, store};
 
 /// Entries after which the log is compacted into a snapshot.
 const ENTRIES_PER_SNAPSHOT: u64 = 5_000;
@@ -140,6 +141,7 @@ impl Replica {
         member: &mut Member,
         identity: LiveIdentity,
         timing: Timing,
+        clocks: Clocks,
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
         let (log, machine) = open_store(member).await?;
@@ -147,16 +149,18 @@ impl Replica {
         let dialer = Dialer::new(member.name.federation.clone(), identity);
         let quorum = QuorumWord::default();
         let config = Arc::new(raft_config(member, timing).validate()?);
-        let network = Network::new(dialer.clone(), quorum.clone(), LineageCheck::new(registry.clone()));
+        let network = Network::new(dialer.clone(), quorum.clone(), LineageCheck::new(registry.clone()), clocks.clone());
         let raft = Raft::new(member.node, config, network, log, machine).await.map_err(fatal)?;
         let (publish, status) = watch::channel(RegistryStatus::default());
-        let proposer = Proposer { cluster: member.name.cluster.clone(), raft: raft.clone(), dialer };
+        let proposer =
+            Proposer { cluster: member.name.cluster.clone(), raft: raft.clone(), dialer, clocks: clocks.clone() };
         let handle = Handle { proposer, registry: registry.clone(), status };
         let tasks = TaskTracker::new();
         tasks.spawn(status::keep(raft.clone(), quorum.clone(), timing.election_max, publish, shutdown.clone()));
         // Nobody is to see the status of a replica that has not looked at itself yet.
         let mut first = handle.status();
         let _ = first.wait_for(|status| status.node == member.node).await;
+        tasks.spawn(clocks::keep(raft.clone(), clocks, shutdown.clone()));
         tasks.spawn(membership::keep(raft.clone(), registry, shutdown.clone()));
         let replica = Self { handle, raft, quorum, tasks };
         replica.keep_root(member, &shutdown);
@@ -206,12 +210,12 @@ impl Replica {
     /// The gRPC services for other gateways, to be served under the gateways' SNI.
     #[must_use]
     pub fn gateway_services(&self) -> Routes {
-        let lineage = LineageCheck::new(self.handle.registry());
-        let raft = RaftServer::new(RaftService::new(self.raft.clone(), self.quorum.clone(), lineage))
+        let (lineage, clocks) = (LineageCheck::new(self.handle.registry()), self.handle.proposer.clocks.clone());
+        let raft = RaftServer::new(RaftService::new(self.raft.clone(), self.quorum.clone(), lineage, clocks.clone()))
             .max_decoding_message_size(MESSAGE_LEN_MAX)
             .max_encoding_message_size(MESSAGE_LEN_MAX);
-        let registry =
-            RegistryServer::new(RegistryService::new(self.raft.clone())).max_decoding_message_size(COMMAND_LEN_MAX);
+        let registry = RegistryServer::new(RegistryService::new(self.raft.clone(), clocks))
+            .max_decoding_message_size(COMMAND_LEN_MAX);
         Routes::new(raft).add_service(registry).add_service(self.join_server())
     }
 

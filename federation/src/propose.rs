@@ -3,7 +3,7 @@
 //! An unclear answer (a lost connection, a new leader) is followed by another try. That is safe because
 //! every [`Command`] is idempotent.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use isthmus_identity::sha256;
 use isthmus_model::command::{Command, Entry, Outcome, Refusal};
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use crate::caller;
+use crate::clocks::Clocks;
 use crate::dial::Dialer;
 use crate::raft_types::{Applied, Raft};
 
@@ -51,6 +52,7 @@ pub(crate) struct Proposer {
     pub(crate) cluster: ClusterName,
     pub(crate) raft: Raft,
     pub(crate) dialer: Dialer,
+    pub(crate) clocks: Clocks,
 }
 
 /// What one try came to.
@@ -86,7 +88,7 @@ impl Proposer {
     }
 
     async fn attempt(&self, command: &Command, token_secret: &[u8]) -> Attempt {
-        match write(&self.raft, self.cluster.clone(), command.clone()).await {
+        match write(&self.raft, &self.clocks, self.cluster.clone(), command.clone()).await {
             Attempt::Elsewhere(Some(leader)) => self.forward(leader, command, token_secret).await,
             other => other,
         }
@@ -112,8 +114,20 @@ impl Proposer {
 }
 
 /// Writes to the local replica, if it leads.
-async fn write(raft: &Raft, origin: ClusterName, command: Command) -> Attempt {
-    let entry = Entry { origin, at: SystemTime::now().into(), command };
+async fn write(raft: &Raft, clocks: &Clocks, origin: ClusterName, command: Command) -> Attempt {
+    let at = match clocks.stamp() {
+        Ok(at) => at,
+        Err(outvoted) => {
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow();
+            if metrics.state.is_leader() {
+                return Attempt::Failed(format!("this gateway leads the registry and stamps nothing: {outvoted}"));
+            }
+            // Whoever leads has a clock of its own.
+            return Attempt::Elsewhere(metrics.current_leader);
+        }
+    };
+    let entry = Entry { origin, at, command };
     match raft.client_write(entry).await {
         Ok(written) => match written.data {
             Applied::Done(outcome) => Attempt::Settled(Ok(outcome)),
@@ -140,13 +154,14 @@ fn read_reply(result: ReplyResult) -> Attempt {
 /// The server side: takes writes of other gateways while this one leads.
 pub struct RegistryService {
     raft: Raft,
+    clocks: Clocks,
 }
 
 impl RegistryService {
-    /// Serves `raft`.
+    /// Serves `raft`; entries are stamped by `clocks`.
     #[must_use]
-    pub fn new(raft: Raft) -> Self {
-        Self { raft }
+    pub fn new(raft: Raft, clocks: Clocks) -> Self {
+        Self { raft, clocks }
     }
 }
 
@@ -171,7 +186,7 @@ impl registry_server::Registry for RegistryService {
             .map_err(|error| Status::invalid_argument(format!("unreadable command: {error}")))?;
         check_proposal(&command, &token_secret)?;
         let internal = |error: serde_json::Error| Status::internal(error.to_string());
-        let result = match write(&self.raft, origin, command).await {
+        let result = match write(&self.raft, &self.clocks, origin, command).await {
             Attempt::Settled(Ok(outcome)) => ReplyResult::Outcome(serde_json::to_vec(&outcome).map_err(internal)?),
             Attempt::Settled(Err(refusal)) => ReplyResult::Refusal(serde_json::to_vec(&refusal).map_err(internal)?),
             Attempt::Elsewhere(leader) => ReplyResult::NotLeader(leader.unwrap_or(0)),

@@ -4,9 +4,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use isthmus_federation::caller::PeerStream;
+use isthmus_federation::clocks::Clocks;
 use isthmus_federation::data_dir::DataDir;
 use isthmus_federation::enroll::{self, EnrollError, GatewayName, Member, Patience};
 use isthmus_federation::status::Role;
@@ -41,6 +43,8 @@ struct Gateway {
     tasks: TaskTracker,
     stop: CancellationToken,
     address: SocketAddr,
+    /// By how many seconds its clock is ahead.
+    ahead: Arc<AtomicU64>,
 }
 
 /// A place for a gateway: its directory and its listener outlive the gateway's restarts.
@@ -73,9 +77,12 @@ impl Gateway {
         let credentials = &member.credentials;
         identity.set_credentials(credentials.chain(), credentials.key().clone()).expect("fits");
         identity.set_trust(TrustBundle::new(member.name.federation.clone(), member.roots.clone()).expect("one root"));
-        let stop = CancellationToken::new();
-        let replica =
-            Replica::start(&mut member, identity.clone(), TIMING, stop.clone()).await.expect("the replica starts");
+        let (stop, ahead) = (CancellationToken::new(), Arc::<AtomicU64>::default());
+        let offset = ahead.clone();
+        let clocks = Clocks::new(move || SystemTime::now() + Duration::from_secs(offset.load(Ordering::Relaxed)));
+        let replica = Replica::start(&mut member, identity.clone(), TIMING, clocks, stop.clone())
+            .await
+            .expect("the replica starts");
         let tasks = TaskTracker::new();
         let gateways = serve::start(replica.gateway_services(), &tasks, stop.clone());
         let joins = serve::start(replica.join_services(), &tasks, stop.clone());
@@ -97,7 +104,7 @@ impl Gateway {
         };
         let address = member.name.east_west;
         tasks.spawn(async move { stopped.run_until_cancelled(accepting).await });
-        Self { handle: replica.handle().clone(), replica, tasks, stop, address }
+        Self { handle: replica.handle().clone(), replica, tasks, stop, address, ahead }
     }
 
     async fn stop(self) {
@@ -219,6 +226,40 @@ async fn writes_go_on_without_one_and_staleness_shows_without_two() {
     west.handle.propose(set_export(9082)).await.expect("agreed");
     east.stop().await;
     west.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_clock_jumps_ahead_stamps_nothing_and_leads_no_more() {
+    let (_east_place, east) = founder().await;
+    let (_west_place, west) = joined("us-west", &east).await;
+    let (_eu_place, eu) = joined("eu-central", &east).await;
+    for gateway in [&east, &west, &eu] {
+        gateway.stands("three voters", |status| status.voters == [1, 2, 3]).await;
+    }
+    east.stands("it leads", |status| status.role == Role::Leader).await;
+    let year = 365 * 24 * 3600;
+    east.ahead.store(year, Ordering::Relaxed);
+
+    // Its own writes and others' are agreed all the same, by a leader whose clock is right.
+    east.handle.propose(set_export(9080)).await.expect("agreed");
+    west.handle.propose(set_export(9081)).await.expect("agreed");
+    west.stands("another leader", |status| status.leader.is_some_and(|leader| leader != 1)).await;
+    for gateway in [&east, &west] {
+        gateway
+            .sees("both exports", |registry| registry.exports().get(&reviews()).is_some_and(|by| by.len() == 2))
+            .await;
+        let registry = gateway.handle.registry().borrow().clone();
+        let latest = registry.exports()[&reviews()].values().map(|exported| exported.since).max();
+        assert!(latest < Some((SystemTime::now() + Duration::from_secs(60)).into()), "{latest:?}");
+    }
+
+    // It follows meanwhile, and is a replica like any once its clock is right.
+    east.ahead.store(0, Ordering::Relaxed);
+    eu.stop().await;
+    east.handle.propose(set_export(9082)).await.expect("its vote is needed, and counts");
+    for gateway in [west, east] {
+        gateway.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,10 +5,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use isthmus_dns::{DnsConfig, DnsServer};
+use isthmus_federation::clocks::Clocks;
 use isthmus_federation::data_dir::DataDir;
 use isthmus_federation::enroll::{self, Member, Patience};
 use isthmus_federation::{Replica, Timing, exports, publish, serve};
@@ -102,7 +103,9 @@ impl Gateway {
             election_min: config.raft.election_min,
             election_max: config.raft.election_max,
         };
-        let replica = Replica::start(&mut member, identity.clone(), timing, shutdown.clone()).await?;
+        let replica =
+            Replica::start(&mut member, identity.clone(), timing, Clocks::new(SystemTime::now), shutdown.clone())
+                .await?;
         let handle = replica.handle().clone();
         tasks.spawn(own_identity.keep(handle.clone(), shutdown.clone()));
         let rotation = OwnRotation::new(member.node, handle.clone(), identity.clone(), authority);

@@ -147,7 +147,7 @@ fn set_export() -> Command {
 fn vote(node: u64) -> RaftMessage {
     let body =
         format!(r#"{{"vote":{{"leader_id":{{"term":1,"node_id":{node}}},"committed":false}},"last_log_id":null}}"#);
-    RaftMessage { format: 2, body: body.into_bytes(), quorum_age_ms: None, lineage: Vec::new() }
+    RaftMessage { format: 2, body: body.into_bytes(), ..RaftMessage::default() }
 }
 
 /// What comes of each call that is for gateways.
