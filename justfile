@@ -18,7 +18,7 @@ demo *ARGS:
     cargo build --release -p isthmus -p isthmus-proxy
     target/release/isthmus demo {{ARGS}}
 
-# Figures: how soon it is ready, how fast changes travel, what a lost region costs, what it weighs; `just bench ready` runs one
+# Figures: how soon it is ready, how fast changes travel, what a lost region costs, what it weighs, what trust costs; `just bench ready` runs one
 bench *NAMES:
     cargo build --release -p isthmus-proxy
-    cargo bench -p isthmus {{prepend('--bench ', NAMES)}}
+    cargo bench -p isthmus -p isthmus-identity {{prepend('--bench ', NAMES)}}

@@ -14,7 +14,7 @@ use super::failed;
 pub(super) const EXAMPLES: &str = "\
 Makes DIR/root.key (mode 0600) and DIR/root.crt. The key never leaves DIR: keep the directory,
 and a copy of it, away from every network. root.crt is no secret; `isthmus init --root offline`
-needs it. An existing root is not replaced.
+and `isthmus ca rotate --root offline` need it. An existing root is not replaced.
 
 Examples:
   isthmus ca root --federation acme.mesh --out root
@@ -48,7 +48,9 @@ pub(super) fn run(args: &Args, output: Output) -> Result<(), CliError> {
         Output::Table => print(&format!(
             "root of {federation}, valid until {}\nkey  {}\n\
              Keep {dir}/root.key here. Take {dir}/root.crt to the first gateway:\n  \
-             isthmus init --config FILE --root offline --root-cert root.crt\n",
+             isthmus init --config FILE --root offline --root-cert root.crt\n\
+             or to a gateway of a running federation, whose root it shall replace:\n  \
+             isthmus ca rotate --root offline --root-cert root.crt\n",
             time::moment(not_after),
             root.digest(),
             dir = out.display()
