@@ -2,16 +2,19 @@
 //!
 //! A leader stamps every entry with its clock, and tokens, denials and records live by these stamps. A leader whose
 //! clock ran ahead would expire what is good and forget what is denied, for good: the registry's time does not go back.
-//! So every Raft message tells its sender's clock, either way, and a leader that most others disagree with stamps
-//! nothing, and steps back for one that they agree with. The system's clock may jump at any time: readings are carried
+//! So every Raft message tells its sender's clock, either way, and a leader whose clock is not the voters' stamps
+//! nothing, and steps back for one whose is. Only voters count, of whom a cluster has one: a cluster with many gateways
+//! has no more to say about the time than another. The system's clock may jump at any moment: readings are carried
 //! forward by the monotonic clock, so that a jump is noticed by the next entry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use isthmus_identity::CLOCK_SKEW;
+use isthmus_model::registry::NODES_MAX;
 use isthmus_model::registry::node::NodeId;
 use isthmus_model::time::UnixMillis;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +31,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 pub struct Clocks {
     own: Arc<dyn Fn() -> SystemTime + Send + Sync>,
     others: Arc<Mutex<BTreeMap<NodeId, Reading>>>,
+    /// The last verdict on the own clock.
+    fit: Arc<AtomicBool>,
 }
 
 /// What another replica's clock said when this one's stopwatch did.
@@ -45,35 +50,58 @@ impl Reading {
     }
 }
 
-/// This replica's clock is not what most others have.
+/// This replica's clock is not the voters'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outvoted {
     own: UnixMillis,
-    others: UnixMillis,
+    voters: UnixMillis,
 }
 
 impl fmt::Display for Outvoted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (ahead, behind) = (self.own.since(self.others).as_secs(), self.others.since(self.own).as_secs());
+        let (ahead, behind) = (self.own.since(self.voters).as_secs(), self.voters.since(self.own).as_secs());
         let (seconds, way) = if ahead > 0 { (ahead, "ahead of") } else { (behind, "behind") };
-        write!(f, "its clock is {seconds} s {way} most others': check that it is synchronized (NTP)")
+        write!(f, "its clock is {seconds} s {way} that of the gateways that vote: check that it is synchronized (NTP)")
     }
 }
 
-/// Whether most replicas, this one included, have another time than `own`; and which.
-fn outvoted(own: UnixMillis, others: &[UnixMillis]) -> Option<Outvoted> {
-    let apart = |other: &&UnixMillis| own.since(**other).max(other.since(own)) > CLOCK_SKEW;
-    let mut apart: Vec<UnixMillis> = others.iter().filter(apart).copied().collect();
-    apart.sort_unstable();
-    let most = apart.len() * 2 > others.len() + 1;
-    most.then(|| Outvoted { own, others: apart[apart.len() / 2] })
+/// What the voters' clocks say of one's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Fit,
+    Outvoted(Outvoted),
+    /// Too few were heard, or they are divided: what was known before stands.
+    Open,
+}
+
+fn agree(one: UnixMillis, other: UnixMillis) -> bool {
+    one.since(other).max(other.since(one)) <= CLOCK_SKEW
+}
+
+/// Judges a voter's clock by the median of all `voters`, of which `others` were heard.
+fn judge(own: UnixMillis, others: &[UnixMillis], voters: usize) -> Verdict {
+    let mut clocks: Vec<UnixMillis> = others.iter().copied().chain([own]).collect();
+    if voters <= 1 {
+        // Nobody else could write.
+        return Verdict::Fit;
+    }
+    if clocks.len() * 2 <= voters {
+        return Verdict::Open;
+    }
+    clocks.sort_unstable();
+    let (lower, upper) = (clocks[(clocks.len() - 1) / 2], clocks[clocks.len() / 2]);
+    match (agree(own, lower), agree(own, upper)) {
+        (true, true) => Verdict::Fit,
+        (false, false) => Verdict::Outvoted(Outvoted { own, voters: lower }),
+        _ => Verdict::Open,
+    }
 }
 
 impl Clocks {
     /// No reading yet; this replica's own clock is `own`.
     #[must_use]
     pub fn new(own: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        Self { own: Arc::new(own), others: Arc::default() }
+        Self { own: Arc::new(own), others: Arc::default(), fit: Arc::new(AtomicBool::new(true)) }
     }
 
     /// This replica's time, as it tells others.
@@ -82,40 +110,71 @@ impl Clocks {
         (self.own)().into()
     }
 
-    /// Notes what `replica` said just now, or `on_the_way` ago at most. A replica of another version says nothing.
+    /// Notes what a replica of the membership said just now, or `on_the_way` ago at most. One of another version says
+    /// nothing.
     pub(crate) fn note(&self, replica: NodeId, clock: Option<u64>, on_the_way: Duration) {
         let (Some(clock), now) = (clock, Instant::now()) else { return };
         let reading = Reading { clock: UnixMillis(clock).saturating_add(on_the_way / 2), at: now };
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
-        others.retain(|_, reading| reading.carried_to(now).is_some());
+        // Members come and go; this is only looked at when there were more than there can be.
+        if others.len() >= NODES_MAX && !others.contains_key(&replica) {
+            others.retain(|_, reading| reading.carried_to(now).is_some());
+            if others.len() >= NODES_MAX {
+                return;
+            }
+        }
         others.insert(replica, reading);
     }
 
-    /// The time to stamp an entry with.
+    /// What those of `replicas` that were heard lately have for the time.
+    fn of(&self, replicas: impl IntoIterator<Item = NodeId>) -> Vec<UnixMillis> {
+        let now = Instant::now();
+        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        replicas.into_iter().filter_map(|replica| others.get(&replica)?.carried_to(now)).collect()
+    }
+
+    /// Judges a leader's clock by the voters', a follower's by that of the leader, whom the voters let lead.
+    fn verdict(&self, raft: &Raft) -> Verdict {
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow();
+        let (own, leads) = (self.own(), metrics.state.is_leader());
+        if leads {
+            let voters: BTreeSet<NodeId> = metrics.membership_config.membership().voter_ids().collect();
+            let others = self.of(voters.iter().copied().filter(|voter| *voter != metrics.id));
+            return judge(own, &others, voters.len());
+        }
+        let leader = self.of(metrics.current_leader.filter(|leader| *leader != metrics.id));
+        if leader.iter().any(|leader| agree(own, *leader)) { Verdict::Fit } else { Verdict::Open }
+    }
+
+    /// The time for a leader to stamp an entry with.
     ///
     /// # Errors
-    /// [`Outvoted`]: no entry may be stamped here.
-    pub fn stamp(&self) -> Result<UnixMillis, Outvoted> {
-        let (own, now) = (self.own(), Instant::now());
-        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
-        let others: Vec<UnixMillis> = others.values().filter_map(|reading| reading.carried_to(now)).collect();
-        outvoted(own, &others).map_or(Ok(own), Err)
+    /// Why it may stamp none.
+    pub(crate) fn stamp(&self, raft: &Raft) -> Result<UnixMillis, String> {
+        match self.verdict(raft) {
+            Verdict::Outvoted(outvoted) => Err(outvoted.to_string()),
+            Verdict::Open if !self.fit.load(Ordering::Relaxed) => {
+                Err("its clock was not that of the gateways that vote when they were last heard".to_owned())
+            }
+            Verdict::Fit | Verdict::Open => Ok(self.own()),
+        }
     }
 }
 
-/// Lets this replica lead only while most others agree with its clock: one that leads falls silent, so that they elect
-/// another.
+/// Lets this replica lead only while its clock is the voters': one that leads falls silent otherwise, so that they elect
+/// another, and does not stand again before its clock is the leader's.
 pub(crate) async fn keep(raft: Raft, clocks: Clocks, shutdown: CancellationToken) {
-    let mut fit = true;
     loop {
-        let verdict = clocks.stamp();
-        if verdict.is_ok() != fit {
-            fit = verdict.is_ok();
-            match verdict {
-                Ok(_) => {
-                    tracing::info!("this gateway's clock is what most others have again: it may lead the registry")
-                }
-                Err(outvoted) => tracing::error!("this gateway does not lead the registry: {outvoted}"),
+        let fit = match clocks.verdict(&raft) {
+            Verdict::Fit => true,
+            Verdict::Outvoted(_) => false,
+            Verdict::Open => clocks.fit.load(Ordering::Relaxed),
+        };
+        if clocks.fit.swap(fit, Ordering::Relaxed) != fit {
+            match clocks.verdict(&raft) {
+                Verdict::Outvoted(outvoted) => tracing::error!("this gateway leads the registry no more: {outvoted}"),
+                _ => tracing::info!(fit, "this gateway's clock was judged anew"),
             }
             raft.runtime_config().heartbeat(fit);
             raft.runtime_config().elect(fit);
@@ -135,28 +194,49 @@ mod tests {
     const NOW: u64 = 1_000 * HOUR;
 
     #[test]
-    fn a_clock_is_wrong_when_most_others_have_another_time() {
-        let judge = |others: &[u64]| {
-            let others: Vec<_> = others.iter().copied().map(UnixMillis).collect();
-            outvoted(UnixMillis(NOW), &others).map(|outvoted| outvoted.others.0)
-        };
+    fn a_clock_is_judged_by_the_median_of_the_voters() {
         let (near, behind, ahead) = (NOW + 299_000, NOW - HOUR, NOW + HOUR);
-        assert_eq!(judge(&[]), None);
-        assert_eq!(judge(&[behind]), None, "one against one: nobody knows");
-        assert_eq!(judge(&[behind, behind]), Some(behind));
-        assert_eq!(judge(&[near, behind]), None);
-        assert_eq!(judge(&[near, ahead, ahead]), None, "two against two");
-        assert_eq!(judge(&[near, ahead, ahead, ahead, behind]), Some(ahead));
-        assert_eq!(judge(&[0, u64::MAX, u64::MAX]), Some(u64::MAX), "whatever they say");
-        let told = outvoted(UnixMillis(NOW), &[UnixMillis(behind); 2]).expect("outvoted").to_string();
-        assert!(told.starts_with("its clock is 3600 s ahead of most others'"), "{told}");
+        let (fit, open) = (None, Some(None));
+        type Expected = Option<Option<u64>>;
+        let cases: [(&[u64], usize, Expected); 13] = [
+            (&[], 1, fit),
+            (&[], 3, open),
+            (&[behind], 2, open),
+            (&[behind], 3, open),
+            (&[near], 3, fit),
+            (&[behind, behind], 3, Some(Some(behind))),
+            (&[near, behind], 3, fit),
+            (&[ahead, behind], 3, fit),
+            (&[near, near], 5, fit),
+            (&[ahead], 5, open),
+            (&[near, ahead, ahead], 5, open),
+            (&[near, ahead, ahead, ahead], 5, Some(Some(ahead))),
+            (&[0, u64::MAX, u64::MAX, u64::MAX], 5, Some(Some(u64::MAX))),
+        ];
+        for (others, voters, expected) in cases {
+            let others: Vec<_> = others.iter().copied().map(UnixMillis).collect();
+            let found = match judge(UnixMillis(NOW), &others, voters) {
+                Verdict::Fit => None,
+                Verdict::Open => Some(None),
+                Verdict::Outvoted(outvoted) => Some(Some(outvoted.voters.0)),
+            };
+            assert_eq!(found, expected, "{others:?} of {voters}");
+        }
+        let told = Outvoted { own: UnixMillis(NOW), voters: UnixMillis(behind) }.to_string();
+        assert!(told.starts_with("its clock is 3600 s ahead of that of the gateways that vote"), "{told}");
     }
 
     #[test]
-    fn readings_go_on_by_the_stopwatch_until_they_are_too_old() {
+    fn readings_go_on_by_the_stopwatch_until_they_are_too_old_and_are_bounded() {
         let at = Instant::now();
         let reading = Reading { clock: UnixMillis(NOW), at };
         assert_eq!(reading.carried_to(at + Duration::from_secs(7)), Some(UnixMillis(NOW + 7_000)));
         assert_eq!(reading.carried_to(at + FRESH + Duration::from_secs(1)), None);
+        let clocks = Clocks::new(SystemTime::now);
+        for replica in 0..2 * NODES_MAX as u64 {
+            clocks.note(replica, Some(NOW), Duration::ZERO);
+        }
+        clocks.note(1, None, Duration::ZERO);
+        assert_eq!(clocks.of([1, NODES_MAX as u64 + 1]).len(), 1);
     }
 }

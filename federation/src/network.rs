@@ -203,8 +203,11 @@ impl RaftService {
         if let Some(claimed) = vote(&message).leader_id().voted_for() {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow();
-            claim::check(caller.id(), claimed, metrics.membership_config.membership().get_node(&claimed))?;
-            self.clocks.note(claimed, message_clock, Duration::ZERO);
+            let member = metrics.membership_config.membership().get_node(&claimed);
+            claim::check(caller.id(), claimed, member)?;
+            if member.is_some() {
+                self.clocks.note(claimed, message_clock, Duration::ZERO);
+            }
         }
         Ok(message)
     }

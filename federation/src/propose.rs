@@ -115,17 +115,18 @@ impl Proposer {
 
 /// Writes to the local replica, if it leads.
 async fn write(raft: &Raft, clocks: &Clocks, origin: ClusterName, command: Command) -> Attempt {
-    let at = match clocks.stamp() {
+    let (leads, leader) = {
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow();
+        // One that was just elected may not show it yet: then nobody is known, and the next try finds it.
+        (metrics.state.is_leader(), metrics.current_leader.filter(|leader| *leader != metrics.id))
+    };
+    if !leads {
+        return Attempt::Elsewhere(leader);
+    }
+    let at = match clocks.stamp(raft) {
         Ok(at) => at,
-        Err(outvoted) => {
-            let metrics = raft.metrics();
-            let metrics = metrics.borrow();
-            if metrics.state.is_leader() {
-                return Attempt::Failed(format!("this gateway leads the registry and stamps nothing: {outvoted}"));
-            }
-            // Whoever leads has a clock of its own.
-            return Attempt::Elsewhere(metrics.current_leader);
-        }
+        Err(why) => return Attempt::Failed(format!("the registry's leader stamps nothing: {why}")),
     };
     let entry = Entry { origin, at, command };
     match raft.client_write(entry).await {

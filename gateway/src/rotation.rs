@@ -28,8 +28,9 @@ use crate::control::{Attached, Wanted};
 /// How often the own part is looked at while there is one: sidecars answer within milliseconds.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// How long the sidecars of a gateway that just started may take to come back: a sidecar's longest wait between
-/// attempts (2 s), and 5 s to greet. They must not miss the new root because their gateway restarted.
-const RETURN_WITHIN: Duration = Duration::from_secs(7);
+/// attempts (2 s), 5 s for one that fails to connect elsewhere, and 5 s to greet. They must not miss the new root because
+/// their gateway restarted.
+const RETURN_WITHIN: Duration = Duration::from_secs(12);
 /// How long a sidecar may take for what it is asked before it is detached.
 const SIDECAR_PATIENCE: Duration = Duration::from_secs(30);
 /// After this long without all of its sidecars, the gateway goes on without the rest. Those that were detached had

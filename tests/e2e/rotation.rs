@@ -160,7 +160,7 @@ async fn a_root_goes_offline_and_back_into_the_registry_under_load() {
     fs::copy(vault.path().join("root/root.crt"), east.path("root.crt")).expect("carried");
 
     // Its key is not at hand: what was begun is told, blocks nothing, and can be given up.
-    let offline = ["rotate", "--root", "offline", "--root-cert", "root.crt", "--wait", "8s"];
+    let offline = ["rotate", "--root", "offline", "--root-cert", "root.crt", "--wait", "14s"];
     let waited = ca(&east, &[&offline[..], &["--fence", "us-west"]].concat()).await;
     assert_eq!(waited.status.code(), Some(1));
     assert!(told(&waited).contains("waits until the root, whose key is offline, has signed"), "{}", told(&waited));

@@ -347,6 +347,11 @@ pub enum Refusal {
     /// The same root again.
     #[error("this root is the federation's already")]
     SameRoot,
+    /// A root that was replaced not long ago.
+    #[error(
+        "this root was replaced within the last 100 days, and what it signed then would be trusted again: make another one"
+    )]
+    RootRetired,
     /// One rotation at a time.
     #[error("a rotation of the root is under way: see `isthmus ca status`, go on with `isthmus ca rotate`")]
     RotationUnderWay,

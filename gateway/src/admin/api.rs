@@ -468,6 +468,8 @@ pub struct TokenRevoked {
     pub id: TokenId,
     /// False when it had been revoked before.
     pub changed: bool,
+    /// Whether it is on record. What it vouched for is taken back in any case.
+    pub known: bool,
 }
 
 /// Asks for a backup of the registry.

@@ -34,9 +34,10 @@ pub(super) async fn create(state: &AdminState, request: api::TokenRequest) -> Re
 
 /// Makes a token useless.
 pub(super) async fn revoke(state: &AdminState, id: TokenId) -> Result<api::TokenRevoked, Failure> {
+    let known = state.registry.borrow().token(&id).is_ok();
     let outcome = state.proposals.propose(Command::RevokeToken { id: id.clone() }).await?;
     tracing::info!(%id, "revoked a token");
-    Ok(api::TokenRevoked { id, changed: outcome == Outcome::Changed })
+    Ok(api::TokenRevoked { id, changed: outcome == Outcome::Changed, known })
 }
 
 struct Minted {

@@ -131,8 +131,14 @@ async fn create(asker: &Asker, args: CreateArgs) -> Result<(), CliError> {
 }
 
 fn revoked(revoked: &TokenRevoked) -> String {
-    let before = if revoked.changed { "" } else { " before" };
-    format!("token {} was revoked{before}\n", revoked.id)
+    let TokenRevoked { id, changed, known } = revoked;
+    let before = if *changed { "" } else { " before" };
+    let unknown = if *known {
+        ""
+    } else {
+        "; it is not on record: sidecars of this cluster that came by it long ago are certified no more"
+    };
+    format!("token {id} was revoked{before}{unknown}\n")
 }
 
 fn table(tokens: &Tokens) -> String {

@@ -202,8 +202,11 @@ fn advertise(top: &mut Section<'_>, listen: Option<&Listen>) -> Option<SocketAdd
 fn control_socket(section: &mut Section<'_>, base: &Path) -> Option<ControlSocketConfig> {
     let path = section.required("path", |text| {
         let path = base.join(text);
-        if text.is_empty() || path.as_os_str().len() > PATH_BYTES_MAX {
-            return Err(format!("a socket's path has 1 to {PATH_BYTES_MAX} bytes, and {} is longer", path.display()));
+        if text.is_empty() {
+            return Err("the path is empty".to_owned());
+        }
+        if path.as_os_str().len() > PATH_BYTES_MAX {
+            return Err(format!("a socket's path has at most {PATH_BYTES_MAX} bytes, and {} has more", path.display()));
         }
         Ok(path)
     });

@@ -228,5 +228,5 @@ fn users_of_the_control_socket_are_checked_one_by_one() {
     assert!(problems("control_socket: {}\n").iter().any(|problem| problem == "6: `control_socket.path` is missing"));
     assert!(problems(&with("")).iter().any(|problem| problem.contains("has no value")), "{:?}", problems(&with("")));
     let long = format!("control_socket:\n  path: {}\n  workloads: {{1: shop/reviews}}\n", "a".repeat(101));
-    assert!(the_problem(&long).starts_with("7: `control_socket.path`: a socket's path has 1 to 100 bytes"));
+    assert!(the_problem(&long).starts_with("7: `control_socket.path`: a socket's path has at most 100 bytes"));
 }

@@ -6,10 +6,11 @@ use std::time::{Duration, SystemTime};
 
 use isthmus_federation::caller;
 use isthmus_identity::LiveAuthority;
-use isthmus_model::registry::Registry;
 use isthmus_model::registry::token::Digest;
+use isthmus_model::registry::{Epoch, Registry};
 use isthmus_model::snapshot::{Coverage, Site, Snapshot};
 use isthmus_model::spiffe::SpiffeId;
+use isthmus_model::time::UnixMillis;
 use isthmus_proxy::unix_socket;
 use isthmus_wire::control::from_gateway::Message as ToSidecar;
 use isthmus_wire::control::from_sidecar::Message as FromSidecarMessage;
@@ -71,6 +72,8 @@ struct Session {
     seat: Seat,
     /// What the sidecar has been sent.
     sent: Snapshot,
+    /// How late the state is that it trusts by, if that is later than this gateway's: then it keeps what it knows.
+    knows_later: Option<Epoch>,
     /// The generation with which it was told the roots, until it acknowledges that.
     roots_told: Option<u64>,
     certificates: u32,
@@ -103,7 +106,8 @@ impl Session {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    self.warrant.still_holds(&registry.borrow_and_update().clone(), SystemTime::now())?;
+                    let current = registry.borrow_and_update().clone();
+                    self.warrant.still_holds(&self.inputs.site.cluster, &current, SystemTime::now())?;
                 }
                 changed = view.changed() => {
                     if changed.is_err() {
@@ -130,7 +134,7 @@ impl Session {
             }
             Some(FromSidecarMessage::Acknowledged(generation)) => {
                 tracing::trace!(identity = %self.identity, generation, "a sidecar is up to date");
-                if self.roots_told.take_if(|told| *told <= generation).is_some() {
+                if self.knows_later.is_none() && self.roots_told.take_if(|told| *told <= generation).is_some() {
                     self.seat.trusts(self.sent.roots.clone());
                 }
                 Ok(())
@@ -150,7 +154,7 @@ impl Session {
             return Err(Status::resource_exhausted("too many certificate requests"));
         }
         let (lifetime, now) = (self.inputs.certificate_ttl, SystemTime::now());
-        self.warrant.still_holds(&self.inputs.registry.borrow().clone(), now)?;
+        self.warrant.still_holds(&self.inputs.site.cluster, &self.inputs.registry.borrow().clone(), now)?;
         let authority = self.inputs.authority.current();
         let signed = authority.sign(csr, &self.identity, self.warrant.voucher(), lifetime, now);
         let chain = signed.map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -163,6 +167,10 @@ impl Session {
     }
 
     async fn update(&mut self, current: &Snapshot, outgoing: &Outgoing) -> Result<(), Status> {
+        if self.knows_later.take_if(|known| *known <= current.epoch).is_some() {
+            // What it did not take over from this gateway is the latest now, even if it is the same still.
+            self.sent.roots = Arc::from([]);
+        }
         let (next, update) = difference(&self.sent, current, &self.asked);
         if next.roots != self.sent.roots {
             self.roots_told = Some(next.generation);
@@ -200,10 +208,17 @@ async fn serve(
         .workload_address
         .parse()
         .map_err(|error| Status::invalid_argument(format!("workload_address: {error}")))?;
+    let known = Epoch { restored_at: UnixMillis(hello.known_restored_at), revision: hello.known_revision };
     let (site, registry) = (inputs.site.clone(), inputs.registry.borrow().clone());
+    // Anyone on this machine can connect to the socket, as often as they like: that shall not fill the log.
+    let stranger = matches!(shown, Shown::User(uid) if !inputs.users.contains_key(&uid));
     let authenticated = authenticate(&hello, shown, &site, &inputs.users, &registry, SystemTime::now());
     let (workload, warrant) = authenticated.inspect_err(|status| {
-        tracing::warn!(%own_address, why = status.message(), "refused a sidecar");
+        if stranger {
+            tracing::debug!(%own_address, why = status.message(), "refused a sidecar");
+        } else {
+            tracing::warn!(%own_address, why = status.message(), "refused a sidecar");
+        }
     })?;
     let identity = SpiffeId::workload(site.trust_domain(), workload);
     tracing::info!(%identity, %own_address, "a sidecar attached");
@@ -218,6 +233,7 @@ async fn serve(
     let asked = Asked { services: Default::default(), addresses: Default::default(), own_address: Some(own_address) };
     let session = Session {
         seat: inputs.attached.sit_down(identity.clone()),
+        knows_later: Some(known).filter(|known| *known > inputs.view.borrow().epoch),
         roots_told: None,
         sent: Snapshot::empty(site, coverage),
         inputs,
@@ -256,3 +272,6 @@ impl control_server::Control for ControlService {
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
+
+#[cfg(test)]
+mod tests;

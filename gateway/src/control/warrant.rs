@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use isthmus_identity::{Verified, sha256};
+use isthmus_model::name::ClusterName;
 use isthmus_model::registry::Registry;
 use isthmus_model::registry::token::TokenId;
 use isthmus_model::snapshot::Site;
@@ -89,7 +90,7 @@ fn by_certificate(
         return Err(Status::permission_denied(reason));
     };
     let warrant = Warrant::Certificate { voucher, not_after: shown.not_after() };
-    warrant.still_holds(registry, now)?;
+    warrant.still_holds(&site.cluster, registry, now)?;
     Ok((workload, warrant))
 }
 
@@ -104,9 +105,14 @@ impl Warrant {
 
     /// Whether the stream may go on and get further certificates. A token's expiry ends first contacts, not streams
     /// and renewals; its revocation ends all three.
-    pub(super) fn still_holds(&self, registry: &Registry, now: SystemTime) -> Result<(), Status> {
+    pub(super) fn still_holds(
+        &self,
+        cluster: &ClusterName,
+        registry: &Registry,
+        now: SystemTime,
+    ) -> Result<(), Status> {
         if let Some(voucher) = self.voucher()
-            && registry.token(voucher).is_ok_and(|token| token.revoked_at.is_some())
+            && registry.is_withdrawn(cluster, voucher)
         {
             return Err(Status::unauthenticated(format!("the workload token {voucher} was revoked")));
         }
@@ -128,7 +134,7 @@ mod tests {
     };
     use isthmus_model::command::{Command, Entry};
     use isthmus_model::fixture;
-    use isthmus_model::name::{ClusterName, FederationDomain};
+    use isthmus_model::name::FederationDomain;
     use isthmus_model::registry::token::Grant;
     use tonic::Code;
 
@@ -202,7 +208,7 @@ mod tests {
     fn hello(token: Option<&[u8]>) -> Hello {
         let token_id = token.map(|_| token_id().to_string()).unwrap_or_default();
         let token_secret = token.unwrap_or_default().to_vec();
-        Hello { token_id, token_secret, workload_address: "127.0.0.9".to_owned() }
+        Hello { token_id, token_secret, workload_address: "127.0.0.9".to_owned(), ..Hello::default() }
     }
 
     #[test]
@@ -258,13 +264,13 @@ mod tests {
         let certificate = Warrant::Certificate { voucher: token_id(), not_after: now + HOUR };
         for warrant in [&token, &certificate] {
             assert_eq!(warrant.voucher(), Some(&token_id()), "whoever renews is known by the same token");
-            warrant.still_holds(&good, now).expect("holds");
-            let status = warrant.still_holds(&revoked, now).expect_err("revoked");
+            warrant.still_holds(&site().cluster, &good, now).expect("holds");
+            let status = warrant.still_holds(&site().cluster, &revoked, now).expect_err("revoked");
             assert!(status.message().contains("0101010101010101 was revoked"), "{status}");
         }
-        token.still_holds(&good, now + 2 * HOUR).expect("a token's expiry does not end a stream");
-        certificate.still_holds(&good, now + HOUR).expect_err("expired");
-        Warrant::User.still_holds(&revoked, now + 2 * HOUR).expect("holds");
+        token.still_holds(&site().cluster, &good, now + 2 * HOUR).expect("a token's expiry does not end a stream");
+        certificate.still_holds(&site().cluster, &good, now + HOUR).expect_err("expired");
+        Warrant::User.still_holds(&site().cluster, &revoked, now + 2 * HOUR).expect("holds");
         assert_eq!(Warrant::User.voucher(), None);
     }
 }

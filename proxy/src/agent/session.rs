@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use isthmus_identity::PrivateKey;
 use isthmus_model::name::{ClusterName, FederationDomain};
+use isthmus_model::registry::Epoch;
 use isthmus_model::route::Question;
 use isthmus_model::snapshot::Site;
 use isthmus_model::spiffe::SpiffeId;
@@ -93,7 +94,14 @@ fn hello(agent: &Agent, proof: Proof) -> control::Hello {
         (Proof::Token, Introduction::Token { token, .. }) => (token.id.to_string(), token.secret.as_bytes().to_vec()),
         _ => (String::new(), Vec::new()),
     };
-    control::Hello { token_id, token_secret, workload_address: agent.config.workload_address.to_string() }
+    let Epoch { restored_at, revision } = agent.views.known();
+    control::Hello {
+        token_id,
+        token_secret,
+        workload_address: agent.config.workload_address.to_string(),
+        known_restored_at: restored_at.0,
+        known_revision: revision,
+    }
 }
 
 /// Checks that the gateway serves the own cluster.

@@ -53,6 +53,11 @@ impl Views {
         self.holding = true;
     }
 
+    /// How late the state is that roots and denials are known of.
+    pub(super) fn known(&self) -> Epoch {
+        self.trusted.as_ref().map(|trusted| trusted.epoch).unwrap_or_default()
+    }
+
     /// Takes an update over. Returns whom to trust from now on, if that is news.
     pub(super) fn take(&mut self, update: control::Update) -> Result<Option<TrustBundle>, SessionError> {
         let told = update.roots.is_some();
@@ -191,7 +196,8 @@ mod tests {
         assert!(views.take(told(1, 0, 8)).expect("valid").is_none());
         let view = views.publish(&questions, false).expect("with the roots that are known");
         assert_eq!((view.denied.len(), view.roots.to_vec()), (2, vec![root()]));
-        // It catches up, and goes on; a key may come to be trusted again then.
+        assert_eq!(views.known(), Epoch { revision: 9, ..Epoch::default() }, "it tells the gateway so");
+        // It catches up, and says so; a key may come to be trusted again then.
         assert!(views.take(told(1, 0, 10)).expect("valid").is_some());
         // A registry that was restored is later than what was lost, whatever it counts.
         views.begin(site());

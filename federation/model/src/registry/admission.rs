@@ -1,5 +1,6 @@
 //! The way in: tokens, redemption, and the certificates that make a gateway a member.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::audit::Event;
 use super::node::{Certificates, ISSUED_MAX, Node, NodeId, Pending, Requests};
 use super::token::{Admitted, Digest, Grant, Invitation, Redemption, TOKEN_USES_MAX, Token, TokenId};
 use super::trust::Custody;
-use super::{NODES_MAX, REVOKED_TOKEN_KEPT, Registry, TOKEN_RECORD_KEPT, TOKENS_MAX, TOKENS_PER_CLUSTER_MAX, limit};
+use super::{NODES_MAX, Registry, TOKEN_RECORD_KEPT, TOKENS_MAX, TOKENS_PER_CLUSTER_MAX, limit};
 
 /// How long keys are denied whose certificates, if there are any, are not on record: longer than any lasts.
 pub(super) const PENDING_DENIED: Duration = Duration::from_secs(100 * 24 * 3600);
@@ -43,9 +44,7 @@ impl Registry {
         let nodes = &self.nodes;
         let waits = |used: &Redemption| nodes.get(&used.node).is_some_and(|node| !node.is_certified());
         let kept = |token: &Token| {
-            let revoked = token.revoked_at.is_some_and(|revoked| revoked.saturating_add(REVOKED_TOKEN_KEPT) > at);
-            let recent = token.expires_at.saturating_add(TOKEN_RECORD_KEPT) > at;
-            recent || revoked || token.redemptions.iter().any(waits)
+            token.expires_at.saturating_add(TOKEN_RECORD_KEPT) > at || token.redemptions.iter().any(waits)
         };
         if let Some(known) = self.tokens.get(id).filter(|known| kept(known)) {
             return if known.same_content(&token) { Ok(Outcome::Unchanged) } else { Err(Refusal::TokenConflict) };
@@ -68,19 +67,32 @@ impl Registry {
         Ok(Outcome::Changed)
     }
 
+    /// Makes a token useless from now on, and takes back what it vouched for in its cluster. Whatever else has its id,
+    /// or when its record is gone already, a cluster takes back what it vouched for in itself.
     pub(super) fn revoke(&mut self, origin: &ClusterName, id: &TokenId, at: UnixMillis) -> Result<Outcome, Refusal> {
         let administrator = self.is_administrator(origin);
-        let token = self.tokens.get_mut(id).ok_or(Refusal::TokenUnknown)?;
-        if token.minted_by != *origin && !administrator {
-            return Err(Refusal::NotOwner { origin: origin.clone() });
+        let revocable = self.tokens.get_mut(id).filter(|token| token.minted_by == *origin || administrator);
+        let own_join = |token: &Token| token.minted_by == *origin && matches!(token.grant, Grant::Join(_));
+        let (mut changed, mut clusters) = (false, BTreeSet::from([origin.clone()]));
+        if let Some(token) = revocable {
+            if own_join(token) {
+                if token.is_used_up() {
+                    return Err(Refusal::TokenUsed);
+                }
+                clusters.clear();
+            }
+            if let Grant::Workload { cluster, .. } = &token.grant {
+                clusters.insert(cluster.clone());
+            }
+            changed = token.revoked_at.is_none();
+            token.revoked_at.get_or_insert(at);
         }
-        if token.is_used_up() {
-            return Err(Refusal::TokenUsed);
+        for cluster in clusters {
+            changed |= self.withdraw_voucher(&cluster, id, at);
         }
-        if token.revoked_at.is_some() {
+        if !changed {
             return Ok(Outcome::Unchanged);
         }
-        token.revoked_at = Some(at);
         self.record(at, origin, Event::TokenRevoked { token: id.clone() });
         Ok(Outcome::Changed)
     }
@@ -234,8 +246,9 @@ impl Registry {
             node.pending = Some(pending);
             return Err(refusal);
         }
+        let cluster = node.cluster.clone();
         node.certify(pending, certificates.clone(), at);
-        self.record(at, origin, Event::Certified { node: id, authority_key: *authority_key, root });
+        self.record(at, origin, Event::Certified { node: id, cluster, authority_key: *authority_key, root });
         Ok(Outcome::Changed)
     }
 }

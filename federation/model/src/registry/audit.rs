@@ -56,6 +56,8 @@ pub enum Event {
     Certified {
         /// For which one.
         node: NodeId,
+        /// Its cluster.
+        cluster: ClusterName,
         /// Its authority's key.
         authority_key: Digest,
         /// Which root.
@@ -125,17 +127,27 @@ pub struct Record {
     pub event: Event,
 }
 
-/// Makes room for one more record, at the cost of the cluster that has the most: nobody covers up what others did by
-/// doing much.
+impl Record {
+    /// The cluster that made it come about: who comes in or asks for certificates does so at others.
+    fn caused_by(&self) -> &ClusterName {
+        match &self.event {
+            Event::TokenRedeemed { cluster, .. } | Event::Certified { cluster, .. } => cluster,
+            _ => &self.origin,
+        }
+    }
+}
+
+/// Makes room for one more record, at the cost of the cluster that caused the most: by doing much, a cluster covers up
+/// what it did itself, and of another one at most what that has beyond its half.
 pub(super) fn make_room(records: &mut VecDeque<Record>) {
     if records.len() < RECORDS_MAX {
         return;
     }
     let mut counts: BTreeMap<&ClusterName, usize> = BTreeMap::new();
     for record in records.iter() {
-        *counts.entry(&record.origin).or_default() += 1;
+        *counts.entry(record.caused_by()).or_default() += 1;
     }
-    let busiest = counts.into_iter().max_by_key(|(_, count)| *count).map(|(origin, _)| origin);
-    let oldest = busiest.and_then(|busiest| records.iter().position(|record| record.origin == *busiest));
+    let busiest = counts.into_iter().max_by_key(|(_, count)| *count).map(|(cluster, _)| cluster);
+    let oldest = busiest.and_then(|busiest| records.iter().position(|record| record.caused_by() == busiest));
     records.remove(oldest.unwrap_or(0));
 }

@@ -11,6 +11,7 @@ pub mod node;
 pub mod restoration;
 pub mod token;
 pub mod trust;
+pub mod voucher;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -40,9 +41,9 @@ pub const TOKENS_MAX: usize = 10_000;
 pub const TOKENS_PER_CLUSTER_MAX: usize = 2_500;
 /// How long a token's record outlives its expiry, so that late redemptions still hear "expired".
 pub const TOKEN_RECORD_KEPT: Duration = Duration::from_secs(24 * 3600);
-/// How long a revoked token's record stays at least: longer than the last certificate that a workload got by it, so that
-/// none is renewed for want of the record. Certificates last seven days at most.
-pub const REVOKED_TOKEN_KEPT: Duration = Duration::from_secs(8 * 24 * 3600);
+/// How long a root that was replaced may not come back: until all that it signed has ended. With it, that would be
+/// trusted again.
+pub const RETIRED_ROOT_KEPT: Duration = Duration::from_secs(100 * 24 * 3600);
 
 /// The federation itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +82,9 @@ pub struct Registry {
     nodes: BTreeMap<NodeId, Node>,
     next_node: NodeId,
     tokens: BTreeMap<TokenId, Token>,
+    /// Workload tokens whose word counts no more, by cluster, and since when.
+    #[serde(default)]
+    withdrawn: BTreeMap<ClusterName, BTreeMap<TokenId, UnixMillis>>,
     /// Keys that are not trusted any more.
     denied: BTreeMap<Digest, Denied>,
     /// Clusters that are gone.
@@ -412,9 +416,7 @@ impl Registry {
             self.check_envelopes(&root.custody)?;
         }
         let missing = self.rotation_waits_for();
-        let newest = self.trust().and_then(|trust| trust.roots().last()).map(|root| root.key);
-        let has_signed =
-            self.nodes.values().flat_map(|node| &node.issued).any(|one| Some(one.certificates.root) == newest);
+        let has_signed = self.has_signed_since_its_rotation();
         let trust = &mut self.federation.as_mut().ok_or(Refusal::NotFounded)?.trust;
         let (changed, event) = match command {
             Command::Reseal { root, envelopes } => {
@@ -426,7 +428,7 @@ impl Registry {
             }
             Command::Acknowledge { node, root, phase } => (trust.acknowledge(*node, root, *phase), None),
             Command::AdvanceRotation { root, from } => {
-                (trust.advance(root, *from, missing)?, Some(Event::RotationAdvanced { from: *from }))
+                (trust.advance(root, *from, missing, at)?, Some(Event::RotationAdvanced { from: *from }))
             }
             _ => (trust.abort(has_signed)?, Some(Event::RotationAborted)),
         };
@@ -437,6 +439,16 @@ impl Registry {
             self.record(at, origin, event);
         }
         Ok(Outcome::Changed)
+    }
+
+    /// Whether the root that is to replace the present one has signed something in this rotation.
+    fn has_signed_since_its_rotation(&self) -> bool {
+        let Some((rotation, root)) = self.trust().and_then(|trust| Some((trust.rotation()?, trust.roots().last()?)))
+        else {
+            return false;
+        };
+        let mut issued = self.nodes.values().flat_map(|node| &node.issued);
+        issued.any(|one| one.certificates.root == root.key && one.at >= rotation.started_at)
     }
 
     /// Only who can open the key seals it to others.

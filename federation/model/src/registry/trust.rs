@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::RETIRED_ROOT_KEPT;
 use super::node::NodeId;
 use super::token::Digest;
 use crate::blob::Blob;
@@ -93,13 +94,16 @@ pub struct Trust {
     /// One root, or two while the second replaces the first.
     roots: Vec<Root>,
     rotation: Option<Rotation>,
+    /// Roots that were replaced, by their keys, and when.
+    #[serde(default)]
+    retired: BTreeMap<Digest, UnixMillis>,
 }
 
 impl Trust {
     /// Trust in one root.
     #[must_use]
     pub fn new(root: Root) -> Self {
-        Self { roots: vec![root], rotation: None }
+        Self { roots: vec![root], rotation: None, retired: BTreeMap::new() }
     }
 
     /// The roots, the oldest first.
@@ -156,6 +160,10 @@ impl Trust {
             (None, Some(last)) if last.key == root.key => return Err(Refusal::SameRoot),
             (None, _) => {}
         }
+        self.retired.retain(|_, retired| retired.saturating_add(RETIRED_ROOT_KEPT) > at);
+        if self.retired.contains_key(&root.key) {
+            return Err(Refusal::RootRetired);
+        }
         self.roots.push(root.clone());
         self.rotation = Some(Rotation { phase: Phase::Distribute, started_at: at, done: BTreeSet::new() });
         Ok(true)
@@ -172,7 +180,13 @@ impl Trust {
 
     /// Goes on to what follows `from` in the change to `root`. `missing` are the gateways that have not done
     /// their part of the present phase.
-    pub(super) fn advance(&mut self, root: &Digest, from: Phase, missing: Vec<NodeId>) -> Result<bool, Refusal> {
+    pub(super) fn advance(
+        &mut self,
+        root: &Digest,
+        from: Phase,
+        missing: Vec<NodeId>,
+        at: UnixMillis,
+    ) -> Result<bool, Refusal> {
         let newest = self.roots.last().is_some_and(|last| last.key == *root);
         let Some(rotation) = self.rotation.as_mut().filter(|_| newest) else {
             // Retired already, if the new root is the one that is left.
@@ -190,7 +204,8 @@ impl Trust {
         match from {
             Phase::Distribute => (rotation.phase, rotation.done) = (Phase::Reissue, BTreeSet::new()),
             Phase::Reissue => {
-                self.roots.drain(..self.roots.len() - 1);
+                let retired = self.roots.drain(..self.roots.len() - 1).map(|root| (root.key, at));
+                self.retired.extend(retired);
                 self.rotation = None;
             }
         }

@@ -45,7 +45,8 @@ impl Reading {
 pub(super) fn is_such(root: &Root, next: &NextRoot) -> bool {
     match next {
         NextRoot::Sealed => root.custody != Custody::Offline,
-        NextRoot::Offline { certificate } | NextRoot::Own { certificate, .. } => root.certificate == *certificate,
+        NextRoot::Offline { certificate } => root.custody == Custody::Offline && root.certificate == *certificate,
+        NextRoot::Own { certificate, .. } => root.custody != Custody::Offline && root.certificate == *certificate,
     }
 }
 

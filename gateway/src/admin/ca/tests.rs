@@ -126,8 +126,10 @@ async fn roots_that_come_from_the_operator_are_checked_before_they_are_trusted()
 
     let begun = start(&world.state, Some(own(&root, sealed(&root, &mine)))).await.expect("begun");
     assert_eq!(begun.root, root.digest());
-    let again = start(&world.state, Some(offline(certificate(&root)))).await.expect("the same root");
+    let again = start(&world.state, Some(own(&root, sealed(&root, &mine)))).await.expect("the same root");
     assert!(!again.changed);
+    let elsewhere = refused(offline(certificate(&root))).await;
+    assert!(elsewhere.contains("to another root is under way"), "its key is sealed by now: {elsewhere}");
     assert!(refused(offline(certificate(&made("acme.mesh")))).await.contains("to another root is under way"));
 }
 

@@ -132,6 +132,36 @@ fn a_root_may_go_offline_and_come_back() {
 }
 
 #[test]
+fn a_root_that_was_replaced_does_not_come_back_while_something_that_it_signed_may_be_valid() {
+    let mut fed = Federated::new();
+    let rotate = |fed: &mut Federated, root: u8, key: u8| {
+        let advance = |from| Command::AdvanceRotation { root: Digest([root; 32]), from };
+        let done = |phase| Command::Acknowledge { node: 1, root: Digest([root; 32]), phase };
+        fed.changes("us-east", Command::StartRotation { root: fixture::root(root, [FOUNDER]) });
+        fed.changes("us-east", done(Phase::Distribute));
+        fed.changes("us-east", advance(Phase::Distribute));
+        fed.changes("us-east", Command::RequestCertificates { node: 1, requests: requests(key) });
+        fed.changes("us-east", issue(1, key, root));
+        fed.changes("us-east", done(Phase::Reissue));
+        fed.changes("us-east", advance(Phase::Reissue));
+    };
+    rotate(&mut fed, NEW, 11);
+    let back = || Command::StartRotation { root: fixture::root(ROOT, [FOUNDER]) };
+    fed.refuses("us-east", back(), Refusal::RootRetired);
+    fed.now = UnixMillis(fed.now).saturating_add(RETIRED_ROOT_KEPT).0;
+    // It signed something once. That does not keep anyone from giving this rotation up.
+    fed.changes("us-east", back());
+    fed.changes("us-east", done_by(ROOT, Phase::Distribute));
+    fed.changes("us-east", Command::AdvanceRotation { root: Digest([ROOT; 32]), from: Phase::Distribute });
+    fed.changes("us-east", Command::AbortRotation);
+    assert_eq!(issuer(&fed), Digest([NEW; 32]));
+}
+
+fn done_by(root: u8, phase: Phase) -> Command {
+    Command::Acknowledge { node: 1, root: Digest([root; 32]), phase }
+}
+
+#[test]
 fn a_roots_key_is_sealed_anew_only_by_who_can_open_it_and_only_to_members() {
     let mut fed = Federated::of_two();
     let reseal = |keepers: &[NodeId]| Command::Reseal {

@@ -75,15 +75,61 @@ fn nothing_about_a_token_is_told_without_its_secret() {
 #[test]
 fn revoking_works_until_a_token_is_used() {
     let mut fed = Federated::of_two();
-    fed.refuses("us-east", Command::RevokeToken { id: token_id(9) }, Refusal::TokenUnknown);
     fed.refuses("us-east", Command::RevokeToken { id: token_id(1) }, Refusal::TokenUsed);
     fed.changes("us-east", mint(2, join("eu-central")));
     fed.changes("us-east", Command::RevokeToken { id: token_id(2) });
     fed.leaves_as_is("us-east", Command::RevokeToken { id: token_id(2) });
     // Another's token is not a member's to revoke, unless it administers.
-    fed.refuses("us-west", Command::RevokeToken { id: token_id(2) }, Refusal::NotOwner { origin: cluster("us-west") });
+    fed.changes("us-east", mint(4, join("eu-central")));
+    fed.changes("us-west", Command::RevokeToken { id: token_id(4) });
+    let revoked_at = |fed: &Federated, number| fed.registry.token(&token_id(number)).expect("on record").revoked_at;
+    assert_eq!(revoked_at(&fed, 4), None);
     fed.changes("us-west", mint(3, workload("us-west")));
     fed.changes("us-east", Command::RevokeToken { id: token_id(3) });
+    assert!(revoked_at(&fed, 3).is_some() && fed.registry.is_withdrawn(&cluster("us-west"), &token_id(3)));
+}
+
+#[test]
+fn what_a_token_vouched_for_is_taken_back_when_its_record_is_gone_and_by_its_own_cluster_alone() {
+    let mut fed = Federated::of_two();
+    let (east, west) = (cluster("us-east"), cluster("us-west"));
+    fed.changes("us-west", mint(2, workload("us-west")));
+    // Long after its end, its record is swept; what came by it is renewed still.
+    fed.now = UnixMillis(10 * MINUTE).saturating_add(2 * TOKEN_RECORD_KEPT).0;
+    let late = |number: u8, of: &str| {
+        let mut mint = mint(number, workload(of));
+        if let Command::MintToken { expires_at, .. } = &mut mint {
+            *expires_at = UnixMillis(u64::MAX);
+        }
+        mint
+    };
+    fed.changes("us-east", late(3, "us-east"));
+    assert_eq!(fed.registry.token(&token_id(2)).err(), Some(Refusal::TokenUnknown));
+    assert!(!fed.registry.is_withdrawn(&west, &token_id(2)));
+    // Every member knows the id. Whatever another one does with it ends nothing of us-west's.
+    fed.changes("us-east", late(2, "us-east"));
+    fed.changes("us-east", Command::RevokeToken { id: token_id(2) });
+    assert!(fed.registry.is_withdrawn(&east, &token_id(2)) && !fed.registry.is_withdrawn(&west, &token_id(2)));
+    // Nor does it keep us-west from ending it.
+    fed.changes("us-west", Command::RevokeToken { id: token_id(2) });
+    fed.leaves_as_is("us-west", Command::RevokeToken { id: token_id(2) });
+    assert!(fed.registry.is_withdrawn(&west, &token_id(2)));
+    // It is forgotten when no gateway can be left that renews what came by it.
+    fed.now = UnixMillis(fed.now).saturating_add(voucher::WITHDRAWN_KEPT).0;
+    fed.changes("us-west", Command::RevokeToken { id: token_id(9) });
+    assert!(!fed.registry.is_withdrawn(&west, &token_id(2)) && fed.registry.is_withdrawn(&west, &token_id(9)));
+}
+
+#[test]
+fn a_cluster_has_so_many_tokens_taken_back_and_no_more() {
+    let mut fed = Federated::new();
+    let id = |number: u64| TokenId::from_random(number.to_be_bytes());
+    for number in 0..=voucher::WITHDRAWN_PER_CLUSTER_MAX as u64 {
+        fed.now += 1;
+        fed.changes("us-east", Command::RevokeToken { id: id(number) });
+    }
+    let withdrawn = |number| fed.registry.is_withdrawn(&cluster("us-east"), &id(number));
+    assert!(!withdrawn(0) && withdrawn(1) && withdrawn(voucher::WITHDRAWN_PER_CLUSTER_MAX as u64));
 }
 
 #[test]
@@ -211,27 +257,4 @@ fn a_token_holds_to_its_region_its_addresses_and_its_number_of_uses() {
         let refusal = limit("uses of one token", TOKEN_USES_MAX as usize);
         fed.refuses("us-east", mint(3, invite("us-west", |to| to.uses = uses)), refusal);
     }
-}
-
-#[test]
-fn a_revoked_tokens_record_outlives_the_certificates_that_were_got_by_it() {
-    let mut fed = Federated::new();
-    fed.changes("us-east", mint(1, workload("us-east")));
-    fed.changes("us-east", mint(2, workload("us-east")));
-    fed.changes("us-east", Command::RevokeToken { id: token_id(1) });
-    let revoked_at = UnixMillis(fed.now);
-    let mint_late = |fed: &mut Federated, number| {
-        let expires_at = UnixMillis(fed.now).saturating_add(REVOKED_TOKEN_KEPT);
-        let Command::MintToken { id, secret_hash, grant, gateway, root, .. } = mint(number, workload("us-east")) else {
-            unreachable!("it mints")
-        };
-        fed.changes("us-east", Command::MintToken { id, secret_hash, grant, expires_at, gateway, root });
-    };
-    fed.now = revoked_at.saturating_add(REVOKED_TOKEN_KEPT).0 - 1;
-    mint_late(&mut fed, 3);
-    assert!(fed.registry.token(&token_id(1)).is_ok_and(|token| token.revoked_at == Some(revoked_at)));
-    assert_eq!(fed.registry.token(&token_id(2)).err(), Some(Refusal::TokenUnknown), "merely expired");
-    fed.now += 1;
-    mint_late(&mut fed, 4);
-    assert_eq!(fed.registry.token(&token_id(1)).err(), Some(Refusal::TokenUnknown));
 }
