@@ -190,10 +190,16 @@ impl Registry {
     ) -> Result<Outcome, Refusal> {
         check_requests(requests)?;
         let node = self.own_node(origin, id)?;
-        if let Some(pending) = &node.pending {
-            if pending.requests.same_keys(requests) {
-                return Ok(Outcome::Unchanged);
-            }
+        let waits = node.pending.as_ref().is_some_and(|pending| pending.requests.same_keys(requests));
+        if waits || node.issued_for(requests).is_some() {
+            return Ok(Outcome::Unchanged);
+        }
+        // Each renewal has keys of its own: those that are asked for in vain are denied.
+        if node.keys().any(|key| [requests.gateway_key, requests.authority_key].contains(&key)) {
+            let (cluster, gateway) = (node.cluster.clone(), node.gateway.clone());
+            return Err(Refusal::KeyInUse { cluster, gateway });
+        }
+        if node.pending.is_some() {
             self.check_denied_by_itself(origin)?;
         }
         let node = self.own_node(origin, id)?;

@@ -100,6 +100,11 @@ impl Registry {
         Ok(Outcome::Changed)
     }
 
+    /// Whether a cluster left in order, and did not come back.
+    pub(super) fn has_left(&self, cluster: &ClusterName) -> bool {
+        !self.is_member(cluster) && self.departed.get(cluster).is_some_and(|gone| gone.manner == Manner::Left)
+    }
+
     pub(super) fn leave(
         &mut self,
         origin: &ClusterName,
@@ -107,6 +112,9 @@ impl Registry {
         at: UnixMillis,
     ) -> Result<Outcome, Refusal> {
         self.check_own_or_administrator(origin, cluster)?;
+        if self.has_left(cluster) {
+            return Ok(Outcome::Unchanged);
+        }
         self.depart(origin, cluster, Manner::Left, at)?;
         self.record(at, origin, Event::Left { cluster: cluster.clone() });
         Ok(Outcome::Changed)

@@ -243,8 +243,11 @@ impl Registry {
 
     fn dispatch(&mut self, entry: &Entry, at: UnixMillis) -> Result<Outcome, Refusal> {
         let origin = &entry.origin;
-        if !matches!(entry.command, Command::Found { .. }) {
-            self.check_member(origin)?;
+        match &entry.command {
+            Command::Found { .. } => {}
+            // It asks again, for the answer was lost, and is no member by now.
+            Command::Leave { cluster } if cluster == origin && self.has_left(cluster) => {}
+            _ => self.check_member(origin)?,
         }
         match &entry.command {
             Command::Found { federation, root, founder, certificates } => {
