@@ -2,7 +2,8 @@
 //!
 //! There is no queue: what is left to write is the difference between the two, taken anew each time. So
 //! changes made without a quorum are written when there is one again, and only their sum. A cluster that has been
-//! drained offers nothing.
+//! drained offers nothing. Of several gateways one speaks for the cluster ([`isthmus_model::speaker`]); when it is gone,
+//! the next one writes what it sees, which is the same as soon as both were given the same manifests.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,6 +12,9 @@ use futures_util::StreamExt;
 use isthmus_model::catalog::LocalCatalog;
 use isthmus_model::command::Command;
 use isthmus_model::drain;
+use isthmus_model::health::PeerTable;
+use isthmus_model::registry::node::NodeId;
+use isthmus_model::speaker;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -22,8 +26,14 @@ const WRITES_AT_ONCE: usize = 16;
 /// Pause after a write that was not confirmed or was refused, and between looks at the clock while draining.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// Keeps the exports agreed until told to stop.
-pub async fn keep(handle: Handle, mut catalog: watch::Receiver<Arc<LocalCatalog>>, shutdown: CancellationToken) {
+/// Keeps the exports agreed until told to stop, whenever gateway `own` speaks for its cluster.
+pub async fn keep(
+    handle: Handle,
+    own: NodeId,
+    mut catalog: watch::Receiver<Arc<LocalCatalog>>,
+    mut peers: watch::Receiver<Arc<PeerTable>>,
+    shutdown: CancellationToken,
+) {
     let cluster = handle.cluster().clone();
     let mut registry = handle.registry();
     let nothing = LocalCatalog::default();
@@ -32,12 +42,12 @@ pub async fn keep(handle: Handle, mut catalog: watch::Receiver<Arc<LocalCatalog>
         let commands = {
             let registry = registry.borrow_and_update();
             let catalog = catalog.borrow_and_update();
-            // Before the founding or the first replicated entry, the registry knows no exports of anyone.
-            let member = registry.clusters().contains(&cluster);
+            // Before the founding or the first replicated entry, the registry knows no member at all.
+            let speaks = speaker::speaks(own, &registry, &peers.borrow_and_update());
             draining = registry.draining_since(&cluster);
             let drained = draining.is_some_and(|since| drain::is_over(since, SystemTime::now().into()));
             let offered = if drained { &nothing } else { &**catalog };
-            if member { offered.diff(&registry.exports_of(&cluster)) } else { Vec::new() }
+            if speaks { offered.diff(&registry.exports_of(&cluster)) } else { Vec::new() }
         };
         let settled = tokio::select! {
             () = shutdown.cancelled() => return,
@@ -46,6 +56,7 @@ pub async fn keep(handle: Handle, mut catalog: watch::Receiver<Arc<LocalCatalog>
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(RETRY_PAUSE), if !settled || draining.is_some() => {}
+            changed = peers.changed() => if changed.is_err() { return },
             changed = catalog.changed() => if changed.is_err() { return },
             changed = registry.changed(), if settled => if changed.is_err() { return },
         }

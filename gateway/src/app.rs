@@ -113,9 +113,9 @@ impl Gateway {
         let options = config.file_options();
         let source = FileSource::start(&config.manifests, options).await?;
         let catalog = catalog(source.state(), &tasks, shutdown.clone());
-        tasks.spawn(exports::keep(handle.clone(), catalog.clone(), shutdown.clone()));
         let watcher = PeerWatcher::new(handle.clone(), member.node);
         let peers = watcher.table();
+        tasks.spawn(exports::keep(handle.clone(), member.node, catalog.clone(), peers.clone(), shutdown.clone()));
         tasks.spawn(watcher.keep(shutdown.clone()));
         let inputs = publish::Inputs {
             site: config.site(),

@@ -53,6 +53,14 @@ impl Cluster {
         cluster
     }
 
+    /// A further gateway of `first`'s cluster, on addresses of its own, which is given the same manifests.
+    pub(crate) fn replica(first: &Self, gateway: &str) -> Self {
+        let replica = Self::new(first.name, &format!("gateway: {gateway}"));
+        fs::remove_dir(replica.path("manifests")).expect("empty");
+        std::os::unix::fs::symlink(first.path("manifests"), replica.path("manifests")).expect("linked");
+        replica
+    }
+
     /// Everything of the cluster runs in that network namespace.
     pub(crate) fn within(mut self, netns: &str) -> Self {
         self.netns = Some(netns.to_owned());

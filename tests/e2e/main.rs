@@ -17,6 +17,7 @@ mod manifests;
 mod membership;
 mod redirect;
 mod registry;
+mod replicas;
 mod root;
 mod rotation;
 mod vault;

@@ -21,6 +21,7 @@ pub mod policy;
 pub mod registry;
 pub mod route;
 pub mod snapshot;
+pub mod speaker;
 pub mod spiffe;
 pub mod time;
 pub mod vip;

@@ -1,0 +1,75 @@
+//! Several gateways of one cluster.
+
+use isthmus_tests::harness::wait_until;
+
+use crate::federation::{Cluster, SOON, settled, start};
+use crate::load::Load;
+use crate::workload::{Client, Mesh, Offer, Workload, answers_from};
+
+/// A second gateway of a cluster.
+async fn second(first: &Cluster, clusters: usize) -> Cluster {
+    let mut second = Cluster::replica(first, "gw-2");
+    let token = first.join_token(first.name).await;
+    second.start(Some(&token));
+    second.ready().await;
+    settled(&second, clusters).await;
+    second
+}
+
+/// Stops a gateway in order and starts it again.
+async fn restart(gateway: &mut Cluster) {
+    gateway.process().terminate().expect("it runs");
+    let status = gateway.process().wait(SOON).await;
+    assert!(status.success(), "{}", gateway.process().stderr());
+    gateway.start(None);
+    gateway.ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_restart_of_every_gateway_loses_no_request() {
+    let [east, west] = start(["us-east", "us-west"]).await;
+    let (second_east, second_west) = (second(&east, 2).await, second(&west, 2).await);
+    let (mut east, mut west) = ([east, second_east], [west, second_west]);
+    let _reviews = Workload::exported(&west[0], "reviews", 20).await;
+    let _ratings = Workload::run(&west[0], "ratings", 21, Mesh::None, Offer::Exported).await;
+    let client = Client::of_gateways(&[&east[0], &east[1]], "productpage", 30).await;
+    for service in ["reviews", "ratings"] {
+        answers_from(client.outbound(), service, "us-west").await;
+    }
+    let loads = ["reviews", "ratings"].map(|service| Load::start(client.outbound(), service, 64));
+    for gateway in west.iter_mut().chain(&mut east) {
+        restart(gateway).await;
+        // Everyone sees that it is back before the next one goes.
+        settled(gateway, 2).await;
+        for load in &loads {
+            load.goes_on(64).await;
+        }
+    }
+    for load in loads {
+        let report = load.stop().await;
+        assert!(report.failed.is_empty(), "{:#?}", report.failed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_gateway_speaks_for_its_cluster_and_another_when_it_is_gone() {
+    let [mut first, west, _eu] = start(["us-east", "us-west", "eu-central"]).await;
+    let second = second(&first, 3).await;
+    let _reviews = Workload::exported(&first, "reviews", 20).await;
+    west.sees("reviews", "us-east", 1).await;
+    let revision = west.revision().await;
+    // The first is gone. What changes now is told by the second.
+    first.crash().await;
+    let _details = Workload::exported(&second, "details", 21).await;
+    west.sees("details", "us-east", 1).await;
+    west.sees("reviews", "us-east", 1).await;
+    // It is back, and has nothing to take back.
+    let after = west.revision().await;
+    first.start(None);
+    first.ready().await;
+    let what = "the first to know what the second has told";
+    wait_until(SOON, what, async || first.revision().await >= after).await;
+    settled(&first, 3).await;
+    west.sees("details", "us-east", 1).await;
+    assert!(after > revision && west.revision().await == after, "nobody took anything back");
+}
