@@ -228,6 +228,7 @@ pub(crate) mod tests {
             gateway: "gw-1".parse().expect("valid"),
             locality: "us-east-1/a".parse().expect("valid"),
             east_west: ([127, 0, 0, 1], 15443).into(),
+            control: None,
         }
     }
 

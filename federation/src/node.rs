@@ -295,7 +295,7 @@ async fn found(handle: Handle, founding: Command, data: DataDir, shutdown: Cance
     }
 }
 
-/// Tells the registry when the configured address or locality is not the recorded one.
+/// Tells the registry when the configured addresses or locality are not the recorded ones.
 async fn announce(
     handle: Handle,
     node: isthmus_model::registry::node::NodeId,
@@ -304,14 +304,12 @@ async fn announce(
 ) {
     let mut registry = handle.registry();
     loop {
-        let outdated = registry
-            .borrow_and_update()
-            .nodes()
-            .get(&node)
-            .is_some_and(|known| known.east_west != name.east_west || known.locality != name.locality);
+        let outdated = registry.borrow_and_update().nodes().get(&node).is_some_and(|known| {
+            (known.east_west, known.control) != (name.east_west, name.control) || known.locality != name.locality
+        });
         if outdated {
-            let (east_west, locality) = (name.east_west, name.locality.clone());
-            match handle.propose(Command::UpdateNode { node, east_west, locality }).await {
+            let (east_west, control, locality) = (name.east_west, name.control, name.locality.clone());
+            match handle.propose(Command::UpdateNode { node, east_west, control, locality }).await {
                 Ok(_) => tracing::info!(%east_west, "told the federation this gateway's address"),
                 Err(error) => tracing::warn!(%error, "this gateway's address is not agreed yet"),
             }

@@ -62,6 +62,7 @@ impl Place {
             gateway: "gw-1".parse().expect("valid"),
             locality: format!("{cluster}-region").parse().expect("valid"),
             east_west: listener.local_addr().expect("bound"),
+            control: None,
         };
         (Self { dir: tempfile::tempdir().expect("a directory"), name }, listener)
     }

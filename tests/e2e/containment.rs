@@ -284,6 +284,7 @@ async fn a_gateway_speaks_and_writes_for_its_own_cluster_only() {
     let moved = Command::UpdateNode {
         node: 1,
         east_west: west.at(port::EAST_WEST),
+        control: None,
         locality: "us-east-1/a".parse().expect("valid"),
     };
     assert_eq!(propose(&channel, &moved).await, Err(Refusal::NotOwner { origin: origin() }));

@@ -2,7 +2,7 @@
 
 use isthmus_tests::harness::wait_until;
 
-use crate::federation::{Cluster, SOON, settled, start};
+use crate::federation::{Cluster, SOON, metric, port, settled, start};
 use crate::load::Load;
 use crate::workload::{Client, Mesh, Offer, Workload, answers_from};
 
@@ -32,7 +32,7 @@ async fn a_rolling_restart_of_every_gateway_loses_no_request() {
     let (mut east, mut west) = ([east, second_east], [west, second_west]);
     let _reviews = Workload::exported(&west[0], "reviews", 20).await;
     let _ratings = Workload::run(&west[0], "ratings", 21, Mesh::None, Offer::Exported).await;
-    let client = Client::of_gateways(&[&east[0], &east[1]], "productpage", 30).await;
+    let client = Client::run(&east[0], "productpage", 30).await;
     for service in ["reviews", "ratings"] {
         answers_from(client.outbound(), service, "us-west").await;
     }
@@ -57,12 +57,17 @@ async fn one_gateway_speaks_for_its_cluster_and_another_when_it_is_gone() {
     let second = second(&first, 3).await;
     let _reviews = Workload::exported(&first, "reviews", 20).await;
     west.sees("reviews", "us-east", 1).await;
+    // It is configured with the first gateway alone, which tells it of the second.
+    let client = Client::run(&first, "productpage", 30).await;
     let revision = west.revision().await;
     // The first is gone. What changes now is told by the second.
     first.crash().await;
     let _details = Workload::exported(&second, "details", 21).await;
     west.sees("details", "us-east", 1).await;
     west.sees("reviews", "us-east", 1).await;
+    let attached = async || metric(client.status(), "isthmus_agent_attached", "").await == Some(1.0);
+    wait_until(SOON, "the sidecar to be attached to the second", attached).await;
+    assert!(client.log().contains(&format!("gateway={}", second.at(port::CONTROL))), "{}", client.log());
     // It is back, and has nothing to take back.
     let after = west.revision().await;
     first.start(None);

@@ -101,15 +101,6 @@ impl Client {
         Self { name, sidecar: sidecar(cluster, name, ip, "").await, ip }
     }
 
-    /// Starts it with several gateways to attach to.
-    pub(crate) async fn of_gateways(gateways: &[&Cluster], name: &'static str, number: u8) -> Self {
-        let (cluster, ip) = (gateways[0], gateways[0].host(number));
-        let token = text(&cluster.token("--workload", &format!("shop/{name}"), "1h").await["token"]);
-        let ports: Vec<String> = gateways.iter().map(|gateway| format!("\"{}\"", gateway.at(port::CONTROL))).collect();
-        configure(cluster, name, ip, &format!("token: {token}\ngateways: [{}]\n", ports.join(", ")));
-        Self { name, sidecar: start_sidecar(cluster, name, ip).await, ip }
-    }
-
     /// Starts it with the gateway's control socket for the token, without waiting for it.
     pub(crate) fn of_own_user(cluster: &Cluster, socket: &str, name: &'static str, number: u8) -> Self {
         let ip = cluster.host(number);

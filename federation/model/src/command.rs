@@ -136,12 +136,15 @@ pub enum Command {
     },
     /// Gives a rotation up that has not signed anything yet.
     AbortRotation,
-    /// Tells a new address or locality of one of the origin's own gateways.
+    /// Tells new addresses or a new locality of one of the origin's own gateways.
     UpdateNode {
         /// Which gateway.
         node: NodeId,
         /// Its east-west address from now on.
         east_west: SocketAddr,
+        /// Its control port from now on, if its cluster's sidecars can reach it.
+        #[serde(default)]
+        control: Option<SocketAddr>,
         /// Where its cluster stands from now on.
         locality: Locality,
     },

@@ -146,6 +146,8 @@ pub struct Snapshot {
     pub denied: Arc<BTreeSet<Digest>>,
     /// How late the state is that roots and denied keys are of.
     pub epoch: Epoch,
+    /// Where the own cluster's sidecars reach the control ports of its gateways, sorted.
+    pub control_ports: Arc<[SocketAddr]>,
     /// The other members.
     pub clusters: BTreeMap<ClusterName, Arc<RemoteCluster>>,
     /// Services by name.
@@ -170,6 +172,7 @@ impl Snapshot {
             roots: Arc::from([]),
             denied: Arc::default(),
             epoch: Epoch::default(),
+            control_ports: Arc::from([]),
             clusters: BTreeMap::new(),
             services: HashMap::new(),
             vips: HashMap::new(),
@@ -228,6 +231,7 @@ impl Sources<'_> {
             roots: self.registry.root_certificates().into(),
             denied: Arc::new(denied),
             epoch: self.registry.epoch(),
+            control_ports: self.control_ports(),
             clusters,
             services,
             vips,
@@ -235,6 +239,12 @@ impl Sources<'_> {
             agreement: self.agreement.clone(),
             draining: self.registry.draining_since(&self.site.cluster),
         }
+    }
+
+    fn control_ports(&self) -> Arc<[SocketAddr]> {
+        let own = self.registry.members().filter(|(_, node)| node.cluster == self.site.cluster);
+        let ports: BTreeSet<SocketAddr> = own.filter_map(|(_, node)| node.control).collect();
+        ports.into_iter().collect()
     }
 
     fn clusters(&self) -> BTreeMap<ClusterName, Arc<RemoteCluster>> {

@@ -47,6 +47,8 @@ pub struct GatewayName {
     pub locality: Locality,
     /// Where other gateways reach its east-west port.
     pub east_west: SocketAddr,
+    /// Where its cluster's sidecars reach its control port, if that is known.
+    pub control: Option<SocketAddr>,
 }
 
 /// A gateway with its membership.

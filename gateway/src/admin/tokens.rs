@@ -16,7 +16,7 @@ use isthmus_model::time::UnixMillis;
 use super::failure::Failure;
 use super::view::Reading;
 use super::{AdminState, api};
-use crate::config::{GatewayConfig, duration};
+use crate::config::duration;
 
 /// The longest life of a join token. It is used within minutes, or it lies around.
 const JOIN_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -73,7 +73,7 @@ fn mint(reading: &Reading, request: api::TokenRequest) -> Result<Minted, Failure
     let root = shown_root(&reading.registry, reading.status.node).unwrap_or(federation.trust.issuer().key);
     let contacts = match &grant {
         Grant::Join { .. } => newcomer_contacts(&reading.registry, reading.status.node, &root),
-        Grant::Workload { .. } => control_contact(&reading.config).into_iter().collect(),
+        Grant::Workload { .. } => control_contacts(reading, &root),
     };
     let token = BearerToken::mint(federation.domain.clone(), cluster, contacts, root);
     let expires_at = reading.now.saturating_add(ttl);
@@ -96,13 +96,15 @@ fn newcomer_contacts(registry: &Registry, own: NodeId, root: &Digest) -> Vec<Soc
     members.into_iter().map(|(_, node)| node.east_west).take(CONTACTS_MAX).collect()
 }
 
-/// Where a sidecar reaches this gateway. None when only the kernel knows the port.
-fn control_contact(config: &GatewayConfig) -> Option<SocketAddr> {
-    let mut control = config.listen.control;
-    if control.ip().is_unspecified() {
-        control.set_ip(config.advertised(config.listen.east_west).ip());
-    }
-    (control.port() != 0).then_some(control)
+/// Whom a sidecar calls, in order: this gateway, then the others of its cluster that show the same root.
+fn control_contacts(reading: &Reading, root: &Digest) -> Vec<SocketAddr> {
+    let shows = |id: &NodeId| shown_root(&reading.registry, *id).is_some_and(|shown| shown == *root);
+    let others = reading
+        .registry
+        .members()
+        .filter(|(id, node)| **id != reading.status.node && node.cluster == reading.config.cluster && shows(id));
+    let others = others.filter_map(|(_, node)| node.control);
+    reading.config.control_contact().into_iter().chain(others).take(CONTACTS_MAX).collect()
 }
 
 impl Reading {

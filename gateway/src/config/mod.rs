@@ -205,7 +205,20 @@ impl GatewayConfig {
             gateway: self.gateway.clone(),
             locality: self.locality.clone(),
             east_west,
+            control: self.control_contact(),
         }
+    }
+
+    /// Where sidecars on other machines reach the control port. None when only the kernel knows the port, or when only
+    /// this machine reaches it and others reach the gateway.
+    #[must_use]
+    pub fn control_contact(&self) -> Option<SocketAddr> {
+        let (mut control, east_west) = (self.listen.control, self.advertised(self.listen.east_west));
+        if control.ip().is_unspecified() {
+            control.set_ip(east_west.ip());
+        }
+        let reachable = is_loopback(east_west.ip()) || !is_loopback(control.ip());
+        (reachable && control.port() != 0).then_some(control)
     }
 
     /// The address to tell others for the east-west port, given the one that was bound.

@@ -12,6 +12,9 @@ pub const DELAY_MIN: Duration = Duration::from_millis(200);
 /// request waits for an answer. The shortest is half of the longest each time.
 pub const DELAY_MAX: Duration = crate::plane::ANSWER_WITHIN;
 
+/// Gateways that are tried: more than a cluster has.
+pub const GATEWAYS_MAX: usize = 32;
+
 /// Where a gateway serves sidecars.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlAddr {
@@ -48,6 +51,8 @@ pub enum Proof {
 #[derive(Debug)]
 pub struct Attempts {
     gateways: Vec<ControlAddr>,
+    /// How many of them are configured; the rest was learnt.
+    configured: usize,
     next: usize,
     /// Attempts since the last success.
     failed: u32,
@@ -56,7 +61,23 @@ pub struct Attempts {
 impl Attempts {
     /// Starts with the first of `gateways`, of which there must be one at least.
     pub fn new(gateways: Vec<ControlAddr>) -> Self {
-        Self { gateways, next: 0, failed: 0 }
+        Self { configured: gateways.len(), gateways, next: 0, failed: 0 }
+    }
+
+    /// Learns of further control ports of the own cluster's gateways; those that were learnt before and are not among
+    /// them are forgotten. The own machine's socket has no others beside it.
+    pub fn learn(&mut self, ports: &[SocketAddr]) {
+        if matches!(self.gateways[0], ControlAddr::Socket(_)) {
+            return;
+        }
+        let current = self.gateways[self.next].clone();
+        self.gateways.truncate(self.configured);
+        for port in ports.iter().copied().map(ControlAddr::Port) {
+            if self.gateways.len() < GATEWAYS_MAX && !self.gateways.contains(&port) {
+                self.gateways.push(port);
+            }
+        }
+        self.next = self.gateways.iter().position(|gateway| *gateway == current).unwrap_or(0);
     }
 
     /// The next attempt. It counts as failed until [`succeeded`](Self::succeeded). `certified` says whether
@@ -109,6 +130,26 @@ mod tests {
         attempts.succeeded();
         assert_eq!(attempts.next(true), (gateway(1), Proof::Certificate));
         assert_eq!(attempts.next(false), (gateway(2), Proof::Token));
+    }
+
+    #[test]
+    fn what_is_learnt_of_gateways_comes_after_what_is_configured_and_goes_again() {
+        let port = |number: u16| SocketAddr::from(([127, 0, 0, 1], number));
+        let mut attempts = Attempts::new(vec![gateway(1)]);
+        attempts.next(true);
+        attempts.learn(&[port(1), port(2), port(3)]);
+        let tried: Vec<_> = (0..4).map(|_| attempts.next(true).0).collect();
+        assert_eq!(tried, [1, 2, 3, 1].map(gateway));
+        attempts.learn(&[port(3)]);
+        assert_eq!((attempts.next(true).0, attempts.next(true).0), (gateway(1), gateway(3)));
+        attempts.learn(&(10..100).map(port).collect::<Vec<_>>());
+        assert_eq!(attempts.gateways.len(), GATEWAYS_MAX);
+        attempts.learn(&[]);
+        assert_eq!(attempts.next(true).0, gateway(1));
+        let socket = ControlAddr::Socket("/run/isthmus/control.sock".into());
+        let mut local = Attempts::new(vec![socket.clone()]);
+        local.learn(&[port(2)]);
+        assert_eq!((local.next(true).0, local.next(true).0), (socket.clone(), socket));
     }
 
     #[test]

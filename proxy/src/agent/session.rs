@@ -181,6 +181,7 @@ impl Session<'_> {
             self.agent.identity.set_trust(trust);
         }
         self.agent.attempts.succeeded();
+        self.agent.attempts.learn(&self.agent.views.control_ports());
         self.agent.publish(false);
         // The latest acknowledgement says all that earlier ones did.
         if matches!(self.waiting.back(), Some(from_sidecar::Message::Acknowledged(_))) {

@@ -5,6 +5,7 @@
 //! every question, or until somebody waits no longer.
 
 use std::collections::{BTreeSet, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use isthmus_identity::TrustBundle;
@@ -56,6 +57,11 @@ impl Views {
     /// How late the state is that roots and denials are known of.
     pub(super) fn known(&self) -> Epoch {
         self.trusted.as_ref().map(|trusted| trusted.epoch).unwrap_or_default()
+    }
+
+    /// Where the cluster's gateways take sidecars, as the stream told.
+    pub(super) fn control_ports(&self) -> Arc<[SocketAddr]> {
+        self.current.control_ports.clone()
     }
 
     /// Takes an update over. Returns whom to trust from now on, if that is news.

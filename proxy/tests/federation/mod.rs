@@ -117,6 +117,7 @@ impl Federation {
             vips: HashMap::new(),
             coverage: Coverage::Complete,
             agreement: Agreement::default(),
+            control_ports: Arc::from([]),
             draining: None,
         }
     }

@@ -275,10 +275,12 @@ impl Registry {
             Command::Issue { node, authority_key, certificates } => {
                 self.issue(origin, *node, authority_key, certificates, at)
             }
-            Command::UpdateNode { node, east_west, locality } => {
+            Command::UpdateNode { node, east_west, control, locality } => {
                 self.check_address(east_west)?;
+                control.iter().try_for_each(|control| self.check_address(control))?;
                 let record = self.own_node(origin, *node)?;
-                let updated = Node { east_west: *east_west, locality: locality.clone(), ..record.clone() };
+                let (east_west, control, locality) = (*east_west, *control, locality.clone());
+                let updated = Node { east_west, control, locality, ..record.clone() };
                 let changed = updated != *record;
                 *record = updated;
                 Ok(if changed { Outcome::Changed } else { Outcome::Unchanged })

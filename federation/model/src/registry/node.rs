@@ -98,6 +98,9 @@ pub struct Node {
     pub locality: Locality,
     /// Where others reach its east-west port.
     pub east_west: SocketAddr,
+    /// Where its cluster's sidecars reach its control port, once it has told.
+    #[serde(default)]
+    pub control: Option<SocketAddr>,
     /// Where secrets for it are sealed to.
     pub sealing_key: SealingKey,
     /// When it was admitted.
@@ -117,6 +120,7 @@ impl Node {
             gateway: newcomer.gateway.clone(),
             locality: newcomer.locality.clone(),
             east_west: newcomer.east_west,
+            control: None,
             sealing_key: newcomer.sealing_key,
             joined_at: at,
             pending: Some(Pending { requests: newcomer.requests.clone(), since: at }),

@@ -237,6 +237,7 @@ fn a_gateway_is_where_other_machines_reach_it() {
     let moved = |address: &str| Command::UpdateNode {
         node: 2,
         east_west: address.parse().expect("an address"),
+        control: None,
         locality: "us-west-2".parse().expect("a locality"),
     };
     for bad in [
@@ -251,6 +252,10 @@ fn a_gateway_is_where_other_machines_reach_it() {
     ] {
         let address = bad.parse().expect("an address");
         fed.refuses("us-west", moved(bad), Refusal::BadAddress { address });
+        let Command::UpdateNode { node, locality, .. } = moved(bad) else { unreachable!("it moves") };
+        let east_west = "127.0.99.1:1".parse().expect("an address");
+        let control = Command::UpdateNode { node, east_west, control: Some(address), locality };
+        fed.refuses("us-west", control, Refusal::BadAddress { address });
     }
     // All on one machine, so far.
     fed.changes("us-west", moved("127.0.99.1:1"));
@@ -280,6 +285,7 @@ fn a_cluster_moves_only_its_own_gateways() {
     let moved = |node| Command::UpdateNode {
         node,
         east_west: ([127, 0, 99, 1], 15443).into(),
+        control: None,
         locality: "mars-1".parse().expect("a locality"),
     };
     fed.refuses("us-west", moved(1), Refusal::NotOwner { origin: cluster("us-west") });

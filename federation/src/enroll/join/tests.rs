@@ -10,6 +10,7 @@ fn newcomer() -> GatewayName {
         gateway: "gw-1".parse().expect("valid"),
         locality: "us-west-2/a".parse().expect("valid"),
         east_west: ([127, 0, 0, 1], 15443).into(),
+        control: None,
     }
 }
 

@@ -68,6 +68,10 @@ pub fn apply(view: &Snapshot, update: control::Update) -> Result<Snapshot, WireE
         services,
         vips,
         coverage: Coverage::Partial { absent, absent_addresses },
+        control_ports: match &update.control_ports {
+            Some(message) => decode::control_ports(message)?,
+            None => view.control_ports.clone(),
+        },
         agreement: match &update.agreement {
             Some(message) => decode::agreement(message)?,
             None => view.agreement.clone(),

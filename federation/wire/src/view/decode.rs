@@ -1,6 +1,7 @@
 //! Message to model. Every count is bounded and every text parsed; the first fault refuses the message.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use isthmus_model::catalog::{
@@ -39,6 +40,11 @@ pub(super) fn roots(roots: &control::Roots) -> Result<Trust, WireError> {
     let denied = denied.map_err(|_| WireError::Key { field: "roots.denied" })?;
     let epoch = Epoch { restored_at: UnixMillis(roots.restored_at), revision: roots.revision };
     Ok((roots.der.clone().into(), Arc::new(denied), epoch))
+}
+
+pub(super) fn control_ports(ports: &control::ControlPorts) -> Result<Arc<[SocketAddr]>, WireError> {
+    field::count("control_ports.addresses", ports.addresses.len(), NODES_MAX)?;
+    ports.addresses.iter().map(|address| field::socket_address("control_ports.addresses", address)).collect()
 }
 
 pub(super) fn agreement(agreement: &control::Agreement) -> Result<Agreement, WireError> {

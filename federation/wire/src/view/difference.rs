@@ -19,6 +19,10 @@ use crate::control;
 #[must_use]
 pub fn difference(from: &Snapshot, full: &Snapshot, asked: &Asked) -> (Snapshot, Option<control::Update>) {
     let mut to = part(from, full, asked);
+    if !tells_roots(from, &to) {
+        // The sidecar does not hear how late they are, either.
+        to.epoch = from.epoch;
+    }
     let update = message(from, &to);
     if update.is_none() {
         // The sidecar does not hear of the new generation, so its view is not of it.
@@ -59,6 +63,7 @@ fn part(from: &Snapshot, full: &Snapshot, asked: &Asked) -> Snapshot {
         roots: full.roots.clone(),
         denied: full.denied.clone(),
         epoch: full.epoch,
+        control_ports: full.control_ports.clone(),
         clusters: full.clusters.clone(),
         services,
         vips,
@@ -82,13 +87,18 @@ fn message(from: &Snapshot, to: &Snapshot) -> Option<control::Update> {
     let news = control::Update {
         generation: 0,
         clusters: (from.clusters != to.clusters).then(|| encode::clusters(&to.clusters)),
-        roots: (from.roots != to.roots || from.denied != to.denied).then(|| encode::roots(to)),
+        roots: tells_roots(from, to).then(|| encode::roots(to)),
         services: changed(from, to).into_iter().map(|service| encode::service(service)).collect(),
         absent: added(from_absent, to_absent),
         absent_addresses: added(from_absent_addresses, to_absent_addresses),
+        control_ports: (from.control_ports != to.control_ports).then(|| encode::control_ports(&to.control_ports)),
         agreement: (from.agreement != to.agreement).then(|| encode::agreement(&to.agreement)),
     };
     (news != control::Update::default()).then_some(control::Update { generation: to.generation, ..news })
+}
+
+fn tells_roots(from: &Snapshot, to: &Snapshot) -> bool {
+    from.roots != to.roots || from.denied != to.denied
 }
 
 /// Services that `from` lacks or has otherwise, by name: equal views give equal messages.

@@ -1,6 +1,7 @@
 //! Model to message. Infallible: the model is valid by construction.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use isthmus_model::catalog::{AppProtocol, Endpoint, ServicePort};
@@ -44,6 +45,10 @@ pub(super) fn roots(view: &Snapshot) -> control::Roots {
         restored_at: view.epoch.restored_at.0,
         revision: view.epoch.revision,
     }
+}
+
+pub(super) fn control_ports(ports: &[SocketAddr]) -> control::ControlPorts {
+    control::ControlPorts { addresses: ports.iter().map(ToString::to_string).collect() }
 }
 
 pub(super) fn agreement(agreement: &Agreement) -> control::Agreement {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use isthmus_model::catalog::{AppProtocol, Endpoint, ServicePort};
 use isthmus_model::health::{Agreement, Capacity, Reach};
 use isthmus_model::name::ClusterName;
+use isthmus_model::registry::Epoch;
 use isthmus_model::registry::token::Digest;
 use isthmus_model::snapshot::{Coverage, Gateway, RemoteBackend, RemoteCluster, Service, Site, Snapshot};
 use isthmus_model::time::UnixMillis;
@@ -116,8 +117,10 @@ fn full() -> impl Strategy<Value = Snapshot> {
     ];
     let services = btree_map(0..8_u8, offer(), 0..8);
     let trust = (vec(vec(any::<u8>(), 0..3), 0..2), vec(0..3_u8, 0..3));
-    (clusters(), services, trust, agreement, 0..2_u8, any::<u64>()).prop_map(
-        |(clusters, offers, (roots, denied), agreement, shift, generation)| {
+    let ports = vec((1..4_u16).prop_map(|port| SocketAddr::from(([127, 0, 0, 1], port))), 0..3);
+    let epoch = (0..2_u64, 0..3_u64);
+    (clusters(), services, trust, agreement, 0..2_u8, any::<u64>(), ports, epoch).prop_map(
+        |(clusters, offers, (roots, denied), agreement, shift, generation, ports, (restored_at, revision))| {
             let services: HashMap<ServiceName, Arc<Service>> = offers
                 .into_iter()
                 .map(|(number, (service, remotes))| link(service, number, shift, &remotes, &clusters))
@@ -126,7 +129,9 @@ fn full() -> impl Strategy<Value = Snapshot> {
             let vips = services.values().filter_map(|service| Some((service.vip?, service.name.clone()))).collect();
             let empty = Snapshot::empty(site(), Coverage::Complete);
             let (roots, denied) = (roots.into(), Arc::new(denied.into_iter().map(|key| Digest([key; 32])).collect()));
-            Snapshot { generation, clusters, vips, services, roots, denied, agreement, ..empty }
+            let (control_ports, epoch) = (ports.into(), Epoch { restored_at: UnixMillis(restored_at), revision });
+            let known = Snapshot { generation, clusters, vips, services, roots, denied, agreement, ..empty };
+            Snapshot { control_ports, epoch, ..known }
         },
     )
 }
@@ -162,8 +167,8 @@ fn check_answers(view: &Snapshot, full: &Snapshot, asked: &Asked) -> Result<(), 
         }
     }
     prop_assert_eq!(
-        (&view.clusters, &view.roots, &view.denied, &view.agreement),
-        (&full.clusters, &full.roots, &full.denied, &full.agreement)
+        (&view.clusters, &view.roots, &view.denied, &view.agreement, &view.control_ports),
+        (&full.clusters, &full.roots, &full.denied, &full.agreement, &full.control_ports)
     );
     Ok(())
 }

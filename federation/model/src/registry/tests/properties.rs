@@ -38,6 +38,7 @@ fn any_command() -> impl Strategy<Value = Command> {
     let update = (0..6_u64, 0..3_u8).prop_map(|(node, host)| Command::UpdateNode {
         node,
         east_west: ([127, 0, 9, host], 15443).into(),
+        control: None,
         locality: "us-west-2".parse().expect("a locality"),
     });
     let name = || (0..3_u8).prop_map(|number| service(&format!("shop/s{number}")));
