@@ -172,12 +172,23 @@ impl DataDir {
     /// # Errors
     /// [`DataDirError::Io`].
     pub fn write_json<T: Serialize>(&self, path: &Path, document: &T) -> Result<(), DataDirError> {
+        let unwritable = |source| DataDirError::Io { path: path.display().to_string(), source };
+        let text = serde_json::to_vec_pretty(document).map_err(|error| unwritable(error.into()))?;
+        self.write_private(path, &text)
+    }
+
+    /// Writes bytes so that a crash leaves the old ones or the new ones, readable by the owner alone.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`].
+    pub fn write_private(&self, path: &Path, bytes: &[u8]) -> Result<(), DataDirError> {
         let io = |source| DataDirError::Io { path: path.display().to_string(), source };
-        let text = serde_json::to_vec_pretty(document).map_err(|error| io(error.into()))?;
-        let draft = path.with_extension("json.new");
-        let mut file = private(&draft).map_err(io)?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(io)?;
-        std::fs::rename(&draft, path).map_err(io)?;
+        let mut draft = path.as_os_str().to_owned();
+        draft.push(".new");
+        let draft = Path::new(&draft);
+        let mut file = private(draft).map_err(io)?;
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io)?;
+        std::fs::rename(draft, path).map_err(io)?;
         std::fs::File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(io)
     }
 

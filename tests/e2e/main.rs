@@ -15,6 +15,7 @@ mod join;
 mod load;
 mod manifests;
 mod membership;
+mod recovery;
 mod redirect;
 mod registry;
 mod replicas;

@@ -7,6 +7,7 @@
 
 mod found;
 mod join;
+mod recover;
 mod restore;
 
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use isthmus_model::registry::node::{Certificates, NodeId};
 
 pub use found::{FOUNDER, ask_root, found, found_signed, found_under};
 pub use join::join;
+pub use recover::{RecoverError, Remains, recover, remains};
 pub use restore::{RestoreError, Restored, restore};
 
 use crate::data_dir::{DataDir, DataDirError, NodeFile};

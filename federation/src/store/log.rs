@@ -26,7 +26,7 @@ impl LogStore {
     }
 }
 
-fn read_range(file: &File, range: impl RangeBounds<u64>) -> Result<Vec<LogEntry>, Failure> {
+pub(super) fn read_range(file: &File, range: impl RangeBounds<u64>) -> Result<Vec<LogEntry>, Failure> {
     let transaction = file.database.begin_read().map_err(redb::Error::from)?;
     let log = transaction.open_table(LOG).map_err(redb::Error::from)?;
     let rows = log.range(range).map_err(redb::Error::from)?;
@@ -35,6 +35,12 @@ fn read_range(file: &File, range: impl RangeBounds<u64>) -> Result<Vec<LogEntry>
         Ok(serde_json::from_slice(value.value())?)
     })
     .collect()
+}
+
+/// The last entry that is known to be agreed.
+pub(super) fn committed(file: &File) -> Result<Option<LogId>, Failure> {
+    let committed: Option<Option<LogId>> = file.get(COMMITTED)?;
+    Ok(committed.flatten())
 }
 
 fn last_entry(file: &File) -> Result<Option<LogEntry>, Failure> {
@@ -89,9 +95,7 @@ impl RaftLogStorage<RegistryRaft> for LogStore {
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
-        let committed: Option<Option<LogId>> =
-            self.file.get(COMMITTED).map_err(|failure| failure.on(ErrorSubject::Logs, ErrorVerb::Read))?;
-        Ok(committed.flatten())
+        committed(&self.file).map_err(|failure| failure.on(ErrorSubject::Logs, ErrorVerb::Read))
     }
 
     /// Entries are on disk, synced, before the callback says so.

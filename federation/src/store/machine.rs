@@ -1,5 +1,6 @@
 //! The registry as the Raft library's state machine, and its snapshots.
 
+use std::collections::BTreeSet;
 use std::io::Cursor;
 use std::sync::Arc;
 
@@ -51,6 +52,43 @@ impl StateMachine {
         self.registry.subscribe()
     }
 
+    /// Applies a batch and publishes it as one state.
+    pub(super) fn take(&mut self, entries: impl IntoIterator<Item = LogEntry>) -> Vec<Applied> {
+        let mut registry = self.registry.borrow().clone();
+        let before = registry.revision();
+        let mut results = Vec::new();
+        for entry in entries {
+            self.last_applied = Some(entry.log_id);
+            results.push(match entry.payload {
+                EntryPayload::Blank => Applied::Nothing,
+                EntryPayload::Membership(membership) => {
+                    self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    Applied::Nothing
+                }
+                EntryPayload::Normal(entry) => match Arc::make_mut(&mut registry).apply(&entry) {
+                    Ok(outcome) => Applied::Done(outcome),
+                    Err(refusal) => Applied::Refused(refusal),
+                },
+            });
+        }
+        let changed = registry.revision() != before;
+        self.registry.send_if_modified(|current| {
+            *current = registry;
+            changed
+        });
+        results
+    }
+
+    /// Index of the last entry that is in the state.
+    pub(super) fn last_index(&self) -> Option<u64> {
+        self.last_applied.map(|log| log.index)
+    }
+
+    /// Who votes.
+    pub(super) fn voters(&self) -> BTreeSet<u64> {
+        self.membership.membership().voter_ids().collect()
+    }
+
     fn adopt(&mut self, image: Image) {
         self.last_applied = image.meta.last_log_id;
         self.membership = image.meta.last_membership;
@@ -90,35 +128,12 @@ impl RaftStateMachine<RegistryRaft> for StateMachine {
         Ok((self.last_applied, self.membership.clone()))
     }
 
-    /// Applies a batch and publishes it as one state.
     async fn apply<I>(&mut self, entries: I) -> Result<Vec<Applied>, StorageError>
     where
         I: IntoIterator<Item = LogEntry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut registry = self.registry.borrow().clone();
-        let before = registry.revision();
-        let mut results = Vec::new();
-        for entry in entries {
-            self.last_applied = Some(entry.log_id);
-            results.push(match entry.payload {
-                EntryPayload::Blank => Applied::Nothing,
-                EntryPayload::Membership(membership) => {
-                    self.membership = StoredMembership::new(Some(entry.log_id), membership);
-                    Applied::Nothing
-                }
-                EntryPayload::Normal(entry) => match Arc::make_mut(&mut registry).apply(&entry) {
-                    Ok(outcome) => Applied::Done(outcome),
-                    Err(refusal) => Applied::Refused(refusal),
-                },
-            });
-        }
-        let changed = registry.revision() != before;
-        self.registry.send_if_modified(|current| {
-            *current = registry;
-            changed
-        });
-        Ok(results)
+        Ok(self.take(entries))
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {

@@ -8,6 +8,7 @@
 mod log;
 mod machine;
 mod seed;
+mod survey;
 
 use std::fs;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -24,6 +25,7 @@ use crate::raft_types::StorageError;
 pub use log::LogStore;
 pub use machine::StateMachine;
 pub use seed::{SeedError, seed};
+pub use survey::{Survey, survey};
 
 /// The layout of the file. Raised when a change would make an older version read nonsense.
 const FORMAT: u64 = 2;
@@ -72,6 +74,15 @@ pub enum OpenError {
 /// # Errors
 /// [`OpenError`] when it is unreadable, in use, or of another format.
 pub fn open(path: &Path) -> Result<(LogStore, StateMachine), OpenError> {
+    let file = open_file(path)?;
+    let machine = StateMachine::load(file.clone()).map_err(|source| OpenError::Unreadable {
+        path: path.display().to_string(),
+        source: redb::Error::Corrupted(source.to_string()),
+    })?;
+    Ok((LogStore::new(file), machine))
+}
+
+fn open_file(path: &Path) -> Result<File, OpenError> {
     let shown = path.display().to_string();
     let database = database(path).map_err(|source| OpenError::Database { path: shown.clone(), source })?;
     let file = File { database: Arc::new(database) };
@@ -80,11 +91,7 @@ pub fn open(path: &Path) -> Result<(LogStore, StateMachine), OpenError> {
     if found != FORMAT.to_string().as_bytes() {
         return Err(OpenError::Format { path: shown, found: String::from_utf8_lossy(&found).into_owned() });
     }
-    let machine = StateMachine::load(file.clone()).map_err(|source| OpenError::Unreadable {
-        path: shown.clone(),
-        source: redb::Error::Corrupted(source.to_string()),
-    })?;
-    Ok((LogStore::new(file), machine))
+    Ok(file)
 }
 
 /// Opens the file, or makes it. A new one is made beside its place and moved there once it is whole: one that a

@@ -17,6 +17,7 @@ mod gateway;
 mod init;
 mod logging;
 mod problems;
+mod registry;
 mod root_source;
 mod services;
 mod status;
@@ -134,6 +135,10 @@ enum Command {
     /// Prepare a gateway to start the federation again from a backup
     #[command(after_help = backup::RESTORE_EXAMPLES)]
     Restore(backup::RestoreArgs),
+    /// Start the registry again when most of its replicas are lost
+    #[command(after_help = registry::EXAMPLES)]
+    #[command(subcommand)]
+    Registry(registry::Command),
     /// Show and replace the federation's root of trust, and sign where its key is offline
     #[command(after_help = ca::EXAMPLES)]
     #[command(subcommand)]
@@ -269,6 +274,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Audit => asking()?.block_on(asker.show("/v1/audit", audit::table)),
         Command::Backup(command) => asking()?.block_on(backup::run(&asker, command)),
         Command::Restore(args) => backup::restore(&args, global.output),
+        Command::Registry(command) => registry::run(&command, global.output),
         Command::Ca(command) => asking()?.block_on(ca::run(&asker, command)),
         Command::Config(command) => config::run(&command, global.output),
     }

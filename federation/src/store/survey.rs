@@ -1,0 +1,44 @@
+//! What the file of a replica that does not run holds: for when its quorum is lost for good.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use isthmus_model::registry::Registry;
+use isthmus_model::registry::node::NodeId;
+
+use super::log::{committed, read_range};
+use super::{Failure, OpenError, open_file};
+use crate::store::StateMachine;
+
+/// Everything that a replica has.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    /// The registry after its last entry. The last ones may never have been agreed; none that was is missing, if the
+    /// replica had it.
+    pub registry: Registry,
+    /// Index of the last entry; 0 if there is none.
+    pub last: u64,
+    /// Index of the last entry that it knew to be agreed.
+    pub committed: u64,
+    /// Who voted, as the last entry about that says.
+    pub voters: BTreeSet<NodeId>,
+}
+
+/// Reads the file at `path`, which no gateway may have open.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn survey(path: &Path) -> Result<Survey, OpenError> {
+    let unreadable = |failure: Failure| OpenError::Unreadable {
+        path: path.display().to_string(),
+        source: redb::Error::Corrupted(failure.to_string()),
+    };
+    let file = open_file(path)?;
+    let mut machine = StateMachine::load(file.clone()).map_err(unreadable)?;
+    let after = machine.last_index().map_or(0, |index| index + 1);
+    let committed = committed(&file).map_err(unreadable)?.map_or(0, |log| log.index);
+    machine.take(read_range(&file, after..).map_err(unreadable)?);
+    let registry = machine.watch().borrow().as_ref().clone();
+    let last = machine.last_index().unwrap_or(0);
+    Ok(Survey { registry, last, committed, voters: machine.voters() })
+}
