@@ -126,6 +126,12 @@ impl Clocks {
         others.insert(replica, reading);
     }
 
+    /// How long ago a replica was heard, if that was lately.
+    pub(crate) fn heard(&self, replica: NodeId) -> Option<Duration> {
+        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        others.get(&replica).map(|reading| reading.at.elapsed()).filter(|ago| *ago <= FRESH)
+    }
+
     /// What those of `replicas` that were heard lately have for the time.
     fn of(&self, replicas: impl IntoIterator<Item = NodeId>) -> Vec<UnixMillis> {
         let now = Instant::now();

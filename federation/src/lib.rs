@@ -27,6 +27,7 @@ pub mod propose;
 pub mod publish;
 pub mod quorum;
 pub mod raft_types;
+pub mod replicas;
 pub mod serve;
 pub mod status;
 pub mod store;

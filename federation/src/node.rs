@@ -29,6 +29,7 @@ use crate::network::{MESSAGE_LEN_MAX, Network, RaftService, SNAPSHOT_CHUNK_LEN};
 use crate::propose::{ProposeError, Proposer, RegistryService};
 use crate::quorum::QuorumWord;
 use crate::raft_types::{Peer, PeerAddress, Raft};
+use crate::replicas::{Growth, Replicating};
 use crate::status::{self, RegistryStatus};
 use crate::store::{LogStore, StateMachine};
 use crate::{clocks, membership, store};
@@ -96,6 +97,7 @@ pub struct Handle {
     proposer: Proposer,
     registry: watch::Receiver<Arc<Registry>>,
     status: watch::Receiver<RegistryStatus>,
+    replicating: Replicating,
 }
 
 impl Handle {
@@ -117,6 +119,12 @@ impl Handle {
     #[must_use]
     pub fn status(&self) -> watch::Receiver<RegistryStatus> {
         self.status.clone()
+    }
+
+    /// Takes a look at the replicas.
+    #[must_use]
+    pub fn replicating(&self) -> &Replicating {
+        &self.replicating
     }
 
     /// The cluster that this gateway writes for.
@@ -154,9 +162,14 @@ impl Replica {
         let (publish, status) = watch::channel(RegistryStatus::default());
         let proposer =
             Proposer { cluster: member.name.cluster.clone(), raft: raft.clone(), dialer, clocks: clocks.clone() };
-        let handle = Handle { proposer, registry: registry.clone(), status };
+        let growth = Growth::default();
+        let (file, raft_of) = (member.data.registry(), raft.clone());
+        let replicating = Replicating { raft: raft_of, clocks: clocks.clone(), growth: growth.clone(), file };
+        let handle = Handle { proposer, registry: registry.clone(), status, replicating };
         let tasks = TaskTracker::new();
-        tasks.spawn(status::keep(raft.clone(), quorum.clone(), timing.election_max, publish, shutdown.clone()));
+        let looking =
+            status::Looking { raft: raft.clone(), quorum: quorum.clone(), growth, patience: timing.election_max };
+        tasks.spawn(status::keep(looking, publish, shutdown.clone()));
         // Nobody is to see the status of a replica that has not looked at itself yet.
         let mut first = handle.status();
         let _ = first.wait_for(|status| status.node == member.node).await;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::quorum::QuorumWord;
 use crate::raft_types::{Peer, Raft};
+use crate::replicas::Growth;
 
 /// How often the status is taken. Staleness grows with time, not with events.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -94,14 +95,18 @@ fn status(metrics: &RaftMetrics<NodeId, Peer>, stale_since: Option<UnixMillis>) 
     }
 }
 
-/// Publishes the status until told to stop. `patience` is how long silence is nothing special: an election.
-pub(crate) async fn keep(
-    raft: Raft,
-    quorum: QuorumWord,
-    patience: Duration,
-    publish: watch::Sender<RegistryStatus>,
-    shutdown: CancellationToken,
-) {
+/// What the status is taken from.
+pub(crate) struct Looking {
+    pub(crate) raft: Raft,
+    pub(crate) quorum: QuorumWord,
+    pub(crate) growth: Growth,
+    /// How long silence is nothing special: an election.
+    pub(crate) patience: Duration,
+}
+
+/// Publishes the status until told to stop.
+pub(crate) async fn keep(looking: Looking, publish: watch::Sender<RegistryStatus>, shutdown: CancellationToken) {
+    let Looking { raft, quorum, growth, patience } = looking;
     let metrics = raft.metrics();
     let mut stopped = false;
     loop {
@@ -115,6 +120,7 @@ pub(crate) async fn keep(
                 tracing::error!(%error, "the registry's replica stopped; traffic goes on with what is agreed. \
                     Check the disk under the data directory, then restart this gateway");
             }
+            growth.note(metrics.last_log_index.unwrap_or(0));
             if let Some(millis) = metrics.millis_since_quorum_ack.filter(|_| metrics.state.is_leader()) {
                 quorum.note(Duration::from_millis(millis));
             }

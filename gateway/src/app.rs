@@ -141,6 +141,10 @@ impl Gateway {
             source: source.state(),
             peers,
             vips: vips.served(),
+            replicas: {
+                let replicating = handle.replicating().clone();
+                Arc::new(move || replicating.view())
+            },
             proposals: handle.into(),
             opening_key: member.opening_key.clone(),
         };

@@ -1,5 +1,7 @@
 //! Metrics and readiness, each on a port of its own that may be exposed to a scraper or a kubelet.
 
+mod replica_gauges;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -19,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{AdminState, serve_http};
 use crate::config::Listen;
+use replica_gauges::ReplicaGauges;
 
 /// The content type of the exposition (OpenMetrics 1.0).
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -54,6 +57,7 @@ struct Gauges {
     issuance_waiting: Gauge,
     issuance_wait_seconds: Gauge,
     certificates_end: Gauge,
+    replicas: ReplicaGauges,
     state: AdminState,
 }
 
@@ -108,6 +112,7 @@ impl Gauges {
         let issuance_wait_seconds = gauge("issuance_longest_wait_seconds", help);
         let help = "When this gateway's own certificates end, in seconds since the Unix epoch; 0 before it has any";
         let certificates_end = gauge("certificates_end_timestamp_seconds", help);
+        let replicas = ReplicaGauges::register(group);
         Self {
             registry,
             problems,
@@ -123,6 +128,7 @@ impl Gauges {
             issuance_waiting,
             issuance_wait_seconds,
             certificates_end,
+            replicas,
             state,
         }
     }
@@ -146,6 +152,7 @@ impl Gauges {
         self.issuance_waiting.set(int(issuance.waiting));
         self.issuance_wait_seconds.set(issuance.longest_wait_ms.map_or(0, |wait| long(wait / 1000)));
         self.certificates_end.set(issuance.own_certificates_end.map_or(0, |end| long(end.0 / 1000)));
+        self.replicas.read(&state.replicas());
         self.stale_seconds.set(status.stale_since.map_or(0, |since| long(now.since(since).as_secs())));
         self.generation.set(long(state.snapshots.borrow().generation));
         self.vips_unbound.set(int(state.vips.borrow().unbound.len()));

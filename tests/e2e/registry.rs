@@ -78,6 +78,9 @@ async fn one_gateway_down_stops_nothing_and_two_down_stop_only_agreement() {
     let client = Client::run(&east, "productpage", 30).await;
     answers_from(client.outbound(), "details", "us-west").await;
 
+    let margin = async || metric(east.at(port::METRICS), "isthmus_registry_quorum_margin", "").await;
+    wait_until(SOON, "one voter to be spare", async || margin().await == Some(1.0)).await;
+
     // One down: reads and writes go on, also where the leader was.
     eu.crash().await;
     let token = text(&east.token("--workload", "shop/reviews", "1h").await["id"]);
@@ -93,6 +96,11 @@ async fn one_gateway_down_stops_nothing_and_two_down_stop_only_agreement() {
     })
     .await;
     assert!(status["registry"]["stale_since"].is_null() && !status["registry"]["leader"].is_null(), "{status}");
+
+    wait_until(SOON, "no voter to be spare", async || margin().await == Some(0.0)).await;
+    let view = east.ask(["registry", "status"]).await;
+    let gone = view["replicas"].as_array().expect("a list").iter().find(|one| one["member"]["cluster"] == "eu-central");
+    assert!(gone.is_some_and(|gone| gone["lag_entries"].as_u64() > Some(0)), "{view}");
 
     // Two down: no agreement, and that is told with its age.
     west.crash().await;

@@ -17,6 +17,7 @@
 //! | `GET /v1/tokens` | [`Tokens`] |
 //! | `POST /v1/tokens` with [`TokenRequest`] | [`TokenCreated`] |
 //! | `DELETE /v1/tokens/{id}` | [`TokenRevoked`] |
+//! | `GET /v1/registry` | [`RegistryView`] |
 //! | `POST /v1/backup` with [`BackupRequest`] | the backup, as bytes |
 //! | `GET /v1/ca` | [`Ca`](super::ca::api::Ca) |
 //! | `POST /v1/ca/rotation` | [`RotationStarted`](super::ca::api::RotationStarted) |
@@ -42,8 +43,10 @@ use isthmus_model::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
 mod membership;
+mod registry;
 
 pub use membership::{Audit, Departed, MembershipChange, MembershipChanged};
+pub use registry::{RegistryView, Replica};
 
 pub use super::ca_requests::{CaIssued, CaRequest, CaRequests, Issuance};
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use isthmus_federation::replicas::{ReplicaView, Replicas};
 use isthmus_federation::status::Role;
 use isthmus_federation::{ProposeError, RegistryStatus};
 use isthmus_identity::{BearerToken, OpeningKey};
@@ -127,6 +128,25 @@ fn source() -> SourceState {
     }
 }
 
+/// us-east leads and votes alone; us-west is three entries behind.
+fn replicas() -> Replicas {
+    let replica = |node, votes, lag, heard_ms_ago| ReplicaView {
+        node,
+        votes,
+        lag_entries: Some(lag),
+        lag_ms: Some(lag * 100),
+        heard_ms_ago,
+    };
+    Replicas {
+        replicas: vec![replica(1, true, 0, None), replica(2, false, 3, Some(40))],
+        quorum_margin: Some(0),
+        snapshot: 5_000,
+        purged: 4_000,
+        file_bytes: 1_600_000,
+        disk_free_bytes: 20_000_000_000,
+    }
+}
+
 /// us-west is up, with three of four instances.
 fn peers() -> PeerTable {
     let capacity = Capacity { ready: 3, total: 4 };
@@ -176,6 +196,7 @@ impl World {
             peers: watch::Sender::new(Arc::new(peers())).subscribe(),
             vips: watch::Sender::new(Arc::new(served())).subscribe(),
             proposals,
+            replicas: Arc::new(replicas),
             opening_key: OpeningKey::generate().expect("made"),
         };
         Self { state, registry, publish }

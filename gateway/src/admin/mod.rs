@@ -23,6 +23,7 @@ mod view;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use isthmus_federation::replicas::Replicas;
 use isthmus_federation::{Handle, ProposeError, RegistryStatus};
 use isthmus_identity::OpeningKey;
 use isthmus_model::command::{Command, Outcome};
@@ -57,9 +58,14 @@ pub struct AdminState {
     pub vips: watch::Receiver<Arc<Served>>,
     /// Writes to the registry.
     pub proposals: Proposals,
+    /// Takes a look at the registry's replicas.
+    pub replicas: Looker,
     /// Opens what is sealed to this gateway: the root's key, for a backup.
     pub opening_key: OpeningKey,
 }
+
+/// How the replicas stand when it is called.
+pub type Looker = Arc<dyn Fn() -> Replicas + Send + Sync>;
 
 type Proposal = Pin<Box<dyn Future<Output = Result<Outcome, ProposeError>> + Send>>;
 

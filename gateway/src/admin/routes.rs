@@ -44,6 +44,7 @@ pub fn router(state: AdminState, surface: Surface) -> Router {
         .route("/v1/endpoints/{namespace}/{name}", get(endpoints))
         .route("/v1/problems", get(async |State(now): State<Reading>| Json(now.problems())))
         .route("/v1/config", get(async |State(now): State<Reading>| Json(GatewayConfig::clone(&now.config))))
+        .route("/v1/registry", get(async |State(state): State<AdminState>| Json(state.replicas())))
         .route("/v1/audit", get(async |State(now): State<Reading>| Json(now.audit())))
         .route("/v1/tokens", get(async |State(now): State<Reading>| Json(now.tokens())))
         .route("/v1/ca/requests", get(async |State(now): State<Reading>| now.ca_requests().map(Json)))

@@ -113,6 +113,15 @@ async fn unknown_services_ports_and_routes_are_not_found() {
 }
 
 #[tokio::test]
+async fn the_replicas_are_told_with_their_gateways() {
+    let view: api::RegistryView = World::new().on(Surface::Loopback).get("/v1/registry").await;
+    let roles: Vec<_> = view.replicas.iter().map(|replica| (replica.member.node, &*replica.role)).collect();
+    assert_eq!(roles, [(1, "leader"), (2, "learner")]);
+    assert_eq!((view.quorum_margin, view.replicas[1].lag_entries), (Some(0), Some(3)));
+    assert_eq!(view.replicas[1].member.cluster.as_ref().map(|name| name.as_str()), Some("us-west"));
+}
+
+#[tokio::test]
 async fn a_join_token_is_minted_listed_and_revoked() {
     let world = World::new();
     let asked = world.on(Surface::Socket);

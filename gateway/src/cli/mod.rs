@@ -135,7 +135,7 @@ enum Command {
     /// Prepare a gateway to start the federation again from a backup
     #[command(after_help = backup::RESTORE_EXAMPLES)]
     Restore(backup::RestoreArgs),
-    /// Start the registry again when most of its replicas are lost
+    /// Show how the registry's replicas stand, and start it again when most of them are lost
     #[command(after_help = registry::EXAMPLES)]
     #[command(subcommand)]
     Registry(registry::Command),
@@ -274,7 +274,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Audit => asking()?.block_on(asker.show("/v1/audit", audit::table)),
         Command::Backup(command) => asking()?.block_on(backup::run(&asker, command)),
         Command::Restore(args) => backup::restore(&args, global.output),
-        Command::Registry(command) => registry::run(&command, global.output),
+        Command::Registry(command) => asking()?.block_on(registry::run(&asker, command)),
         Command::Ca(command) => asking()?.block_on(ca::run(&asker, command)),
         Command::Config(command) => config::run(&command, global.output),
     }

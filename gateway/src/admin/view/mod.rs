@@ -1,6 +1,7 @@
 //! What the admin API shows, computed from one reading of the watched state. Pure: the time comes with it.
 
 mod clusters;
+mod replicas;
 mod services;
 
 use std::sync::Arc;

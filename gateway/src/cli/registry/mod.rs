@@ -1,24 +1,30 @@
 //! `isthmus registry`: how the replicas of the registry stand, and the way out when most of them are lost.
 
 mod recover;
+mod status;
 
 use clap::Subcommand;
 
-use super::{CliError, Output};
+use super::{Asker, CliError};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
+  isthmus registry status
   isthmus registry recover --config gateway.yaml";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Show how far each replica is, and how many voters may fail
+    #[command(after_help = status::EXAMPLES)]
+    Status,
     /// Start the federation again on this gateway alone, when most voters are lost for good
     #[command(after_help = recover::EXAMPLES)]
     Recover(recover::Args),
 }
 
-pub(super) fn run(command: &Command, output: Output) -> Result<(), CliError> {
+pub(super) async fn run(asker: &Asker, command: Command) -> Result<(), CliError> {
     match command {
-        Command::Recover(args) => recover::run(args, output),
+        Command::Status => asker.show("/v1/registry", status::table).await,
+        Command::Recover(args) => recover::run(&args, asker.output),
     }
 }
