@@ -8,6 +8,7 @@
 //! Liveness and capacity are deliberately absent: gateways tell each other directly, so that failover does
 //! not wait for a quorum.
 
+mod admission;
 mod attempts;
 pub mod backup;
 pub mod caller;

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
+use crate::admission::{Receiving, check_term};
 use crate::caller;
 use crate::claim;
 use crate::clocks::Clocks;
@@ -162,13 +163,14 @@ pub struct RaftService {
     quorum: QuorumWord,
     lineage: LineageCheck,
     clocks: Clocks,
+    receiving: Receiving,
 }
 
 impl RaftService {
     /// Serves `raft`, noting in `quorum` what its leader says of one.
     #[must_use]
     pub fn new(raft: Raft, quorum: QuorumWord, lineage: LineageCheck, clocks: Clocks) -> Self {
-        Self { raft, quorum, lineage, clocks }
+        Self { raft, quorum, lineage, clocks, receiving: Receiving::default() }
     }
 
     fn encode<T: Serialize>(&self, answer: &T) -> Result<Response<RaftMessage>, Status> {
@@ -200,9 +202,10 @@ impl RaftService {
         let message_clock = message.clock_ms;
         let message: T =
             serde_json::from_slice(&message.body).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        check_term(vote(&message).leader_id().term, metrics.current_term)?;
         if let Some(claimed) = vote(&message).leader_id().voted_for() {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow();
             let member = metrics.membership_config.membership().get_node(&claimed);
             claim::check(caller.id(), claimed, member)?;
             if member.is_some() {
@@ -234,9 +237,12 @@ impl raft_server::Raft for RaftService {
 
     async fn install_snapshot(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let quorum_age_ms = request.get_ref().quorum_age_ms;
-        let answer =
-            self.raft.install_snapshot(self.receive(request, |rpc: &InstallSnapshotRequest<_>| &rpc.vote)?).await;
+        let chunk = self.receive(request, |rpc: &InstallSnapshotRequest<_>| &rpc.vote)?;
+        let (snapshot, offset, len) = (chunk.meta.snapshot_id.clone(), chunk.offset, chunk.data.len());
+        self.receiving.check(&snapshot, offset, len)?;
+        let answer = self.raft.install_snapshot(chunk).await;
         if answer.is_ok() {
+            self.receiving.note(&snapshot, offset, len);
             self.note(quorum_age_ms);
         }
         self.encode(&answer)

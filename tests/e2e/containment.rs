@@ -150,6 +150,28 @@ fn vote(node: u64) -> RaftMessage {
     RaftMessage { format: 2, body: body.into_bytes(), ..RaftMessage::default() }
 }
 
+/// A leader's message without entries, from the node of that id.
+fn append(node: u64) -> RaftMessage {
+    let ballot = format!(r#"{{"leader_id":{{"term":1,"node_id":{node}}},"committed":true}}"#);
+    let body = format!(r#"{{"vote":{ballot},"prev_log_id":null,"entries":[],"leader_commit":null}}"#);
+    RaftMessage { body: body.into_bytes(), ..vote(node) }
+}
+
+/// A byte of a leader's snapshot, from the node of that id.
+fn snapshot(node: u64, offset: u64) -> RaftMessage {
+    let ballot = format!(r#"{{"leader_id":{{"term":1,"node_id":{node}}},"committed":true}}"#);
+    let log = r#"{"log_id":null,"membership":{"configs":[],"nodes":{}}}"#;
+    let meta = format!(r#"{{"last_log_id":null,"last_membership":{log},"snapshot_id":"large"}}"#);
+    let body = format!(r#"{{"vote":{ballot},"meta":{meta},"offset":{offset},"data":[0],"done":false}}"#);
+    RaftMessage { body: body.into_bytes(), ..vote(node) }
+}
+
+/// The same message, in another term.
+fn of_term(message: RaftMessage, term: u64) -> RaftMessage {
+    let body = String::from_utf8(message.body).expect("JSON").replace(r#""term":1"#, &format!(r#""term":{term}"#));
+    RaftMessage { body: body.into_bytes(), ..message }
+}
+
 /// What comes of each call that is for gateways.
 async fn calls(channel: Channel) -> [(&'static str, Code); 5] {
     let mut raft = RaftClient::new(channel.clone());
@@ -274,6 +296,21 @@ async fn a_gateway_speaks_and_writes_for_its_own_cluster_only() {
     let status = raft.vote(vote(1)).await.expect_err("node 1 is us-east's");
     assert_eq!(status.code(), Code::PermissionDenied, "{status}");
     assert!(status.message().contains("node 1 is gateway"), "{status}");
+
+    // Neither the terms' end, nor a snapshot that fills the memory with nothing, moves the others.
+    let term = east.status().await["registry"]["term"].clone();
+    for beyond in [u64::MAX, u64::MAX - 1, 1 << 40] {
+        let status = raft.vote(of_term(vote(2), beyond)).await.expect_err("no term of this registry");
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        let status = raft.append(of_term(append(2), beyond)).await.expect_err("no term of this registry");
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    }
+    for offset in [u64::MAX, 1 << 40] {
+        let status = raft.install_snapshot(snapshot(2, offset)).await.expect_err("no snapshot is as large");
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    }
+    let after = east.status().await["registry"].clone();
+    assert_eq!((&after["term"], &after["role"]), (&term, &"leader".into()), "{after}");
 
     // Exports are filed under the proposer's cluster, whatever it proposes.
     let service = || "shop/details".parse().expect("valid");
