@@ -40,6 +40,8 @@ pub struct Clocks {
 struct Reading {
     clock: UnixMillis,
     at: Instant,
+    /// Of the last question that it answered.
+    round_trip: Option<Duration>,
 }
 
 impl Reading {
@@ -110,11 +112,11 @@ impl Clocks {
         (self.own)().into()
     }
 
-    /// Notes what a replica of the membership said just now, or `on_the_way` ago at most. One of another version says
-    /// nothing.
-    pub(crate) fn note(&self, replica: NodeId, clock: Option<u64>, on_the_way: Duration) {
+    /// Notes what a replica of the membership said just now, to a question that was asked a `round_trip` ago, or by
+    /// itself. One of another version says nothing.
+    pub(crate) fn note(&self, replica: NodeId, clock: Option<u64>, round_trip: Option<Duration>) {
         let (Some(clock), now) = (clock, Instant::now()) else { return };
-        let reading = Reading { clock: UnixMillis(clock).saturating_add(on_the_way / 2), at: now };
+        let clock = UnixMillis(clock).saturating_add(round_trip.unwrap_or_default() / 2);
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         // Members come and go; this is only looked at when there were more than there can be.
         if others.len() >= NODES_MAX && !others.contains_key(&replica) {
@@ -123,13 +125,18 @@ impl Clocks {
                 return;
             }
         }
-        others.insert(replica, reading);
+        let round_trip = round_trip.or_else(|| others.get(&replica)?.round_trip);
+        others.insert(replica, Reading { clock, at: now, round_trip });
     }
 
-    /// How long ago a replica was heard, if that was lately.
+    /// How long ago a replica was heard, if ever.
     pub(crate) fn heard(&self, replica: NodeId) -> Option<Duration> {
-        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
-        others.get(&replica).map(|reading| reading.at.elapsed()).filter(|ago| *ago <= FRESH)
+        self.others.lock().unwrap_or_else(PoisonError::into_inner).get(&replica).map(|reading| reading.at.elapsed())
+    }
+
+    /// How long its last answer took, if it ever gave one.
+    pub(crate) fn round_trip(&self, replica: NodeId) -> Option<Duration> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner).get(&replica)?.round_trip
     }
 
     /// What those of `replicas` that were heard lately have for the time.
@@ -235,14 +242,17 @@ mod tests {
     #[test]
     fn readings_go_on_by_the_stopwatch_until_they_are_too_old_and_are_bounded() {
         let at = Instant::now();
-        let reading = Reading { clock: UnixMillis(NOW), at };
+        let reading = Reading { clock: UnixMillis(NOW), at, round_trip: None };
         assert_eq!(reading.carried_to(at + Duration::from_secs(7)), Some(UnixMillis(NOW + 7_000)));
         assert_eq!(reading.carried_to(at + FRESH + Duration::from_secs(1)), None);
         let clocks = Clocks::new(SystemTime::now);
         for replica in 0..2 * NODES_MAX as u64 {
-            clocks.note(replica, Some(NOW), Duration::ZERO);
+            clocks.note(replica, Some(NOW), None);
         }
-        clocks.note(1, None, Duration::ZERO);
+        clocks.note(1, None, None);
+        clocks.note(2, Some(NOW), Some(Duration::from_millis(7)));
+        clocks.note(2, Some(NOW), None);
+        assert_eq!((clocks.round_trip(1), clocks.round_trip(2)), (None, Some(Duration::from_millis(7))));
         assert_eq!(clocks.of([1, NODES_MAX as u64 + 1]).len(), 1);
     }
 }

@@ -33,6 +33,7 @@ pub mod serve;
 pub mod status;
 pub mod store;
 
-pub use node::{Handle, Replica, Timing};
+pub use membership::Voting;
+pub use node::{Handle, Options, Replica, Timing};
 pub use propose::ProposeError;
 pub use status::RegistryStatus;

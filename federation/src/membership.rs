@@ -6,15 +6,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use isthmus_model::registry::Registry;
 use isthmus_model::registry::node::{Node, NodeId};
-use isthmus_model::voters;
+use isthmus_model::voters::{self, Candidate};
 use openraft::{ChangeMembers, RaftMetrics};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::clocks::Clocks;
 use crate::raft_types::{Peer, Raft};
 
 /// How far behind the log's end a learner may be to become a voter. A voter further behind would hold up
@@ -22,6 +23,10 @@ use crate::raft_types::{Peer, Raft};
 const PROMOTION_LAG_MAX: u64 = 64;
 /// A step that is not agreed in this time is given up and planned anew.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a member that does not vote may have been silent to become a voter: several heartbeats.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
+/// How far away a member is that never answered: further than any that did.
+const FAR: Duration = Duration::MAX;
 /// How often the state is looked at when nothing is heard: replication progress has no event of its own.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -40,28 +45,60 @@ enum Step {
 
 /// The Raft membership as the leader sees it.
 struct View {
+    /// The leader itself.
+    own: NodeId,
     nodes: BTreeMap<NodeId, Peer>,
     voters: BTreeSet<NodeId>,
     /// Nodes whose log is near the end.
     in_step: BTreeSet<NodeId>,
+    /// Nodes that do not answer: voters for as long as the operator gives them, others lately.
+    silent: BTreeSet<NodeId>,
+    /// How far away they are.
+    distance: BTreeMap<NodeId, Duration>,
+}
+
+/// Who votes, as the operator wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Voting {
+    /// Voters at most: 1, 3, 5 or 7.
+    pub seats: usize,
+    /// How long a voter may be silent before another one takes its seat.
+    pub replace_after: Duration,
+}
+
+impl Default for Voting {
+    /// A gateway that is upgraded or moved is back by then.
+    fn default() -> Self {
+        Self { seats: voters::VOTERS_DEFAULT, replace_after: Duration::from_secs(600) }
+    }
 }
 
 impl View {
-    fn of(metrics: &RaftMetrics<NodeId, Peer>) -> Self {
+    /// As the leader sees it, which has led for `led_for`: before that it heard of nobody.
+    fn of(metrics: &RaftMetrics<NodeId, Peer>, clocks: &Clocks, voting: &Voting, led_for: Duration) -> Self {
         let membership = metrics.membership_config.membership();
         let end = metrics.last_log_index.unwrap_or(0);
         let matched = metrics.replication.iter().flatten();
         let in_step = matched.filter(|(_, log)| log.is_some_and(|log| log.index + PROMOTION_LAG_MAX >= end));
+        let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
+        let silent = |id: &NodeId| {
+            let patience = if voters.contains(id) { voting.replace_after } else { ANSWERED_WITHIN };
+            *id != metrics.id && clocks.heard(*id).unwrap_or(led_for).min(led_for) > patience
+        };
+        let ids = || membership.nodes().map(|(id, _)| *id);
         Self {
+            own: metrics.id,
+            silent: ids().filter(silent).collect(),
+            distance: ids().filter_map(|id| Some((id, clocks.round_trip(id)?))).collect(),
             nodes: membership.nodes().map(|(id, peer)| (*id, peer.clone())).collect(),
-            voters: membership.voter_ids().collect(),
+            voters,
             in_step: in_step.map(|(id, _)| *id).collect(),
         }
     }
 }
 
-/// The next step from `view` to what `members` want, if any.
-fn next_step(members: &BTreeMap<NodeId, Node>, view: &View) -> Option<Step> {
+/// The next step from `view` to what `members` want, with so many voters at most, if any.
+fn next_step(members: &BTreeMap<NodeId, Node>, view: &View, seats: usize) -> Option<Step> {
     if members.is_empty() {
         return None;
     }
@@ -73,12 +110,13 @@ fn next_step(members: &BTreeMap<NodeId, Node>, view: &View) -> Option<Step> {
             Some(_) => {}
         }
     }
-    let eligible: BTreeMap<NodeId, Node> = members
-        .iter()
-        .filter(|(id, _)| view.voters.contains(id) || view.in_step.contains(id))
-        .map(|(id, member)| (*id, member.clone()))
-        .collect();
-    let wanted = voters::plan(&eligible, &view.voters);
+    let candidate = |(id, member): (&NodeId, &Node)| {
+        let sitting = view.voters.contains(id);
+        let follows = sitting || view.in_step.contains(id);
+        let distance = if *id == view.own { Duration::ZERO } else { view.distance.get(id).copied().unwrap_or(FAR) };
+        (*id, Candidate { fit: follows && !view.silent.contains(id), distance, ..Candidate::of(member, sitting) })
+    };
+    let wanted = voters::plan(&members.iter().map(candidate).collect(), seats);
     if !wanted.is_empty() && wanted != view.voters {
         return Some(Step::SetVoters(wanted));
     }
@@ -100,15 +138,25 @@ async fn take(raft: &Raft, step: Step) -> Result<(), String> {
 }
 
 /// Keeps the membership right until told to stop.
-pub(crate) async fn keep(raft: Raft, mut registry: watch::Receiver<Arc<Registry>>, shutdown: CancellationToken) {
+pub(crate) async fn keep(
+    raft: Raft,
+    clocks: Clocks,
+    voting: Voting,
+    mut registry: watch::Receiver<Arc<Registry>>,
+    shutdown: CancellationToken,
+) {
     let metrics = raft.metrics();
+    let mut leading_since: Option<Instant> = None;
     loop {
         let step = {
             let metrics = metrics.borrow();
             let leads = metrics.current_leader == Some(metrics.id) && metrics.state.is_leader();
             let registry = registry.borrow_and_update();
             let members = || registry.members().map(|(id, node)| (*id, node.clone())).collect();
-            leads.then(|| next_step(&members(), &View::of(&metrics))).flatten()
+            leading_since = leads.then(|| leading_since.unwrap_or_else(Instant::now));
+            let led_for = leading_since.map(|since| since.elapsed());
+            led_for
+                .and_then(|led_for| next_step(&members(), &View::of(&metrics, &clocks, &voting, led_for), voting.seats))
         };
         if let Some(step) = step {
             tracing::info!(?step, "changing the registry's replicas");
@@ -142,29 +190,49 @@ mod tests {
             nodes: nodes.iter().map(|id| (*id, Peer::from(&member(*id).1))).collect(),
             voters: voters.iter().copied().collect(),
             in_step: in_step.iter().copied().collect(),
+            own: 1,
+            silent: BTreeSet::new(),
+            distance: BTreeMap::new(),
         }
+    }
+
+    fn next_step_of(members: &BTreeMap<NodeId, Node>, view: &View) -> Option<Step> {
+        next_step(members, view, voters::VOTERS_DEFAULT)
+    }
+
+    #[test]
+    fn a_voter_that_is_silent_gives_its_seat_to_one_that_follows_and_answers() {
+        let members: BTreeMap<NodeId, Node> = [member(1), member(2), member(3), member(4)].into();
+        let silent = |silent: &[NodeId]| View {
+            silent: silent.iter().copied().collect(),
+            ..view(&[1, 2, 3, 4], &[1, 2, 3], &[1, 3, 4])
+        };
+        assert_eq!(next_step_of(&members, &silent(&[])), None);
+        assert_eq!(next_step_of(&members, &silent(&[2])), Some(Step::SetVoters([1, 3, 4].into())));
+        assert_eq!(next_step_of(&members, &silent(&[2, 4])), None, "there is nobody else");
+        assert_eq!(next_step(&members, &silent(&[]), 1), Some(Step::SetVoters([1].into())), "as the operator wants it");
     }
 
     #[test]
     fn a_member_becomes_learner_then_voter_once_it_is_in_step() {
         let members: BTreeMap<NodeId, Node> = [member(1), member(2), member(3)].into();
-        let step = next_step(&members, &view(&[1], &[1], &[1]));
+        let step = next_step_of(&members, &view(&[1], &[1], &[1]));
         assert!(matches!(step, Some(Step::AddLearner(2, _))), "{step:?}");
-        let step = next_step(&members, &view(&[1, 2], &[1], &[1]));
+        let step = next_step_of(&members, &view(&[1, 2], &[1], &[1]));
         assert!(matches!(step, Some(Step::AddLearner(3, _))), "{step:?}");
-        assert_eq!(next_step(&members, &view(&[1, 2, 3], &[1], &[1, 2])), None, "two voters are worse than one");
-        let step = next_step(&members, &view(&[1, 2, 3], &[1], &[1, 2, 3]));
+        assert_eq!(next_step_of(&members, &view(&[1, 2, 3], &[1], &[1, 2])), None, "two voters are worse than one");
+        let step = next_step_of(&members, &view(&[1, 2, 3], &[1], &[1, 2, 3]));
         assert_eq!(step, Some(Step::SetVoters([1, 2, 3].into())));
-        assert_eq!(next_step(&members, &view(&[1, 2, 3], &[1, 2, 3], &[1])), None, "a slow voter keeps its seat");
+        assert_eq!(next_step_of(&members, &view(&[1, 2, 3], &[1, 2, 3], &[1])), None, "a slow voter keeps its seat");
     }
 
     #[test]
     fn one_that_left_loses_its_vote_before_its_place() {
         let members: BTreeMap<NodeId, Node> = [member(1), member(2), member(3), member(4)].into();
         let members = members.into_iter().filter(|(id, _)| *id != 2).collect();
-        let step = next_step(&members, &view(&[1, 2, 3, 4], &[1, 2, 3], &[1, 3, 4]));
+        let step = next_step_of(&members, &view(&[1, 2, 3, 4], &[1, 2, 3], &[1, 3, 4]));
         assert_eq!(step, Some(Step::SetVoters([1, 3, 4].into())));
-        let step = next_step(&members, &view(&[1, 2, 3, 4], &[1, 3, 4], &[1, 3, 4]));
+        let step = next_step_of(&members, &view(&[1, 2, 3, 4], &[1, 3, 4], &[1, 3, 4]));
         assert_eq!(step, Some(Step::Remove(2)));
     }
 
@@ -174,7 +242,7 @@ mod tests {
         for node in members.values_mut() {
             node.east_west.set_port(16000);
         }
-        let step = next_step(&members, &view(&[1], &[1], &[1]));
+        let step = next_step_of(&members, &view(&[1], &[1], &[1]));
         assert!(matches!(step, Some(Step::Readdress(1, _))), "{step:?}");
     }
 }

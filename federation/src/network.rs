@@ -108,7 +108,7 @@ impl Replica {
             Call::InstallSnapshot => client.install_snapshot(request).await,
         };
         let reply = reply.map_err(|status| self.transport_error(&status))?.into_inner();
-        self.clocks.note(self.id, reply.clock_ms, asked.elapsed());
+        self.clocks.note(self.id, reply.clock_ms, Some(asked.elapsed()));
         let answer: Result<A, RaftError<NodeId, E>> =
             serde_json::from_slice(&reply.body).map_err(|error| NetworkError::new(&error))?;
         answer.map_err(|error| RemoteError::new(self.id, error).into())
@@ -209,7 +209,7 @@ impl RaftService {
             let member = metrics.membership_config.membership().get_node(&claimed);
             claim::check(caller.id(), claimed, member)?;
             if member.is_some() {
-                self.clocks.note(claimed, message_clock, Duration::ZERO);
+                self.clocks.note(claimed, message_clock, None);
             }
         }
         Ok(message)

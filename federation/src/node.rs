@@ -25,6 +25,7 @@ use crate::dial::Dialer;
 use crate::enroll::Member;
 use crate::join::JoinService;
 use crate::lineage::LineageCheck;
+use crate::membership::Voting;
 use crate::network::{MESSAGE_LEN_MAX, Network, RaftService, SNAPSHOT_CHUNK_LEN};
 use crate::propose::{ProposeError, Proposer, RegistryService};
 use crate::quorum::QuorumWord;
@@ -67,6 +68,17 @@ impl Default for Timing {
             election_max: Duration::from_millis(2_000),
         }
     }
+}
+
+/// How a replica is run.
+#[derive(Clone)]
+pub struct Options {
+    /// How patient it is.
+    pub timing: Timing,
+    /// Who votes, when it leads.
+    pub voting: Voting,
+    /// What time it is.
+    pub clocks: Clocks,
 }
 
 /// Why a replica did not start.
@@ -148,8 +160,7 @@ impl Replica {
     pub async fn start(
         member: &mut Member,
         identity: LiveIdentity,
-        timing: Timing,
-        clocks: Clocks,
+        Options { timing, voting, clocks }: Options,
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
         let (log, machine) = open_store(member).await?;
@@ -173,8 +184,8 @@ impl Replica {
         // Nobody is to see the status of a replica that has not looked at itself yet.
         let mut first = handle.status();
         let _ = first.wait_for(|status| status.node == member.node).await;
-        tasks.spawn(clocks::keep(raft.clone(), clocks, shutdown.clone()));
-        tasks.spawn(membership::keep(raft.clone(), registry, shutdown.clone()));
+        tasks.spawn(clocks::keep(raft.clone(), clocks.clone(), shutdown.clone()));
+        tasks.spawn(membership::keep(raft.clone(), clocks, voting, registry, shutdown.clone()));
         let replica = Self { handle, raft, quorum, tasks };
         replica.keep_root(member, &shutdown);
         if let Some(founding) = member.founding.take() {

@@ -15,6 +15,8 @@ use crate::raft_types::{Peer, Raft};
 
 /// How long a voter may be silent and still be counted on: several heartbeats, on any timing.
 const HEARD_LATELY: Duration = Duration::from_secs(3);
+/// Whoever was not heard for longer is not heard.
+const TOLD_WITHIN: Duration = Duration::from_secs(60);
 /// Steps of the log's growth that are remembered. With one each 100 ms, a minute and more.
 const STEPS_MAX: usize = 1_024;
 
@@ -117,7 +119,7 @@ impl Replicating {
                 votes: membership.voter_ids().any(|voter| voter == *node),
                 lag_entries: matched.map(|matched| end.saturating_sub(matched)),
                 lag_ms: matched.map(|matched| millis(self.growth.behind(matched))),
-                heard_ms_ago: self.clocks.heard(*node).map(millis),
+                heard_ms_ago: self.clocks.heard(*node).filter(|ago| *ago <= TOLD_WITHIN).map(millis),
             }
         };
         membership.nodes().map(view).collect()

@@ -12,7 +12,7 @@ use isthmus_federation::clocks::Clocks;
 use isthmus_federation::data_dir::DataDir;
 use isthmus_federation::enroll::{self, EnrollError, GatewayName, Member, Patience};
 use isthmus_federation::status::Role;
-use isthmus_federation::{Handle, ProposeError, RegistryStatus, Replica, Timing, serve};
+use isthmus_federation::{Handle, Options, ProposeError, RegistryStatus, Replica, Timing, Voting, serve};
 use isthmus_identity::{
     BearerToken, ClientAuth, GatewayKeys, LiveIdentity, OpeningKey, TokenSecret, TrustBundle, sha256,
 };
@@ -32,6 +32,8 @@ const TIMING: Timing = Timing {
     election_min: Duration::from_millis(300),
     election_max: Duration::from_millis(600),
 };
+/// A voter that is gone is soon replaced, where there is another.
+const VOTING: Voting = Voting { seats: 5, replace_after: Duration::from_secs(1) };
 const PATIENCE: Patience = Patience { attempt: Duration::from_secs(10), deadline: Duration::from_secs(2) };
 /// Generous: what is waited for takes milliseconds unless the machine is very busy.
 const SOON: Duration = Duration::from_secs(30);
@@ -81,9 +83,9 @@ impl Gateway {
         let (stop, ahead) = (CancellationToken::new(), Arc::<AtomicU64>::default());
         let offset = ahead.clone();
         let clocks = Clocks::new(move || SystemTime::now() + Duration::from_secs(offset.load(Ordering::Relaxed)));
-        let replica = Replica::start(&mut member, identity.clone(), TIMING, clocks, stop.clone())
-            .await
-            .expect("the replica starts");
+        let options = Options { timing: TIMING, voting: VOTING, clocks };
+        let replica =
+            Replica::start(&mut member, identity.clone(), options, stop.clone()).await.expect("the replica starts");
         let tasks = TaskTracker::new();
         let gateways = serve::start(replica.gateway_services(), &tasks, stop.clone());
         let joins = serve::start(replica.join_services(), &tasks, stop.clone());
@@ -227,6 +229,30 @@ async fn writes_go_on_without_one_and_staleness_shows_without_two() {
     west.handle.propose(set_export(9082)).await.expect("agreed");
     east.stop().await;
     west.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_voter_that_is_gone_is_replaced_so_that_another_may_go_too() {
+    let (_east_place, east) = founder().await;
+    let (_west_place, west) = joined("us-west", &east).await;
+    let (_eu_place, eu) = joined("eu-central", &east).await;
+    let (_ap_place, ap) = joined("ap-south", &east).await;
+    for gateway in [&east, &west, &eu, &ap] {
+        gateway.stands("three voters", |status| status.voters == [1, 2, 3]).await;
+    }
+    eu.stop().await;
+    east.stands("another one votes", |status| status.voters == [1, 2, 4]).await;
+    ap.stands("it knows", |status| status.role == Role::Follower).await;
+    // The root's key went to the newcomer among the voters, so that the next loss leaves somebody who can sign.
+    east.sees("the root sealed to it", |registry| {
+        registry.trust().is_some_and(|trust| trust.is_keeper(&trust.issuer().key, 4))
+    })
+    .await;
+    east.stop().await;
+    west.handle.propose(set_export(9080)).await.expect("two of three agree");
+    for gateway in [ap, west] {
+        gateway.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

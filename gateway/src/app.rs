@@ -12,7 +12,7 @@ use isthmus_dns::{DnsConfig, DnsServer};
 use isthmus_federation::clocks::Clocks;
 use isthmus_federation::data_dir::DataDir;
 use isthmus_federation::enroll::{self, Member, Patience};
-use isthmus_federation::{Replica, Timing, exports, publish, serve};
+use isthmus_federation::{Options, Replica, Timing, Voting, exports, publish, serve};
 use isthmus_identity::{BearerToken, LiveIdentity};
 use isthmus_model::catalog::LocalCatalog;
 use isthmus_model::snapshot::Snapshot;
@@ -103,9 +103,9 @@ impl Gateway {
             election_min: config.raft.election_min,
             election_max: config.raft.election_max,
         };
-        let replica =
-            Replica::start(&mut member, identity.clone(), timing, Clocks::new(SystemTime::now), shutdown.clone())
-                .await?;
+        let voting = Voting { seats: config.raft.voters, replace_after: config.raft.voter_replace_after };
+        let options = Options { timing, voting, clocks: Clocks::new(SystemTime::now) };
+        let replica = Replica::start(&mut member, identity.clone(), options, shutdown.clone()).await?;
         let handle = replica.handle().clone();
         tasks.spawn(own_identity.keep(handle.clone(), shutdown.clone()));
         let rotation = OwnRotation::new(member.node, handle.clone(), identity.clone(), authority);

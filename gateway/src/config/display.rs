@@ -36,6 +36,7 @@ impl fmt::Display for GatewayConfig {
         let raft = &self.raft;
         writeln!(f, "raft:\n  heartbeat: {}", span(raft.heartbeat))?;
         writeln!(f, "  election_min: {}\n  election_max: {}", span(raft.election_min), span(raft.election_max))?;
+        writeln!(f, "  voters: {}\n  voter_replace_after: {}", raft.voters, span(raft.voter_replace_after))?;
         writeln!(f, "join:\n  attempt: {}\n  deadline: {}", span(self.join.attempt), span(self.join.deadline))?;
         writeln!(f, "drain: {}", span(self.drain))
     }

@@ -15,10 +15,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use isthmus_federation::Voting;
 use isthmus_federation::enroll::GatewayName;
 use isthmus_model::locality::Locality;
 use isthmus_model::name::{ClusterName, FederationDomain, Label};
 use isthmus_model::snapshot::Site;
+use isthmus_model::voters::VOTERS_DEFAULT;
 use isthmus_sources::{FileOptions, OwnListeners};
 use serde::Serialize;
 
@@ -122,6 +124,11 @@ pub struct Raft {
     /// The longest such silence; each follower draws its own between the two.
     #[serde(with = "duration::text")]
     pub election_max: Duration,
+    /// Gateways that vote at most: 1, 3, 5 or 7. The leader's configuration counts.
+    pub voters: usize,
+    /// How long a voter may be silent before another gateway takes its seat.
+    #[serde(with = "duration::text")]
+    pub voter_replace_after: Duration,
 }
 
 impl Default for Raft {
@@ -130,6 +137,8 @@ impl Default for Raft {
             heartbeat: Duration::from_millis(200),
             election_min: Duration::from_secs(1),
             election_max: Duration::from_secs(2),
+            voters: VOTERS_DEFAULT,
+            voter_replace_after: Voting::default().replace_after,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use isthmus_model::spiffe::WorkloadName;
+use isthmus_model::voters::VOTERS_MAX;
 use isthmus_proxy::accept::DRAIN_WITHIN;
 use isthmus_proxy::unix_socket::{PATH_BYTES_MAX, is_one_user};
 
@@ -27,6 +28,10 @@ const HEARTBEAT_MIN: Duration = Duration::from_millis(10);
 const ELECTION_MAX: Duration = Duration::from_secs(60);
 /// An election must survive a lost heartbeat or two.
 const HEARTBEATS_PER_ELECTION_MIN: u32 = 3;
+/// A voter that merely restarts keeps its seat: each change of voters seals the root's key anew.
+const VOTER_REPLACE_MIN: Duration = Duration::from_secs(5);
+/// Longer, and an operator is there sooner.
+const VOTER_REPLACE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Users of the control socket: the workloads of one machine.
 const USERS_MAX: usize = 1_024;
 /// A bound on the other timeouts, to catch a wrong unit.
@@ -297,7 +302,18 @@ fn raft(section: &mut Section<'_>) -> Raft {
             "`raft.election_max` is not more than `raft.election_min`: followers would stand for election together";
         section.report(election_max.line, message.to_owned());
     }
-    Raft { heartbeat: heartbeat.value, election_min: election_min.value, election_max: election_max.value }
+    let voters = section.scalar("voters", |text| match text.parse() {
+        Ok(voters) if voters <= VOTERS_MAX && voters % 2 == 1 => Ok(voters),
+        _ => Err("write 1, 3, 5 or 7: an even number tolerates no more failures than one less"),
+    });
+    let replace_after = section.scalar("voter_replace_after", within(VOTER_REPLACE_MIN, VOTER_REPLACE_MAX));
+    Raft {
+        heartbeat: heartbeat.value,
+        election_min: election_min.value,
+        election_max: election_max.value,
+        voters: voters.map_or(default.voters, |voters| voters.value),
+        voter_replace_after: replace_after.map_or(default.voter_replace_after, |after| after.value),
+    }
 }
 
 fn join(section: &mut Section<'_>) -> Join {

@@ -207,6 +207,18 @@ fn the_control_socket_names_users_and_their_workloads() {
 }
 
 #[test]
+fn voters_are_odd_and_few() {
+    let raft = |fields: &str| format!("raft: {{{fields}}}\n");
+    let found = config(&raft("voters: 7, voter_replace_after: 1h")).raft;
+    assert_eq!((found.voters, found.voter_replace_after), (7, Duration::from_secs(3600)));
+    for voters in ["0", "2", "9", "many"] {
+        let problem = the_problem(&raft(&format!("voters: {voters}")));
+        assert!(problem.starts_with("6: `raft.voters`: write 1, 3, 5 or 7"), "{problem}");
+    }
+    assert!(the_problem(&raft("voter_replace_after: 1s")).contains("out of bounds"));
+}
+
+#[test]
 fn users_of_the_control_socket_are_checked_one_by_one() {
     let with = |workloads: &str| format!("control_socket:\n  path: control.sock\n  workloads:\n{workloads}\n");
     for (workloads, expected) in [
