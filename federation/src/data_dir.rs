@@ -7,8 +7,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64;
+use isthmus_model::blob::Blob;
 use isthmus_model::name::{ClusterName, FederationDomain, Label};
 use isthmus_model::registry::node::NodeId;
+use isthmus_model::registry::token::Digest;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +35,13 @@ pub struct NodeFile {
     pub node: NodeId,
     /// The federated roots that it last knew, DER in base64.
     roots: Vec<String>,
+    /// Which registry's file belongs to it, once there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry: Option<Digest>,
+    /// The lineage of a registry that an operator had it discard, in hexadecimal; empty for one that was never restored.
+    /// It takes none of that lineage again: what it had acknowledged there, and forgot, could be lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discarded: Option<Blob>,
 }
 
 /// The layout that this version writes.
@@ -254,13 +263,25 @@ impl NodeFile {
         roots: &[Vec<u8>],
     ) -> Self {
         let roots = roots.iter().map(|root| BASE64.encode(root)).collect();
-        Self { format: FORMAT, federation, cluster, gateway, node, roots }
+        Self { format: FORMAT, federation, cluster, gateway, node, roots, registry: None, discarded: None }
     }
 
     /// The same gateway, which knows these roots by now.
     #[must_use]
     pub fn with_roots(self, roots: &[Vec<u8>]) -> Self {
         Self { roots: roots.iter().map(|root| BASE64.encode(root)).collect(), ..self }
+    }
+
+    /// The same gateway, to which that registry belongs by now.
+    #[must_use]
+    pub fn with_registry(self, registry: Digest) -> Self {
+        Self { registry: Some(registry), ..self }
+    }
+
+    /// The same gateway without a registry, which takes none of the lineage `discarded`.
+    #[must_use]
+    pub fn without_registry(self, discarded: Blob) -> Self {
+        Self { registry: None, discarded: Some(discarded), ..self }
     }
 
     /// The roots, DER.

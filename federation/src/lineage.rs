@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use isthmus_model::blob::Blob;
 use isthmus_model::registry::Registry;
 use tokio::sync::watch;
 use tonic::Status;
@@ -15,22 +16,27 @@ use tonic::Status;
 use crate::caller::GatewayCaller;
 
 /// What an operator has to do with a replica of the lost registry.
-const ADVICE: &str = "one of both was restored from a backup. On the gateway that was not: stop it, remove \
-    registry.redb from its data directory, start it again; it keeps its identity and gets the restored registry";
+const ADVICE: &str = "one of both was restored. On the gateway that was not: stop it, run isthmus registry \
+    discard, start it again; it keeps its identity and gets the restored registry";
+/// What an operator has to do with a replica that discarded this very registry.
+const REJOIN: &str = "this gateway discarded its part of the registry, which was not restored since, and could have forgotten \
+    what it acknowledged. Move its data directory away and join again with a new token";
 
 /// Compares messages' lineage with that of the own registry. Cheap to clone.
 #[derive(Clone)]
 pub struct LineageCheck {
     registry: watch::Receiver<Arc<Registry>>,
+    /// The lineage of a registry that this gateway discarded.
+    discarded: Option<Blob>,
     /// Whether an operator was told: messages come several times a second.
     told: Arc<AtomicBool>,
 }
 
 impl LineageCheck {
-    /// Compares with `registry`.
+    /// Compares with `registry`, and with one that was discarded.
     #[must_use]
-    pub fn new(registry: watch::Receiver<Arc<Registry>>) -> Self {
-        Self { registry, told: Arc::default() }
+    pub fn new(registry: watch::Receiver<Arc<Registry>>, discarded: Option<Blob>) -> Self {
+        Self { registry, discarded, told: Arc::default() }
     }
 
     /// What own messages carry.
@@ -40,6 +46,12 @@ impl LineageCheck {
 
     /// Whether a message of a replica with that lineage may be taken.
     pub(crate) fn check(&self, theirs: &[u8], caller: &GatewayCaller) -> Result<(), Status> {
+        if self.discarded.as_ref().is_some_and(|discarded| discarded.0 == theirs) {
+            if !self.told.swap(true, Ordering::Relaxed) {
+                tracing::error!("{REJOIN}");
+            }
+            return Err(Status::failed_precondition(REJOIN));
+        }
         if same(&self.registry.borrow(), theirs) {
             return Ok(());
         }

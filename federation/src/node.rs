@@ -20,7 +20,7 @@ use tonic::service::Routes;
 
 use crate::clocks::Clocks;
 use crate::custody::Keeper;
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, DataDirError};
 use crate::dial::Dialer;
 use crate::enroll::Member;
 use crate::join::JoinService;
@@ -87,6 +87,27 @@ pub enum StartError {
     /// Its file did not open.
     #[error(transparent)]
     Store(#[from] store::OpenError),
+    /// A registry that was there is not.
+    #[error(
+        "the registry at {path}, which this gateway had, is gone. If a restore or a recovery was interrupted, run it again. \
+         If the disk was lost, move the data directory away and join again with a new token. If the federation was \
+         restored or recovered on another gateway: isthmus registry discard"
+    )]
+    RegistryGone {
+        /// Where it was.
+        path: String,
+    },
+    /// There is one that is not this gateway's.
+    #[error(
+        "the registry at {path} is not the one that this gateway had: put the data directory together again as it was"
+    )]
+    RegistrySwapped {
+        /// Where it is.
+        path: String,
+    },
+    /// What belongs together could not be looked up, or noted.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
     /// The timing makes no sense.
     #[error("raft timing: {0}: `heartbeat` must be below `election_min`, and that below `election_max`")]
     Timing(#[from] openraft::ConfigError),
@@ -100,6 +121,7 @@ pub struct Replica {
     handle: Handle,
     raft: Raft,
     quorum: QuorumWord,
+    lineage: LineageCheck,
     tasks: TaskTracker,
 }
 
@@ -163,12 +185,13 @@ impl Replica {
         Options { timing, voting, clocks }: Options,
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
-        let (log, machine) = open_store(member).await?;
+        let (log, machine) = own_store(member).await?;
         let registry = machine.watch();
+        let lineage = LineageCheck::new(registry.clone(), member.data.read_node()?.and_then(|file| file.discarded));
         let dialer = Dialer::new(member.name.federation.clone(), identity);
         let quorum = QuorumWord::default();
         let config = Arc::new(raft_config(member, timing).validate()?);
-        let network = Network::new(dialer.clone(), quorum.clone(), LineageCheck::new(registry.clone()), clocks.clone());
+        let network = Network::new(dialer.clone(), quorum.clone(), lineage.clone(), clocks.clone());
         let raft = Raft::new(member.node, config, network, log, machine).await.map_err(fatal)?;
         let (publish, status) = watch::channel(RegistryStatus::default());
         let proposer =
@@ -186,7 +209,7 @@ impl Replica {
         let _ = first.wait_for(|status| status.node == member.node).await;
         tasks.spawn(clocks::keep(raft.clone(), clocks.clone(), shutdown.clone()));
         tasks.spawn(membership::keep(raft.clone(), clocks, voting, registry, shutdown.clone()));
-        let replica = Self { handle, raft, quorum, tasks };
+        let replica = Self { handle, raft, quorum, lineage, tasks };
         replica.keep_root(member, &shutdown);
         if let Some(founding) = member.founding.take() {
             replica.initialize(member).await?;
@@ -234,7 +257,7 @@ impl Replica {
     /// The gRPC services for other gateways, to be served under the gateways' SNI.
     #[must_use]
     pub fn gateway_services(&self) -> Routes {
-        let (lineage, clocks) = (LineageCheck::new(self.handle.registry()), self.handle.proposer.clocks.clone());
+        let (lineage, clocks) = (self.lineage.clone(), self.handle.proposer.clocks.clone());
         let raft = RaftServer::new(RaftService::new(self.raft.clone(), self.quorum.clone(), lineage, clocks.clone()))
             .max_decoding_message_size(MESSAGE_LEN_MAX)
             .max_encoding_message_size(MESSAGE_LEN_MAX);
@@ -282,6 +305,27 @@ fn raft_config(member: &Member, timing: Timing) -> Config {
         snapshot_max_chunk_size: SNAPSHOT_CHUNK_LEN,
         max_in_snapshot_log_to_keep: ENTRIES_KEPT,
         ..Config::default()
+    }
+}
+
+/// Opens the store that belongs to the gateway. One that had a registry never starts with an empty one: as a voter it
+/// would have forgotten what it acknowledged.
+async fn own_store(member: &Member) -> Result<(LogStore, StateMachine), StartError> {
+    let (path, shown) = (member.data.registry(), || member.data.registry().display().to_string());
+    let file = member.data.read_node()?;
+    let known = file.as_ref().and_then(|file| file.registry);
+    if known.is_some() && !path.exists() {
+        return Err(StartError::RegistryGone { path: shown() });
+    }
+    let (log, machine) = open_store(member).await?;
+    let found = log.id().map_err(fatal)?;
+    match (known, found, file) {
+        (Some(known), found, _) if found != Some(known) => Err(StartError::RegistrySwapped { path: shown() }),
+        (None, Some(found), Some(file)) => {
+            member.data.write_node(&file.with_registry(found))?;
+            Ok((log, machine))
+        }
+        _ => Ok((log, machine)),
     }
 }
 

@@ -144,16 +144,14 @@ async fn a_federation_that_lost_every_registry_starts_again_from_a_backup() {
 
     // A gateway that still has the lost registry is told what to do, and stays out.
     east.start(None);
-    wait_until(SOON, "east to be told", async || {
-        east.process().stderr().contains("remove registry.redb from its data directory")
-    })
-    .await;
+    wait_until(SOON, "east to be told", async || east.process().stderr().contains("run isthmus registry discard"))
+        .await;
     assert_eq!(west.status().await["registry"]["voters"].as_array().map(Vec::len), Some(1));
     east.crash().await;
 
     // Without it, both come back with the identities that they had.
     for cluster in [&mut east, &mut eu] {
-        lose_registry(cluster);
+        cluster.discard_registry().await;
         cluster.start(None);
     }
     for cluster in [&east, &west, &eu] {
@@ -201,7 +199,12 @@ async fn a_gateway_that_lost_everything_gets_new_keys_from_the_root_in_the_backu
     assert_eq!(answer["kept_identity"], false);
     east.start(None);
     east.ready().await;
+    // One that had a registry does not begin with none, unless an operator says so.
     lose_registry(&west);
+    west.start(None);
+    assert!(!west.process().wait(SOON).await.success());
+    assert!(west.process().stderr().contains("which this gateway had, is gone"), "{}", west.process().stderr());
+    west.discard_registry().await;
     west.start(None);
     for cluster in [&east, &west] {
         settled(cluster, 2).await;

@@ -134,6 +134,13 @@ impl Cluster {
         self.gateway = None;
     }
 
+    /// Has the gateway, which does not run, put its registry aside.
+    pub(crate) async fn discard_registry(&self) {
+        let mut discard = self.spawn("discard", ["registry", "discard", "--config", "gateway.yaml"]);
+        let status = discard.wait(SOON).await;
+        assert!(status.success(), "{}", discard.stderr());
+    }
+
     /// Waits until the gateway is ready.
     pub(crate) async fn ready(&self) {
         let what = format!("the gateway of {} to be ready", self.name);

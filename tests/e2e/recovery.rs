@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use isthmus_tests::harness::wait_until;
 use serde_json::Value;
 
 use crate::federation::{Cluster, SOON, settled, start, text};
@@ -54,6 +55,7 @@ async fn a_federation_that_lost_most_voters_goes_on_from_the_one_that_is_left() 
     assert_eq!(ca["roots"][0]["keepers"].as_array().map(Vec::len), Some(1), "{ca}");
 
     // One that has its identity comes back with it; one that lost all joins anew.
+    eu.discard_registry().await;
     eu.start(None);
     eu.ready().await;
     east.start(Some(&token));
@@ -61,4 +63,36 @@ async fn a_federation_that_lost_most_voters_goes_on_from_the_one_that_is_left() 
         settled(cluster, 3).await;
     }
     east.vip("reviews").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_voter_that_forgot_its_registry_takes_no_part_in_it_again() {
+    let [east, west, mut eu] = start(["us-east", "us-west", "eu-central"]).await;
+    eu.crash().await;
+    // A copy of another gateway's disk is no registry of its own.
+    let own = eu.path("data/registry.redb");
+    fs::rename(&own, eu.path("own.redb")).expect("there");
+    fs::copy(west.path("data/registry.redb"), &own).expect("copied");
+    eu.start(None);
+    assert!(!eu.process().wait(SOON).await.success());
+    assert!(eu.process().stderr().contains("is not the one that this gateway had"), "{}", eu.process().stderr());
+    fs::remove_file(&own).expect("there");
+
+    // Nothing was restored: what it had acknowledged might be lost with its vote.
+    eu.discard_registry().await;
+    eu.start(None);
+    wait_until(SOON, "it to be told", async || eu.process().stderr().contains("join again with a new token")).await;
+    east.join_token("ap-south").await;
+    let registry = east.ask(["registry", "status"]).await;
+    let lags = |replica: &&Value| replica["member"]["cluster"] == "eu-central" && replica["lag_entries"] != 0;
+    assert!(registry["replicas"].as_array().expect("a list").iter().any(|replica| lags(&replica)), "{registry}");
+
+    // So it comes back as another replica.
+    eu.crash().await;
+    fs::remove_dir_all(eu.path("data")).expect("there");
+    let token = east.join_token("eu-central").await;
+    eu.start(Some(&token));
+    for cluster in [&east, &west, &eu] {
+        settled(cluster, 3).await;
+    }
 }

@@ -22,7 +22,7 @@ use isthmus_model::registry::node::{Certificates, NodeId};
 
 pub use found::{FOUNDER, ask_root, found, found_signed, found_under};
 pub use join::join;
-pub use recover::{RecoverError, Remains, recover, remains};
+pub use recover::{RecoverError, Remains, discard, recover, remains};
 pub use restore::{RestoreError, Restored, restore};
 
 use crate::data_dir::{DataDir, DataDirError, NodeFile};

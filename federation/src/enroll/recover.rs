@@ -7,11 +7,13 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::SystemTime;
 
 use isthmus_identity::Recipient;
+use isthmus_model::blob::Blob;
 use isthmus_model::time::UnixMillis;
+use redb::DatabaseError;
 
 use super::{EnrollError, GatewayName, Member, RestoreError, Restored, restore, resume};
 use crate::backup::{self, Author, BackupError, Image, ReadError};
@@ -110,8 +112,7 @@ pub fn recover(name: &GatewayName, data: &DataDir) -> Result<Restored, RecoverEr
     let (registry, saved) = (data.registry(), data.path().join(SAVED));
     if registry.exists() {
         save(&member, data, now)?;
-        let aside = registry.with_extension(format!("redb.lost-{}", now.0));
-        fs::rename(&registry, &aside).map_err(|source| failed("move away", &registry, source))?;
+        put_aside(&registry, now)?;
     } else if !saved.exists() {
         return Err(RecoverError::NoRegistry { path: registry.display().to_string() });
     }
@@ -121,6 +122,39 @@ pub fn recover(name: &GatewayName, data: &DataDir) -> Result<Restored, RecoverEr
     let restored = restore(image, &member.opening_key, name, data)?;
     data.remove(&saved)?;
     Ok(restored)
+}
+
+/// Puts the registry's file of a gateway aside whose federation was restored or recovered elsewhere: it gets the new one
+/// when it starts. Until then it takes part in none, and never again in the one that it had.
+///
+/// # Errors
+/// [`RecoverError`].
+pub fn discard(name: &GatewayName, data: &DataDir) -> Result<(), RecoverError> {
+    let path = data.path().display().to_string();
+    member(name, data)?;
+    let file = data.read_node()?.ok_or(RecoverError::NoMember { path })?;
+    let registry = data.registry();
+    let discarded = match registry.exists() {
+        // One that cannot be read, or is gone, was most likely never restored itself.
+        false => Blob::default(),
+        true => match store::survey(&registry) {
+            Ok(Survey { registry, .. }) => Blob(registry.lineage().map(|it| it.0.to_vec()).unwrap_or_default()),
+            Err(error @ store::OpenError::Database { source: DatabaseError::DatabaseAlreadyOpen, .. }) => {
+                return Err(error.into());
+            }
+            Err(_) => Blob::default(),
+        },
+    };
+    data.write_node(&file.without_registry(discarded))?;
+    if registry.exists() {
+        put_aside(&registry, SystemTime::now().into())?;
+    }
+    Ok(())
+}
+
+fn put_aside(registry: &Path, now: UnixMillis) -> Result<(), RecoverError> {
+    let aside = registry.with_extension(format!("redb.lost-{}", now.0));
+    fs::rename(registry, &aside).map_err(|source| failed("move away", registry, source))
 }
 
 /// Saves the registry to the gateway itself.
@@ -134,8 +168,8 @@ fn save(member: &Member, data: &DataDir, now: UnixMillis) -> Result<(), RecoverE
     Ok(())
 }
 
-fn failed(action: &'static str, path: &std::path::Path, source: io::Error) -> RecoverError {
-    RecoverError::File { action, path: PathBuf::from(path).display().to_string(), source }
+fn failed(action: &'static str, path: &Path, source: io::Error) -> RecoverError {
+    RecoverError::File { action, path: path.display().to_string(), source }
 }
 
 #[cfg(test)]
@@ -153,7 +187,8 @@ mod tests {
         let name = name();
         let (cluster, gateway) = (name.cluster, name.gateway);
         let peer = Peer(Some(PeerAddress { cluster, gateway, east_west: name.east_west }));
-        store::seed(&member.data.registry(), member.node, peer, registry).expect("seeded");
+        let id = isthmus_identity::random_digest().expect("drawn");
+        store::seed(&member.data.registry(), id, member.node, peer, registry).expect("seeded");
     }
 
     #[test]

@@ -128,9 +128,14 @@ pub fn restore(
         }
     };
     data.forget_founding()?;
+    // Before the file is there: a gateway that is started in between misses it, and does not begin an empty one.
+    let id = random_digest()?;
+    if let Some(file) = data.read_node()? {
+        data.write_node(&file.with_registry(id))?;
+    }
     let (cluster, gateway) = (name.cluster.clone(), name.gateway.clone());
     let address = PeerAddress { cluster, gateway, east_west: name.east_west };
-    store::seed(&data.registry(), node, Peer(Some(address)), &registry)?;
+    store::seed(&data.registry(), id, node, Peer(Some(address)), &registry)?;
     Ok(Restored { node, kept_identity, registry })
 }
 

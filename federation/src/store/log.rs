@@ -3,11 +3,12 @@
 use std::fmt::Debug;
 use std::ops::RangeBounds;
 
+use isthmus_model::registry::token::Digest;
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader, Vote};
 use redb::{ReadableDatabase, ReadableTable};
 
-use super::{Failure, File, LOG, off_thread};
+use super::{Failure, File, ID, LOG, off_thread};
 use crate::raft_types::{LogEntry, LogId, RegistryRaft, StorageError};
 
 const VOTE: &str = "vote";
@@ -23,6 +24,14 @@ pub struct LogStore {
 impl LogStore {
     pub(super) fn new(file: File) -> Self {
         Self { file }
+    }
+
+    /// By what the file is known.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn id(&self) -> Result<Option<Digest>, String> {
+        self.file.get(ID).map_err(|failure| failure.to_string())
     }
 }
 

@@ -15,6 +15,8 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use isthmus_identity::random_digest;
+use isthmus_model::registry::token::Digest;
 use openraft::{ErrorSubject, ErrorVerb, StorageIOError};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
@@ -35,6 +37,8 @@ const FILE_MODE: u32 = 0o600;
 
 /// Log index → entry.
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+/// The name of the file's own mark, by which its owner knows it again.
+const ID: &str = "id";
 /// Singletons by name.
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
@@ -87,7 +91,8 @@ fn open_file(path: &Path) -> Result<File, OpenError> {
     let database = database(path).map_err(|source| OpenError::Database { path: shown.clone(), source })?;
     let file = File { database: Arc::new(database) };
     let unreadable = |source: redb::Error| OpenError::Unreadable { path: shown.clone(), source };
-    let found = file.prepare().map_err(unreadable)?;
+    let drawn = random_digest().map_err(|error| unreadable(redb::Error::Corrupted(error.to_string())))?;
+    let found = file.prepare(drawn).map_err(unreadable)?;
     if found != FORMAT.to_string().as_bytes() {
         return Err(OpenError::Format { path: shown, found: String::from_utf8_lossy(&found).into_owned() });
     }
@@ -138,21 +143,26 @@ struct File {
 }
 
 impl File {
-    /// Makes the tables of a new file. Returns the format that the file says it has.
-    fn prepare(&self) -> Result<Vec<u8>, redb::Error> {
+    /// Makes the tables of a new file, which is known by `id` from then on. Returns the format that the file says it
+    /// has.
+    fn prepare(&self, id: Digest) -> Result<Vec<u8>, redb::Error> {
         let transaction = self.database.begin_write()?;
         let found = {
             transaction.open_table(LOG)?;
             let mut meta = transaction.open_table(META)?;
             let known = meta.get("format")?.map(|value| value.value().to_vec());
-            match known {
+            let format = match known {
                 Some(found) => found,
                 None => {
                     let format = FORMAT.to_string().into_bytes();
                     meta.insert("format", format.as_slice())?;
                     format
                 }
+            };
+            if meta.get(ID)?.is_none() {
+                meta.insert(ID, format!("\"{id}\"").as_bytes())?;
             }
+            format
         };
         transaction.commit()?;
         Ok(found)

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use isthmus_model::registry::Registry;
 use isthmus_model::registry::node::NodeId;
+use isthmus_model::registry::token::Digest;
 use openraft::{CommittedLeaderId, Membership, SnapshotMeta};
 
 use super::machine::{Image, SNAPSHOT};
@@ -31,12 +32,12 @@ pub enum SeedError {
     },
 }
 
-/// Makes the file of a replica that starts with `registry` and is the only voter. The file appears at `path` when it is
-/// whole.
+/// Makes the file of a replica that starts with `registry` and is the only voter, known by `id`. The file appears at
+/// `path` when it is whole.
 ///
 /// # Errors
 /// [`SeedError`].
-pub fn seed(path: &Path, node: NodeId, peer: Peer, registry: &Registry) -> Result<(), SeedError> {
+pub fn seed(path: &Path, id: Digest, node: NodeId, peer: Peer, registry: &Registry) -> Result<(), SeedError> {
     let draft = path.with_extension("redb.seed");
     let write = |reason: String| SeedError::Write { path: draft.display().to_string(), reason };
     match fs::remove_file(&draft) {
@@ -46,13 +47,13 @@ pub fn seed(path: &Path, node: NodeId, peer: Peer, registry: &Registry) -> Resul
     let database =
         private(&draft).map_err(|source| OpenError::Database { path: draft.display().to_string(), source })?;
     let file = File { database: database.into() };
-    fill(&file, node, peer, registry).map_err(|error| write(error.to_string()))?;
+    fill(&file, id, node, peer, registry).map_err(|error| write(error.to_string()))?;
     drop(file);
     fs::rename(&draft, path).and_then(|()| sync_parent(path)).map_err(|error| write(error.to_string()))
 }
 
-fn fill(file: &File, node: NodeId, peer: Peer, registry: &Registry) -> Result<(), Failure> {
-    file.prepare()?;
+fn fill(file: &File, id: Digest, node: NodeId, peer: Peer, registry: &Registry) -> Result<(), Failure> {
+    file.prepare(id)?;
     let first = LogId::new(CommittedLeaderId::new(0, 0), 0);
     let membership = Membership::new(vec![[node].into()], BTreeMap::from([(node, peer)]));
     let meta = SnapshotMeta {

@@ -49,7 +49,7 @@ Examples:
 
 pub(super) const RESTORE_EXAMPLES: &str = "\
 Prepares the gateway's data directory; `isthmus gateway` then starts the federation from it, with this gateway
-as the only voter. Every other gateway comes back once its registry.redb is removed. Use it only when the
+as the only voter. Every other gateway comes back with `isthmus registry discard`. Use it only when the
 federation's quorum is lost for good. docs/backup.md has the whole drill.
 
 Examples:
@@ -244,7 +244,7 @@ pub(super) fn restore(args: &RestoreArgs, output: Output) -> Result<(), CliError
     tell(format_args!("isthmus: start it: isthmus gateway --config {config}"));
     if !others.is_empty() {
         tell(format_args!(
-            "isthmus: then on each of {}: stop the gateway, remove registry.redb in its data directory, start it",
+            "isthmus: then on each of {}: stop the gateway, run isthmus registry discard --config FILE, start it",
             others.join(", ")
         ));
     }

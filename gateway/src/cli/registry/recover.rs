@@ -13,7 +13,7 @@ use crate::config::GatewayConfig;
 pub(super) const EXAMPLES: &str = "\
 For when most of the gateways that vote are lost for good. This one goes on alone with the registry that
 it has: what was agreed and did not reach it is lost. It has to have voted, unless the root is offline, and
-must not run. Every other gateway that is left comes back once its registry.redb is removed. With --force left
+must not run. Every other gateway that is left comes back with `isthmus registry discard`. With --force left
 out, it tells what it would do. docs/backup.md has the drill.
 
 Examples:
@@ -97,7 +97,7 @@ fn recovered(args: &Args, name: &GatewayName, restored: &Restored, output: Outpu
     tell(format_args!("isthmus: start it: isthmus gateway --config {config}"));
     if !others.is_empty() {
         tell(format_args!(
-            "isthmus: then on each of {} that is left: stop the gateway, remove registry.redb in its data directory, \
+            "isthmus: then on each of {} that is left: stop the gateway, run isthmus registry discard --config FILE, \
              start it; and take out those that are lost with `isthmus cluster fence`",
             others.join(", ")
         ));
