@@ -335,9 +335,7 @@ async fn open_store(member: &Member) -> Result<(LogStore, StateMachine), store::
     let deadline = Instant::now() + PREDECESSOR_PATIENCE;
     loop {
         match store::open(&path) {
-            Err(store::OpenError::Database { source: redb::DatabaseError::DatabaseAlreadyOpen, .. })
-                if Instant::now() < deadline =>
-            {
+            Err(store::OpenError::InUse { .. }) if Instant::now() < deadline => {
                 tokio::time::sleep(REOPEN_PAUSE).await;
             }
             result => return result,

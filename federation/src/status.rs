@@ -32,6 +32,8 @@ pub enum Role {
     /// Replicates without a vote.
     #[default]
     Learner,
+    /// Does nothing any more: its disk failed, or it is being shut down.
+    Stopped,
 }
 
 /// The registry as this replica sees it.
@@ -79,8 +81,10 @@ fn status(metrics: &RaftMetrics<NodeId, Peer>, stale_since: Option<UnixMillis>) 
         ServerState::Leader => Role::Leader,
         ServerState::Candidate => Role::Candidate,
         ServerState::Follower => Role::Follower,
-        ServerState::Learner | ServerState::Shutdown => Role::Learner,
+        ServerState::Learner => Role::Learner,
+        ServerState::Shutdown => Role::Stopped,
     };
+    let role = if metrics.running_state.is_err() { Role::Stopped } else { role };
     RegistryStatus {
         node: metrics.id,
         role,

@@ -30,7 +30,7 @@ async fn a_federation_that_lost_most_voters_goes_on_from_the_one_that_is_left() 
     fs::remove_file(eu.path("data/registry.redb")).expect("there");
     let (code, why, _) = recover(&west, "early", &["--force"]).await;
     assert_eq!(code, Some(1));
-    assert!(why.contains("Stop the gateway first"), "{why}");
+    assert!(why.contains("another gateway uses this data directory. The gateway must not run"), "{why}");
     west.process().terminate().expect("it runs");
     assert!(west.process().wait(SOON).await.success());
 

@@ -13,7 +13,6 @@ use std::time::SystemTime;
 use isthmus_identity::Recipient;
 use isthmus_model::blob::Blob;
 use isthmus_model::time::UnixMillis;
-use redb::DatabaseError;
 
 use super::{EnrollError, GatewayName, Member, RestoreError, Restored, restore, resume};
 use crate::backup::{self, Author, BackupError, Image, ReadError};
@@ -39,7 +38,7 @@ pub enum RecoverError {
         path: String,
     },
     /// The registry cannot be read, or a gateway has it open.
-    #[error("{0}. Stop the gateway first")]
+    #[error("{0}. The gateway must not run")]
     Store(#[from] store::OpenError),
     /// The root's key cannot be opened here.
     #[error("{0}")]
@@ -139,7 +138,7 @@ pub fn discard(name: &GatewayName, data: &DataDir) -> Result<(), RecoverError> {
         false => Blob::default(),
         true => match store::survey(&registry) {
             Ok(Survey { registry, .. }) => Blob(registry.lineage().map(|it| it.0.to_vec()).unwrap_or_default()),
-            Err(error @ store::OpenError::Database { source: DatabaseError::DatabaseAlreadyOpen, .. }) => {
+            Err(error @ store::OpenError::InUse { .. }) => {
                 return Err(error.into());
             }
             Err(_) => Blob::default(),

@@ -45,8 +45,25 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// Why the store did not open.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// Another process has it open.
+    #[error("the registry at {path} is open already: another gateway uses this data directory")]
+    InUse {
+        /// The file.
+        path: String,
+    },
+    /// What is in it is not what was written.
+    #[error(
+        "the registry at {path} is damaged: {source}. The disk lost or changed what was written: move the data directory \
+         away, and join again with a new token"
+    )]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What redb said.
+        source: DatabaseError,
+    },
     /// redb would not open it.
-    #[error("cannot open the registry at {path}: {source}; is another gateway using this data directory?")]
+    #[error("cannot open the registry at {path}: {source}; check the data directory and its disk")]
     Database {
         /// The file.
         path: String,
@@ -73,6 +90,23 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    fn of(path: String, source: DatabaseError) -> Self {
+        use redb::StorageError::{Corrupted, Io};
+        match source {
+            DatabaseError::DatabaseAlreadyOpen => Self::InUse { path },
+            // redb's words for a file that does not begin as one of its own, or ends in the middle.
+            DatabaseError::Storage(Io(ref error))
+                if matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof) =>
+            {
+                Self::Damaged { path, source }
+            }
+            DatabaseError::Storage(Corrupted(_)) => Self::Damaged { path, source },
+            source => Self::Database { path, source },
+        }
+    }
+}
+
 /// Opens or creates the registry's file at `path`.
 ///
 /// # Errors
@@ -88,7 +122,7 @@ pub fn open(path: &Path) -> Result<(LogStore, StateMachine), OpenError> {
 
 fn open_file(path: &Path) -> Result<File, OpenError> {
     let shown = path.display().to_string();
-    let database = database(path).map_err(|source| OpenError::Database { path: shown.clone(), source })?;
+    let database = database(path).map_err(|source| OpenError::of(shown.clone(), source))?;
     let file = File { database: Arc::new(database) };
     let unreadable = |source: redb::Error| OpenError::Unreadable { path: shown.clone(), source };
     let drawn = random_digest().map_err(|error| unreadable(redb::Error::Corrupted(error.to_string())))?;
@@ -133,7 +167,9 @@ fn private(path: &Path) -> Result<Database, DatabaseError> {
     let file = options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path);
     let made = file.and_then(|file| file.set_permissions(fs::Permissions::from_mode(FILE_MODE)));
     made.map_err(redb::StorageError::from)?;
-    Database::create(path)
+    // A file that the disk has damaged is an error then, and not a panic or a wrong state. It is read whole at every
+    // start: some megabytes.
+    Database::builder().set_check_integrity_on_open(true).create(path)
 }
 
 /// The open file. Cheap to clone.

@@ -44,8 +44,7 @@ pub fn seed(path: &Path, id: Digest, node: NodeId, peer: Peer, registry: &Regist
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(write(error.to_string())),
         _ => {}
     }
-    let database =
-        private(&draft).map_err(|source| OpenError::Database { path: draft.display().to_string(), source })?;
+    let database = private(&draft).map_err(|source| OpenError::of(draft.display().to_string(), source))?;
     let file = File { database: database.into() };
     fill(&file, id, node, peer, registry).map_err(|error| write(error.to_string()))?;
     drop(file);

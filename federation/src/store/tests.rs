@@ -5,7 +5,7 @@ use std::sync::Arc;
 use isthmus_model::command::Entry;
 use isthmus_model::fixture;
 use isthmus_model::time::UnixMillis;
-use openraft::storage::RaftStateMachine;
+use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use openraft::testing::{StoreBuilder, Suite};
 use openraft::{CommittedLeaderId, EntryPayload, RaftSnapshotBuilder};
 use tempfile::TempDir;
@@ -84,7 +84,7 @@ fn a_file_in_use_is_refused() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("registry.redb");
     let _held = open(&path).expect("opens");
-    assert!(matches!(open(&path).map(|_| ()), Err(OpenError::Database { .. })));
+    assert!(matches!(open(&path).map(|_| ()), Err(OpenError::InUse { .. })));
 }
 
 #[test]
@@ -96,4 +96,48 @@ fn a_crash_while_the_file_is_made_is_forgotten_at_the_next_start() {
     drop(open(&path).expect("opens"));
     assert!(path.exists() && !path.with_extension("redb.new").exists());
     drop(open(&path).expect("opens again"));
+}
+
+/// A file with some entries, and its bytes.
+async fn written(path: &Path) -> Vec<u8> {
+    {
+        let (mut log, mut machine) = open(path).expect("opens");
+        machine.apply([founding(1)]).await.expect("applies");
+        machine.get_snapshot_builder().await.build_snapshot().await.expect("builds");
+        log.save_vote(&openraft::Vote::new(1, 1)).await.expect("saved");
+    }
+    fs::read(path).expect("there")
+}
+
+#[tokio::test]
+async fn a_file_that_the_disk_damaged_is_an_error_or_what_was_written_and_never_a_panic() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("registry.redb");
+    let whole = written(&path).await;
+    let state = async || {
+        let (mut log, machine) = open(&path)?;
+        let vote = log.read_vote().await.expect("readable");
+        let registry = machine.watch().borrow().as_ref().clone();
+        Ok::<_, OpenError>((registry, vote))
+    };
+    let expected = state().await.expect("whole");
+    assert!(expected.0.federation().is_some() && expected.1.is_some());
+    let mut refused = 0;
+    for place in (0..whole.len()).step_by(509) {
+        let mut damaged = whole.clone();
+        for byte in damaged.iter_mut().skip(place).take(32) {
+            *byte ^= 0x5a;
+        }
+        fs::write(&path, damaged).expect("written");
+        match state().await {
+            Ok(found) => assert_eq!(found, expected, "damaged at {place}"),
+            Err(OpenError::Damaged { .. }) => refused += 1,
+            Err(error) => panic!("damaged at {place}: {error}"),
+        }
+    }
+    assert!(refused > 0);
+    for len in [1, 100, 4096, whole.len() / 2, whole.len() - 1] {
+        fs::write(&path, &whole[..len]).expect("written");
+        assert!(matches!(state().await, Err(OpenError::Damaged { .. })), "cut to {len}");
+    }
 }

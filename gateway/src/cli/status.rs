@@ -45,6 +45,7 @@ fn registry_line(registry: &RegistryState) -> String {
         Role::Follower => "follower",
         Role::Candidate => "candidate",
         Role::Learner => "learner",
+        Role::Stopped => "stopped, see the log",
     };
     let leader =
         registry.leader.as_ref().map_or_else(|| "no leader known".to_owned(), |m| format!("led by {}", member(m)));
