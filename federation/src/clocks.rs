@@ -72,7 +72,7 @@ impl fmt::Display for Outvoted {
 enum Verdict {
     Fit,
     Outvoted(Outvoted),
-    /// Too few were heard, or they are divided: what was known before stands.
+    /// Too few were heard: what was known before stands.
     Open,
 }
 
@@ -95,7 +95,9 @@ fn judge(own: UnixMillis, others: &[UnixMillis], voters: usize) -> Verdict {
     match (agree(own, lower), agree(own, upper)) {
         (true, true) => Verdict::Fit,
         (false, false) => Verdict::Outvoted(Outvoted { own, voters: lower }),
-        _ => Verdict::Open,
+        // They are divided. A clock that is behind does no harm, for the registry's time does not go back.
+        (true, false) => Verdict::Fit,
+        (false, true) => Verdict::Outvoted(Outvoted { own, voters: lower }),
     }
 }
 
@@ -146,18 +148,21 @@ impl Clocks {
         replicas.into_iter().filter_map(|replica| others.get(&replica)?.carried_to(now)).collect()
     }
 
-    /// Judges a leader's clock by the voters', a follower's by that of the leader, whom the voters let lead.
+    /// Judges a leader's clock by the voters', a follower's by that of the leader, whom the voters let lead. A follower
+    /// may also come to be fit by the voters that it hears: there may be no leader, for want of it.
     fn verdict(&self, raft: &Raft) -> Verdict {
         let metrics = raft.metrics();
         let metrics = metrics.borrow();
         let (own, leads) = (self.own(), metrics.state.is_leader());
+        let voters: BTreeSet<NodeId> = metrics.membership_config.membership().voter_ids().collect();
+        let others = self.of(voters.iter().copied().filter(|voter| *voter != metrics.id));
+        let by_voters = judge(own, &others, voters.len());
         if leads {
-            let voters: BTreeSet<NodeId> = metrics.membership_config.membership().voter_ids().collect();
-            let others = self.of(voters.iter().copied().filter(|voter| *voter != metrics.id));
-            return judge(own, &others, voters.len());
+            return by_voters;
         }
         let leader = self.of(metrics.current_leader.filter(|leader| *leader != metrics.id));
-        if leader.iter().any(|leader| agree(own, *leader)) { Verdict::Fit } else { Verdict::Open }
+        let fit = by_voters == Verdict::Fit || leader.iter().any(|leader| agree(own, *leader));
+        if fit { Verdict::Fit } else { Verdict::Open }
     }
 
     /// The time for a leader to stamp an entry with.
@@ -211,18 +216,19 @@ mod tests {
         let (near, behind, ahead) = (NOW + 299_000, NOW - HOUR, NOW + HOUR);
         let (fit, open) = (None, Some(None));
         type Expected = Option<Option<u64>>;
-        let cases: [(&[u64], usize, Expected); 13] = [
+        let cases: [(&[u64], usize, Expected); 14] = [
             (&[], 1, fit),
             (&[], 3, open),
-            (&[behind], 2, open),
-            (&[behind], 3, open),
+            (&[behind], 2, Some(Some(behind))),
+            (&[behind], 3, Some(Some(behind))),
+            (&[ahead], 3, fit),
             (&[near], 3, fit),
             (&[behind, behind], 3, Some(Some(behind))),
             (&[near, behind], 3, fit),
             (&[ahead, behind], 3, fit),
             (&[near, near], 5, fit),
             (&[ahead], 5, open),
-            (&[near, ahead, ahead], 5, open),
+            (&[near, ahead, ahead], 5, fit),
             (&[near, ahead, ahead, ahead], 5, Some(Some(ahead))),
             (&[0, u64::MAX, u64::MAX, u64::MAX], 5, Some(Some(u64::MAX))),
         ];

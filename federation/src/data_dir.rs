@@ -38,10 +38,13 @@ pub struct NodeFile {
     /// Which registry's file belongs to it, once there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registry: Option<Digest>,
-    /// The lineage of a registry that an operator had it discard, in hexadecimal; empty for one that was never restored.
-    /// It takes none of that lineage again: what it had acknowledged there, and forgot, could be lost.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub discarded: Option<Blob>,
+    /// The lineage of its registry, in hexadecimal; empty while that was never restored.
+    #[serde(default)]
+    pub lineage: Blob,
+    /// The lineages of registries that an operator had it discard. It takes none of them again: what it had acknowledged
+    /// there, and forgot, could be lost.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub discarded: Vec<Blob>,
 }
 
 /// The layout that this version writes.
@@ -100,6 +103,12 @@ impl DataDir {
     #[must_use]
     pub fn registry(&self) -> PathBuf {
         self.path.join("registry.redb")
+    }
+
+    /// The registry of a recovery that is under way, sealed to the gateway itself.
+    #[must_use]
+    pub fn recovery(&self) -> PathBuf {
+        self.path.join("recovery.backup")
     }
 
     /// The gateway's keys and certificates.
@@ -263,7 +272,17 @@ impl NodeFile {
         roots: &[Vec<u8>],
     ) -> Self {
         let roots = roots.iter().map(|root| BASE64.encode(root)).collect();
-        Self { format: FORMAT, federation, cluster, gateway, node, roots, registry: None, discarded: None }
+        Self {
+            format: FORMAT,
+            federation,
+            cluster,
+            gateway,
+            node,
+            roots,
+            registry: None,
+            lineage: Blob::default(),
+            discarded: Vec::new(),
+        }
     }
 
     /// The same gateway, which knows these roots by now.
@@ -272,16 +291,19 @@ impl NodeFile {
         Self { roots: roots.iter().map(|root| BASE64.encode(root)).collect(), ..self }
     }
 
-    /// The same gateway, to which that registry belongs by now.
+    /// The same gateway, to which that registry of that lineage belongs by now.
     #[must_use]
-    pub fn with_registry(self, registry: Digest) -> Self {
-        Self { registry: Some(registry), ..self }
+    pub fn with_registry(self, registry: Digest, lineage: Blob) -> Self {
+        Self { registry: Some(registry), lineage, ..self }
     }
 
-    /// The same gateway without a registry, which takes none of the lineage `discarded`.
+    /// The same gateway without the registry that it has or had, of whose lineage it takes none again.
     #[must_use]
-    pub fn without_registry(self, discarded: Blob) -> Self {
-        Self { registry: None, discarded: Some(discarded), ..self }
+    pub fn without_registry(mut self) -> Self {
+        if self.registry.take().is_some() && !self.discarded.contains(&self.lineage) {
+            self.discarded.push(std::mem::take(&mut self.lineage));
+        }
+        self
     }
 
     /// The roots, DER.

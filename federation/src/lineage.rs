@@ -26,8 +26,8 @@ const REJOIN: &str = "this gateway discarded its part of the registry, which was
 #[derive(Clone)]
 pub struct LineageCheck {
     registry: watch::Receiver<Arc<Registry>>,
-    /// The lineage of a registry that this gateway discarded.
-    discarded: Option<Blob>,
+    /// The lineages of registries that this gateway discarded.
+    discarded: Arc<[Blob]>,
     /// Whether an operator was told: messages come several times a second.
     told: Arc<AtomicBool>,
 }
@@ -35,18 +35,18 @@ pub struct LineageCheck {
 impl LineageCheck {
     /// Compares with `registry`, and with one that was discarded.
     #[must_use]
-    pub fn new(registry: watch::Receiver<Arc<Registry>>, discarded: Option<Blob>) -> Self {
-        Self { registry, discarded, told: Arc::default() }
+    pub fn new(registry: watch::Receiver<Arc<Registry>>, discarded: Vec<Blob>) -> Self {
+        Self { registry, discarded: discarded.into(), told: Arc::default() }
     }
 
     /// What own messages carry.
     pub(crate) fn own(&self) -> Vec<u8> {
-        self.registry.borrow().lineage().map(|lineage| lineage.0.to_vec()).unwrap_or_default()
+        mark(&self.registry.borrow()).0
     }
 
     /// Whether a message of a replica with that lineage may be taken.
     pub(crate) fn check(&self, theirs: &[u8], caller: &GatewayCaller) -> Result<(), Status> {
-        if self.discarded.as_ref().is_some_and(|discarded| discarded.0 == theirs) {
+        if self.discarded.iter().any(|discarded| discarded.0 == theirs) {
             if !self.told.swap(true, Ordering::Relaxed) {
                 tracing::error!("{REJOIN}");
             }
@@ -60,6 +60,11 @@ impl LineageCheck {
         }
         Err(Status::failed_precondition(format!("this gateway replicates another registry: {ADVICE}")))
     }
+}
+
+/// The mark of a registry's lineage in messages and files.
+pub(crate) fn mark(registry: &Registry) -> Blob {
+    Blob(registry.lineage().map(|lineage| lineage.0.to_vec()).unwrap_or_default())
 }
 
 fn same(own: &Registry, theirs: &[u8]) -> bool {

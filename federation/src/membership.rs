@@ -55,6 +55,8 @@ struct View {
     silent: BTreeSet<NodeId>,
     /// How far away they are.
     distance: BTreeMap<NodeId, Duration>,
+    /// Whether a change of voters is half done: until it is finished, both councils have to agree to everything.
+    joint: bool,
 }
 
 /// Who votes, as the operator wants it.
@@ -88,6 +90,7 @@ impl View {
         let ids = || membership.nodes().map(|(id, _)| *id);
         Self {
             own: metrics.id,
+            joint: membership.get_joint_config().len() > 1,
             silent: ids().filter(silent).collect(),
             distance: ids().filter_map(|id| Some((id, clocks.round_trip(id)?))).collect(),
             nodes: membership.nodes().map(|(id, peer)| (*id, peer.clone())).collect(),
@@ -117,7 +120,7 @@ fn next_step(members: &BTreeMap<NodeId, Node>, view: &View, seats: usize) -> Opt
         (*id, Candidate { fit: follows && !view.silent.contains(id), distance, ..Candidate::of(member, sitting) })
     };
     let wanted = voters::plan(&members.iter().map(candidate).collect(), seats);
-    if !wanted.is_empty() && wanted != view.voters {
+    if !wanted.is_empty() && (wanted != view.voters || view.joint) {
         return Some(Step::SetVoters(wanted));
     }
     let gone = view.nodes.keys().find(|id| !members.contains_key(id));
@@ -193,11 +196,21 @@ mod tests {
             own: 1,
             silent: BTreeSet::new(),
             distance: BTreeMap::new(),
+            joint: false,
         }
     }
 
     fn next_step_of(members: &BTreeMap<NodeId, Node>, view: &View) -> Option<Step> {
         next_step(members, view, voters::VOTERS_DEFAULT)
+    }
+
+    #[test]
+    fn a_change_of_voters_that_was_left_half_done_is_finished() {
+        let members: BTreeMap<NodeId, Node> = [member(1), member(2), member(3)].into();
+        let settled = view(&[1, 2, 3], &[1, 2, 3], &[1, 2, 3]);
+        assert_eq!(next_step_of(&members, &settled), None);
+        let joint = View { joint: true, ..settled };
+        assert_eq!(next_step_of(&members, &joint), Some(Step::SetVoters([1, 2, 3].into())));
     }
 
     #[test]

@@ -74,6 +74,51 @@ impl RaftNetworkFactory<RegistryRaft> for Network {
 
 type CallError<E> = RPCError<NodeId, Peer, RaftError<NodeId, E>>;
 
+/// A message with the term that it is of, and whose.
+trait Voted {
+    /// `None` in an answer that tells of no other term than the question.
+    fn vote(&self) -> Option<&Vote<NodeId>>;
+}
+
+impl Voted for AppendEntriesRequest<RegistryRaft> {
+    fn vote(&self) -> Option<&Vote<NodeId>> {
+        Some(&self.vote)
+    }
+}
+
+impl Voted for AppendEntriesResponse<NodeId> {
+    fn vote(&self) -> Option<&Vote<NodeId>> {
+        match self {
+            Self::HigherVote(vote) => Some(vote),
+            Self::Success | Self::PartialSuccess(_) | Self::Conflict => None,
+        }
+    }
+}
+
+impl Voted for VoteRequest<NodeId> {
+    fn vote(&self) -> Option<&Vote<NodeId>> {
+        Some(&self.vote)
+    }
+}
+
+impl Voted for VoteResponse<NodeId> {
+    fn vote(&self) -> Option<&Vote<NodeId>> {
+        Some(&self.vote)
+    }
+}
+
+impl Voted for InstallSnapshotRequest<RegistryRaft> {
+    fn vote(&self) -> Option<&Vote<NodeId>> {
+        Some(&self.vote)
+    }
+}
+
+impl Voted for InstallSnapshotResponse<NodeId> {
+    fn vote(&self) -> Option<&Vote<NodeId>> {
+        Some(&self.vote)
+    }
+}
+
 /// Which of the three calls.
 #[derive(Clone, Copy)]
 enum Call {
@@ -85,8 +130,8 @@ enum Call {
 impl Replica {
     async fn call<Q, A, E>(&self, call: Call, message: &Q, option: &RPCOption) -> Result<A, CallError<E>>
     where
-        Q: Serialize,
-        A: DeserializeOwned,
+        Q: Serialize + Voted,
+        A: DeserializeOwned + Voted,
         E: std::error::Error + DeserializeOwned,
     {
         let Some(channel) = self.channel.clone() else {
@@ -111,7 +156,12 @@ impl Replica {
         self.clocks.note(self.id, reply.clock_ms, Some(asked.elapsed()));
         let answer: Result<A, RaftError<NodeId, E>> =
             serde_json::from_slice(&reply.body).map_err(|error| NetworkError::new(&error))?;
-        answer.map_err(|error| RemoteError::new(self.id, error).into())
+        let answer = answer.map_err(|error| RemoteError::new(self.id, error))?;
+        // The library takes a later term from an answer as it does from a question.
+        if let (Some(theirs), Some(ours)) = (answer.vote(), message.vote()) {
+            check_term(theirs.leader_id().term, ours.leader_id().term).map_err(|status| NetworkError::new(&status))?;
+        }
+        Ok(answer)
     }
 
     /// Unreachable peers are left alone for a while; other failures are tried again at once.
@@ -185,10 +235,10 @@ impl RaftService {
         }
     }
 
-    /// A message of a gateway, which may send it as whom it says: `vote` finds that in it.
-    fn receive<T>(&self, request: Request<RaftMessage>, vote: fn(&T) -> &Vote<NodeId>) -> Result<T, Status>
+    /// A message of a gateway, which may send it as whom it says.
+    fn receive<T>(&self, request: Request<RaftMessage>) -> Result<T, Status>
     where
-        T: DeserializeOwned,
+        T: DeserializeOwned + Voted,
     {
         let caller = caller::gateway(&request)?;
         let message = request.into_inner();
@@ -204,8 +254,9 @@ impl RaftService {
             serde_json::from_slice(&message.body).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
-        check_term(vote(&message).leader_id().term, metrics.current_term)?;
-        if let Some(claimed) = vote(&message).leader_id().voted_for() {
+        let vote = message.vote().ok_or_else(|| Status::invalid_argument("a message of no term"))?;
+        check_term(vote.leader_id().term, metrics.current_term)?;
+        if let Some(claimed) = vote.leader_id().voted_for() {
             let member = metrics.membership_config.membership().get_node(&claimed);
             claim::check(caller.id(), claimed, member)?;
             if member.is_some() {
@@ -224,7 +275,7 @@ fn millis(age: Duration) -> u64 {
 impl raft_server::Raft for RaftService {
     async fn append(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let quorum_age_ms = request.get_ref().quorum_age_ms;
-        let answer = self.raft.append_entries(self.receive(request, |rpc: &AppendEntriesRequest<_>| &rpc.vote)?).await;
+        let answer = self.raft.append_entries(self.receive(request)?).await;
         if matches!(answer, Ok(AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_))) {
             self.note(quorum_age_ms);
         }
@@ -232,12 +283,12 @@ impl raft_server::Raft for RaftService {
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        self.encode(&self.raft.vote(self.receive(request, |rpc: &VoteRequest<_>| &rpc.vote)?).await)
+        self.encode(&self.raft.vote(self.receive(request)?).await)
     }
 
     async fn install_snapshot(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let quorum_age_ms = request.get_ref().quorum_age_ms;
-        let chunk = self.receive(request, |rpc: &InstallSnapshotRequest<_>| &rpc.vote)?;
+        let chunk: InstallSnapshotRequest<RegistryRaft> = self.receive(request)?;
         let (snapshot, offset, len) = (chunk.meta.snapshot_id.clone(), chunk.offset, chunk.data.len());
         self.receiving.check(&snapshot, offset, len)?;
         let answer = self.raft.install_snapshot(chunk).await;

@@ -8,6 +8,7 @@ use isthmus_identity::{INTERMEDIATE_LIFETIME, LiveIdentity};
 use isthmus_model::command::{Command, Outcome};
 use isthmus_model::name::ClusterName;
 use isthmus_model::registry::Registry;
+use isthmus_model::registry::token::Digest;
 use isthmus_wire::peer::join_server::JoinServer;
 use isthmus_wire::peer::raft_server::RaftServer;
 use isthmus_wire::peer::registry_server::RegistryServer;
@@ -20,7 +21,7 @@ use tonic::service::Routes;
 
 use crate::clocks::Clocks;
 use crate::custody::Keeper;
-use crate::data_dir::{DataDir, DataDirError};
+use crate::data_dir::{DataDir, DataDirError, NodeFile};
 use crate::dial::Dialer;
 use crate::enroll::Member;
 use crate::join::JoinService;
@@ -33,7 +34,7 @@ use crate::raft_types::{Peer, PeerAddress, Raft};
 use crate::replicas::{Growth, Replicating};
 use crate::status::{self, RegistryStatus};
 use crate::store::{LogStore, StateMachine};
-use crate::{clocks, membership, store};
+use crate::{clocks, lineage, membership, store};
 
 /// Entries after which the log is compacted into a snapshot.
 const ENTRIES_PER_SNAPSHOT: u64 = 5_000;
@@ -90,8 +91,9 @@ pub enum StartError {
     /// A registry that was there is not.
     #[error(
         "the registry at {path}, which this gateway had, is gone. If a restore or a recovery was interrupted, run it again. \
-         If the disk was lost, move the data directory away and join again with a new token. If the federation was \
-         restored or recovered on another gateway: isthmus registry discard"
+         If the disk was lost and most voters are up, move the data directory away and join again with a new token. If most \
+         voters are lost, recover on one that is left (isthmus registry recover) or restore a backup. If that was done on \
+         another gateway: isthmus registry discard"
     )]
     RegistryGone {
         /// Where it was.
@@ -187,7 +189,10 @@ impl Replica {
     ) -> Result<Self, StartError> {
         let (log, machine) = own_store(member).await?;
         let registry = machine.watch();
-        let lineage = LineageCheck::new(registry.clone(), member.data.read_node()?.and_then(|file| file.discarded));
+        let lineage = LineageCheck::new(
+            registry.clone(),
+            member.data.read_node()?.map(|file| file.discarded).unwrap_or_default(),
+        );
         let dialer = Dialer::new(member.name.federation.clone(), identity);
         let quorum = QuorumWord::default();
         let config = Arc::new(raft_config(member, timing).validate()?);
@@ -215,6 +220,8 @@ impl Replica {
             replica.initialize(member).await?;
             replica.tasks.spawn(found(replica.handle.clone(), founding, member.data.clone(), shutdown.clone()));
         }
+        let known = replica.handle.registry();
+        replica.tasks.spawn(keep_lineage(member.data.clone(), known, shutdown.clone()));
         replica.tasks.spawn(announce(replica.handle.clone(), member.node, member.name.clone(), shutdown));
         Ok(replica)
     }
@@ -319,13 +326,47 @@ async fn own_store(member: &Member) -> Result<(LogStore, StateMachine), StartErr
     }
     let (log, machine) = open_store(member).await?;
     let found = log.id().map_err(fatal)?;
-    match (known, found, file) {
-        (Some(known), found, _) if found != Some(known) => Err(StartError::RegistrySwapped { path: shown() }),
-        (None, Some(found), Some(file)) => {
-            member.data.write_node(&file.with_registry(found))?;
-            Ok((log, machine))
+    if known.is_some() && found != known {
+        return Err(StartError::RegistrySwapped { path: shown() });
+    }
+    if let (Some(found), Some(file)) = (found, file) {
+        note_registry(&member.data, file, found, &machine.watch().borrow())?;
+    }
+    // Of a recovery that was killed in its last step.
+    member.data.remove(&member.data.recovery())?;
+    Ok((log, machine))
+}
+
+/// Notes which registry belongs to the gateway, if that is news.
+fn note_registry(data: &DataDir, file: NodeFile, id: Digest, registry: &Registry) -> Result<(), DataDirError> {
+    let lineage = lineage::mark(registry);
+    // One that is empty yet, or lags behind its last snapshot, has no lineage to tell.
+    let lineage = if lineage.0.is_empty() { file.lineage.clone() } else { lineage };
+    if file.registry == Some(id) && file.lineage == lineage {
+        return Ok(());
+    }
+    data.write_node(&file.with_registry(id, lineage))
+}
+
+/// Notes the lineage of the registry as it comes to be known.
+async fn keep_lineage(data: DataDir, mut registry: watch::Receiver<Arc<Registry>>, shutdown: CancellationToken) {
+    loop {
+        let noted = data.read_node().and_then(|file| match file {
+            Some(file) => match file.registry {
+                Some(id) => note_registry(&data, file, id, &registry.borrow_and_update()),
+                None => Ok(()),
+            },
+            None => Ok(()),
+        });
+        if let Err(error) = noted {
+            tracing::error!(%error, "which registry belongs to this gateway could not be written down");
         }
-        _ => Ok((log, machine)),
+        let known = registry.borrow().lineage().copied();
+        let other = |registry: &Arc<Registry>| registry.lineage().copied() != known;
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            changed = registry.wait_for(other) => if changed.is_err() { return },
+        }
     }
 }
 

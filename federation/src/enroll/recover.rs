@@ -11,16 +11,12 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use isthmus_identity::Recipient;
-use isthmus_model::blob::Blob;
 use isthmus_model::time::UnixMillis;
 
 use super::{EnrollError, GatewayName, Member, RestoreError, Restored, restore, resume};
 use crate::backup::{self, Author, BackupError, Image, ReadError};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::store::{self, Survey};
-
-/// The registry of a recovery that is under way, in the data directory. Sealed to the gateway itself.
-const SAVED: &str = "recovery.backup";
 
 /// Why nothing was recovered.
 #[derive(Debug, thiserror::Error)]
@@ -37,9 +33,15 @@ pub enum RecoverError {
         /// The registry's file.
         path: String,
     },
-    /// The registry cannot be read, or a gateway has it open.
+    /// A gateway has the registry open.
     #[error("{0}. The gateway must not run")]
-    Store(#[from] store::OpenError),
+    Running(store::OpenError),
+    /// The registry cannot be read.
+    #[error("{0}")]
+    Store(store::OpenError),
+    /// An earlier run was interrupted.
+    #[error("a recovery was interrupted here, after the registry was put aside: run this with --force to finish it")]
+    Interrupted,
     /// The root's key cannot be opened here.
     #[error("{0}")]
     Save(#[from] BackupError),
@@ -69,6 +71,12 @@ pub enum RecoverError {
     Restore(#[from] RestoreError),
 }
 
+impl From<store::OpenError> for RecoverError {
+    fn from(error: store::OpenError) -> Self {
+        if matches!(error, store::OpenError::InUse { .. }) { Self::Running(error) } else { Self::Store(error) }
+    }
+}
+
 impl From<DataDirError> for RecoverError {
     fn from(error: DataDirError) -> Self {
         Self::Enroll(error.into())
@@ -92,7 +100,9 @@ pub fn remains(name: &GatewayName, data: &DataDir) -> Result<Remains, RecoverErr
     let member = member(name, data)?;
     let path = data.registry();
     if !path.exists() {
-        return Err(RecoverError::NoRegistry { path: path.display().to_string() });
+        let interrupted = data.recovery().exists();
+        let missing = RecoverError::NoRegistry { path: path.display().to_string() };
+        return Err(if interrupted { RecoverError::Interrupted } else { missing });
     }
     Ok(Remains { survey: store::survey(&path)?, node: member.node })
 }
@@ -108,7 +118,7 @@ fn member(name: &GatewayName, data: &DataDir) -> Result<Member, RecoverError> {
 /// [`RecoverError`]. Whatever was done by then, it may be run again.
 pub fn recover(name: &GatewayName, data: &DataDir) -> Result<Restored, RecoverError> {
     let (member, now) = (member(name, data)?, SystemTime::now().into());
-    let (registry, saved) = (data.registry(), data.path().join(SAVED));
+    let (registry, saved) = (data.registry(), data.recovery());
     if registry.exists() {
         save(&member, data, now)?;
         put_aside(&registry, now)?;
@@ -133,18 +143,13 @@ pub fn discard(name: &GatewayName, data: &DataDir) -> Result<(), RecoverError> {
     member(name, data)?;
     let file = data.read_node()?.ok_or(RecoverError::NoMember { path })?;
     let registry = data.registry();
-    let discarded = match registry.exists() {
-        // One that cannot be read, or is gone, was most likely never restored itself.
-        false => Blob::default(),
-        true => match store::survey(&registry) {
-            Ok(Survey { registry, .. }) => Blob(registry.lineage().map(|it| it.0.to_vec()).unwrap_or_default()),
-            Err(error @ store::OpenError::InUse { .. }) => {
-                return Err(error.into());
-            }
-            Err(_) => Blob::default(),
-        },
-    };
-    data.write_node(&file.without_registry(discarded))?;
+    // Whoever runs has it open; what else is wrong with it does not matter any more.
+    if registry.exists()
+        && let Err(error @ store::OpenError::InUse { .. }) = store::survey(&registry)
+    {
+        return Err(RecoverError::Running(error));
+    }
+    data.write_node(&file.without_registry())?;
     if registry.exists() {
         put_aside(&registry, SystemTime::now().into())?;
     }
@@ -162,7 +167,7 @@ fn save(member: &Member, data: &DataDir, now: UnixMillis) -> Result<(), RecoverE
     let (cluster, gateway, opening_key) = (&member.name.cluster, &member.name.gateway, &member.opening_key);
     let author = Author { cluster, gateway, node: member.node, opening_key, stale_since: None };
     let sealed = backup::create(&registry, &author, Recipient(opening_key.public()), now)?;
-    let saved = data.path().join(SAVED);
+    let saved = data.recovery();
     data.write_private(&saved, &sealed)?;
     Ok(())
 }
@@ -207,7 +212,7 @@ mod tests {
             .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
             .collect();
         assert!(files.iter().any(|file| file.starts_with("registry.redb.lost-")), "{files:?}");
-        assert!(!files.iter().any(|file| file == SAVED), "{files:?}");
+        assert!(!member.data.recovery().exists(), "{files:?}");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::{EnrollError, GatewayName, Member, Newborn, resume};
 use crate::backup::Image;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::raft_types::{Peer, PeerAddress};
-use crate::store;
+use crate::{lineage, store};
 
 /// Why nothing was restored.
 #[derive(Debug, thiserror::Error)]
@@ -109,8 +109,8 @@ pub fn restore(
     }
     let roots = image.open_roots(identity)?;
     let present = resume(name, data)?.filter(|member| is_on_record(member, known));
-    let (node, taken_at, lineage) = (known.0, image.taken_at, random_digest()?);
-    let restoration = |survivor| Restoration { lineage, survivor, taken_at, at: now.into() };
+    let (node, taken_at, drawn) = (known.0, image.taken_at, random_digest()?);
+    let restoration = |survivor| Restoration { lineage: drawn, survivor, taken_at, at: now.into() };
     let registry = image.registry;
     let (kept_identity, (registry, node)) = match present {
         Some(member) => (true, reopen(registry, &restoration(Survivor::Known(node)), &roots, &member.opening_key)?),
@@ -131,7 +131,7 @@ pub fn restore(
     // Before the file is there: a gateway that is started in between misses it, and does not begin an empty one.
     let id = random_digest()?;
     if let Some(file) = data.read_node()? {
-        data.write_node(&file.with_registry(id))?;
+        data.write_node(&file.with_registry(id, lineage::mark(&registry)))?;
     }
     let (cluster, gateway) = (name.cluster.clone(), name.gateway.clone());
     let address = PeerAddress { cluster, gateway, east_west: name.east_west };

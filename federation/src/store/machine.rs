@@ -79,9 +79,9 @@ impl StateMachine {
         results
     }
 
-    /// Index of the last entry that is in the state.
-    pub(super) fn last_index(&self) -> Option<u64> {
-        self.last_applied.map(|log| log.index)
+    /// The last entry that is in the state.
+    pub(super) fn last(&self) -> Option<LogId> {
+        self.last_applied
     }
 
     /// Who votes.

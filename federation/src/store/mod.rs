@@ -53,8 +53,9 @@ pub enum OpenError {
     },
     /// What is in it is not what was written.
     #[error(
-        "the registry at {path} is damaged: {source}. The disk lost or changed what was written: move the data directory \
-         away, and join again with a new token"
+        "the registry at {path} is damaged: {source}. The disk lost or changed what was written. If most voters are up, move \
+         the data directory away and join again with a new token; if not, recover on one that is left (isthmus registry \
+         recover), or move the file away and restore a backup"
     )]
     Damaged {
         /// The file.
@@ -168,7 +169,8 @@ fn private(path: &Path) -> Result<Database, DatabaseError> {
     let made = file.and_then(|file| file.set_permissions(fs::Permissions::from_mode(FILE_MODE)));
     made.map_err(redb::StorageError::from)?;
     // A file that the disk has damaged is an error then, and not a panic or a wrong state. It is read whole at every
-    // start: some megabytes.
+    // start: some megabytes. (After an unclean stop, redb goes back to the commit before one whose pages are bad: it
+    // takes that for a commit that was not synced yet, which it can be only on a disk that lies about it.)
     Database::builder().set_check_integrity_on_open(true).create(path)
 }
 

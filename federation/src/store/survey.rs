@@ -16,8 +16,9 @@ pub struct Survey {
     /// The registry after its last entry. The last ones may never have been agreed; none that was is missing, if the
     /// replica had it.
     pub registry: Registry,
-    /// Index of the last entry; 0 if there is none.
-    pub last: u64,
+    /// Term and index of the last entry; 0 if there is none. Of several replicas, the one whose last term is highest, and
+    /// then whose last index is, has all that was agreed by any majority of which it was one.
+    pub last: (u64, u64),
     /// Index of the last entry that it knew to be agreed.
     pub committed: u64,
     /// Who voted, as the last entry about that says.
@@ -35,10 +36,10 @@ pub fn survey(path: &Path) -> Result<Survey, OpenError> {
     };
     let file = open_file(path)?;
     let mut machine = StateMachine::load(file.clone()).map_err(unreadable)?;
-    let after = machine.last_index().map_or(0, |index| index + 1);
+    let after = machine.last().map_or(0, |log| log.index + 1);
     let committed = committed(&file).map_err(unreadable)?.map_or(0, |log| log.index);
     machine.take(read_range(&file, after..).map_err(unreadable)?);
     let registry = machine.watch().borrow().as_ref().clone();
-    let last = machine.last_index().unwrap_or(0);
+    let last = machine.last().map_or((0, 0), |log| (log.leader_id.term, log.index));
     Ok(Survey { registry, last, committed, voters: machine.voters() })
 }

@@ -60,21 +60,22 @@ fn told(name: &GatewayName, Remains { survey, node }: &Remains, output: Output) 
     let others = others(&survey.registry, *node);
     match output {
         Output::Json => {
-            let (last, committed, revision) = (survey.last, survey.committed, survey.registry.revision());
+            let ((term, index), committed) = (survey.last, survey.committed);
             let answer = json!({
-                "node": node, "voters": voters, "last_log": last, "committed": committed, "revision": revision,
-                "others": others,
+                "node": node, "voters": voters, "last_term": term, "last_log": index, "committed": committed,
+                "revision": survey.registry.revision(), "others": others,
             });
             format!("{answer:#}\n")
         }
         Output::Table => format!(
-            "gateway    {}/{} of {}, node {node}\nvoters     {}\nlog        {} entries, {} of them known to be agreed\n\
+            "gateway    {}/{} of {}, node {node}\nvoters     {}\nlog        ends in term {} with entry {}; {} are known here to be agreed\n\
              members    {} other gateways: {}\n",
             name.cluster,
             name.gateway,
             name.federation,
             voters.join(", "),
-            survey.last,
+            survey.last.0,
+            survey.last.1,
             survey.committed,
             others.len(),
             others.join(", "),
