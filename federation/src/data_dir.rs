@@ -5,6 +5,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use data_encoding::BASE64;
 use isthmus_model::blob::Blob;
@@ -185,6 +186,18 @@ impl DataDir {
         self.write_json(&path, node)
     }
 
+    /// Changes what is said of whose the directory is, if it is anybody's. Of a gateway's tasks one at a time does.
+    ///
+    /// # Errors
+    /// [`DataDirError`]; nothing is changed then.
+    pub fn update_node(&self, change: impl FnOnce(NodeFile) -> NodeFile) -> Result<(), DataDirError> {
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(file) = self.read_node()? else { return Ok(()) };
+        let changed = change(file.clone());
+        if changed == file { Ok(()) } else { self.write_node(&changed) }
+    }
+
     /// Writes a document so that a crash leaves the old one or the new one, readable by the owner alone.
     ///
     /// # Errors
@@ -291,10 +304,17 @@ impl NodeFile {
         Self { roots: roots.iter().map(|root| BASE64.encode(root)).collect(), ..self }
     }
 
-    /// The same gateway, to which that registry of that lineage belongs by now.
+    /// The same gateway, to which that registry belongs by now.
     #[must_use]
-    pub fn with_registry(self, registry: Digest, lineage: Blob) -> Self {
-        Self { registry: Some(registry), lineage, ..self }
+    pub fn with_registry(self, registry: Digest) -> Self {
+        Self { registry: Some(registry), ..self }
+    }
+
+    /// The same gateway, whose registry is of that lineage. One that is empty yet, or lags behind its last snapshot, has
+    /// none to tell: what is known stays.
+    #[must_use]
+    pub fn with_lineage(self, lineage: Blob) -> Self {
+        if lineage.0.is_empty() { self } else { Self { lineage, ..self } }
     }
 
     /// The same gateway without the registry that it has or had, of whose lineage it takes none again.

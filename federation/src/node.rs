@@ -8,7 +8,6 @@ use isthmus_identity::{INTERMEDIATE_LIFETIME, LiveIdentity};
 use isthmus_model::command::{Command, Outcome};
 use isthmus_model::name::ClusterName;
 use isthmus_model::registry::Registry;
-use isthmus_model::registry::token::Digest;
 use isthmus_wire::peer::join_server::JoinServer;
 use isthmus_wire::peer::raft_server::RaftServer;
 use isthmus_wire::peer::registry_server::RegistryServer;
@@ -21,7 +20,7 @@ use tonic::service::Routes;
 
 use crate::clocks::Clocks;
 use crate::custody::Keeper;
-use crate::data_dir::{DataDir, DataDirError, NodeFile};
+use crate::data_dir::{DataDir, DataDirError};
 use crate::dial::Dialer;
 use crate::enroll::Member;
 use crate::join::JoinService;
@@ -319,8 +318,7 @@ fn raft_config(member: &Member, timing: Timing) -> Config {
 /// would have forgotten what it acknowledged.
 async fn own_store(member: &Member) -> Result<(LogStore, StateMachine), StartError> {
     let (path, shown) = (member.data.registry(), || member.data.registry().display().to_string());
-    let file = member.data.read_node()?;
-    let known = file.as_ref().and_then(|file| file.registry);
+    let known = member.data.read_node()?.and_then(|file| file.registry);
     if known.is_some() && !path.exists() {
         return Err(StartError::RegistryGone { path: shown() });
     }
@@ -329,39 +327,22 @@ async fn own_store(member: &Member) -> Result<(LogStore, StateMachine), StartErr
     if known.is_some() && found != known {
         return Err(StartError::RegistrySwapped { path: shown() });
     }
-    if let (Some(found), Some(file)) = (found, file) {
-        note_registry(&member.data, file, found, &machine.watch().borrow())?;
+    if let Some(found) = found {
+        member.data.update_node(|file| file.with_registry(found))?;
     }
     // Of a recovery that was killed in its last step.
     member.data.remove(&member.data.recovery())?;
     Ok((log, machine))
 }
 
-/// Notes which registry belongs to the gateway, if that is news.
-fn note_registry(data: &DataDir, file: NodeFile, id: Digest, registry: &Registry) -> Result<(), DataDirError> {
-    let lineage = lineage::mark(registry);
-    // One that is empty yet, or lags behind its last snapshot, has no lineage to tell.
-    let lineage = if lineage.0.is_empty() { file.lineage.clone() } else { lineage };
-    if file.registry == Some(id) && file.lineage == lineage {
-        return Ok(());
-    }
-    data.write_node(&file.with_registry(id, lineage))
-}
-
 /// Notes the lineage of the registry as it comes to be known.
 async fn keep_lineage(data: DataDir, mut registry: watch::Receiver<Arc<Registry>>, shutdown: CancellationToken) {
     loop {
-        let noted = data.read_node().and_then(|file| match file {
-            Some(file) => match file.registry {
-                Some(id) => note_registry(&data, file, id, &registry.borrow_and_update()),
-                None => Ok(()),
-            },
-            None => Ok(()),
-        });
-        if let Err(error) = noted {
-            tracing::error!(%error, "which registry belongs to this gateway could not be written down");
+        let noted = Arc::clone(&registry.borrow_and_update());
+        if let Err(error) = data.update_node(|file| file.with_lineage(lineage::mark(&noted))) {
+            tracing::error!(%error, "the lineage of the registry could not be written down");
         }
-        let known = registry.borrow().lineage().copied();
+        let known = noted.lineage().copied();
         let other = |registry: &Arc<Registry>| registry.lineage().copied() != known;
         tokio::select! {
             () = shutdown.cancelled() => return,

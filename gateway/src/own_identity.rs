@@ -90,11 +90,7 @@ impl OwnIdentity {
 
     /// Writes the roots down, so that a restart without a quorum knows them.
     fn keep_roots(&self, roots: &[Vec<u8>]) {
-        let written = self.data.read_node().and_then(|file| match file {
-            Some(file) => self.data.write_node(&file.with_roots(roots)),
-            None => Ok(()),
-        });
-        if let Err(error) = written {
+        if let Err(error) = self.data.update_node(|file| file.with_roots(roots)) {
             tracing::error!(%error, "the roots could not be written down");
         }
     }

@@ -37,6 +37,9 @@ pub struct PeerHealth {
     pub reach: Reach,
     /// When it was last heard.
     pub heard_at: Option<UnixMillis>,
+    /// Whether it said last that it knows no quorum behind its registry, so that it cannot write to it.
+    #[serde(default)]
+    pub stale: bool,
     /// The capacity of what its cluster exports. Kept, not forgotten, while it is down.
     pub services: BTreeMap<ServiceName, Capacity>,
 }

@@ -1,7 +1,8 @@
 //! Which of a cluster's gateways writes its exports: a pure choice.
 //!
 //! All gateways of a cluster are given the same manifests, but not at the same moment. If each wrote what it sees, they
-//! would take each other's changes back. So one speaks for the cluster: the oldest that is not known to be down.
+//! would take each other's changes back. So one speaks for the cluster: the oldest that is not known to be down, or to be
+//! without a quorum: it could not write what it sees.
 
 use crate::health::{PeerTable, Reach};
 use crate::registry::Registry;
@@ -13,8 +14,7 @@ use crate::registry::node::NodeId;
 pub fn speaks(own: NodeId, registry: &Registry, peers: &PeerTable) -> bool {
     let Some(cluster) = registry.nodes().get(&own).map(|node| &node.cluster) else { return false };
     let mut older = registry.members().filter(|(id, node)| **id < own && node.cluster == *cluster);
-    let reach = |id: &NodeId| peers.get(id).map(|peer| peer.reach).unwrap_or_default();
-    older.all(|(id, _)| reach(id) == Reach::Down)
+    older.all(|(id, _)| peers.get(id).is_some_and(|peer| peer.reach == Reach::Down || peer.stale))
 }
 
 #[cfg(test)]
@@ -55,6 +55,8 @@ mod tests {
         assert!(!speaks(3, &registry, &PeerTable::new()), "the older one was not heard of yet");
         assert!(!speaks(3, &registry, &seen(Reach::Up)));
         assert!(speaks(3, &registry, &seen(Reach::Down)));
+        let stale = PeerHealth { reach: Reach::Up, stale: true, ..PeerHealth::default() };
+        assert!(speaks(3, &registry, &PeerTable::from([(1, stale)])), "the older one cannot write");
         assert!(!speaks(9, &registry, &PeerTable::new()), "no member");
     }
 }

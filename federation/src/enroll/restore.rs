@@ -130,9 +130,7 @@ pub fn restore(
     data.forget_founding()?;
     // Before the file is there: a gateway that is started in between misses it, and does not begin an empty one.
     let id = random_digest()?;
-    if let Some(file) = data.read_node()? {
-        data.write_node(&file.with_registry(id, lineage::mark(&registry)))?;
-    }
+    data.update_node(|file| file.with_registry(id).with_lineage(lineage::mark(&registry)))?;
     let (cluster, gateway) = (name.cluster.clone(), name.gateway.clone());
     let address = PeerAddress { cluster, gateway, east_west: name.east_west };
     store::seed(&data.registry(), id, node, Peer(Some(address)), &registry)?;

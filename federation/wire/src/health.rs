@@ -26,7 +26,7 @@ pub type Capacities = BTreeMap<ServiceName, Capacity>;
 /// The first message of a stream.
 #[must_use]
 pub fn whole(services: &Capacities) -> HealthUpdate {
-    HealthUpdate { services: services.iter().map(encode).collect(), removed: Vec::new() }
+    HealthUpdate { services: services.iter().map(encode).collect(), ..heartbeat() }
 }
 
 /// The message that turns `from` into `to`; `None` when they are the same.
@@ -34,8 +34,11 @@ pub fn whole(services: &Capacities) -> HealthUpdate {
 pub fn changes(from: &Capacities, to: &Capacities) -> Option<HealthUpdate> {
     let changed = to.iter().filter(|(name, capacity)| from.get(*name) != Some(*capacity));
     let removed = from.keys().filter(|name| !to.contains_key(*name));
-    let update =
-        HealthUpdate { services: changed.map(encode).collect(), removed: removed.map(ToString::to_string).collect() };
+    let update = HealthUpdate {
+        services: changed.map(encode).collect(),
+        removed: removed.map(ToString::to_string).collect(),
+        ..heartbeat()
+    };
     (update != heartbeat()).then_some(update)
 }
 
@@ -109,7 +112,7 @@ mod tests {
 
     fn told(service: &str, ready: u32, total: u32) -> HealthUpdate {
         let record = ServiceCapacity { service: service.to_owned(), ready, total };
-        HealthUpdate { services: vec![record], removed: Vec::new() }
+        HealthUpdate { services: vec![record], ..heartbeat() }
     }
 
     #[test]
@@ -119,7 +122,7 @@ mod tests {
         let before = heard.clone();
         let mut removing = told("Shop/Reviews", 0, 0);
         removing.removed.push("shop/reviews".to_owned());
-        let flood = HealthUpdate { services: Vec::new(), removed: vec![String::new(); EXPORTS_PER_CLUSTER_MAX + 1] };
+        let flood = HealthUpdate { removed: vec![String::new(); EXPORTS_PER_CLUSTER_MAX + 1], ..heartbeat() };
         for bad in [removing, told("shop/reviews", 3, 2), told("shop/reviews", 0, u32::MAX), flood] {
             assert!(apply(&mut heard, &bad).is_err());
             assert_eq!(heard, before);
@@ -142,7 +145,7 @@ mod tests {
     fn the_largest_update_fits_its_bound() {
         let label = "a".repeat(63);
         let record = ServiceCapacity { service: format!("{label}/{label}"), ready: u32::MAX, total: u32::MAX };
-        let encoded = prost::Message::encoded_len(&HealthUpdate { services: vec![record], removed: Vec::new() });
+        let encoded = prost::Message::encoded_len(&HealthUpdate { services: vec![record], ..heartbeat() });
         assert!(encoded * EXPORTS_PER_CLUSTER_MAX <= HEALTH_UPDATE_BYTES_MAX, "{encoded}");
     }
 }

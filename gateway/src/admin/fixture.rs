@@ -153,6 +153,7 @@ fn peers() -> PeerTable {
     let west = PeerHealth {
         reach: Reach::Up,
         heard_at: Some(SystemTime::now().into()),
+        stale: false,
         services: BTreeMap::from([("shop/reviews".parse().expect("valid"), capacity)]),
     };
     PeerTable::from([(2, west)])

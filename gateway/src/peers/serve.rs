@@ -55,7 +55,7 @@ async fn tell(
 ) {
     let now = || SystemTime::now().into();
     let mut told = capacities(&view.borrow_and_update(), now());
-    let mut update = health::whole(&told);
+    let mut update = HealthUpdate { stale: is_stale(&view.borrow()), ..health::whole(&told) };
     loop {
         if updates.send(Ok(update)).await.is_err() {
             return;
@@ -74,16 +74,21 @@ async fn tell(
     }
 }
 
+fn is_stale(view: &Snapshot) -> bool {
+    view.agreement.stale_since.is_some()
+}
+
 /// What has changed since `told`, or that nothing has.
 fn news(
     view: &watch::Receiver<Arc<Snapshot>>,
     told: &mut BTreeMap<ServiceName, Capacity>,
     now: UnixMillis,
 ) -> HealthUpdate {
-    let current = capacities(&view.borrow(), now);
+    let view = view.borrow();
+    let current = capacities(&view, now);
     let change = health::changes(told, &current);
     *told = current;
-    change.unwrap_or_else(health::heartbeat)
+    HealthUpdate { stale: is_stale(&view), ..change.unwrap_or_else(health::heartbeat) }
 }
 
 #[tonic::async_trait]
@@ -95,5 +100,36 @@ impl health_server::Health for HealthService {
         let (updates, stream) = mpsc::channel(WAITING_MAX);
         tokio::spawn(tell(self.view.clone(), updates, self.shutdown.clone()));
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use isthmus_model::health::Agreement;
+    use isthmus_model::snapshot::{Coverage, Site};
+
+    use super::*;
+
+    fn site() -> Site {
+        let locality = "eu-west/z1".parse().expect("valid");
+        Site { federation: "acme.mesh".parse().expect("valid"), cluster: "eu-west".parse().expect("valid"), locality }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gateway_says_for_as_long_as_it_lasts_that_it_is_without_a_quorum() {
+        let agreed = |stale_since| {
+            let agreement = Agreement { leader: None, stale_since };
+            Arc::new(Snapshot { agreement, ..Snapshot::empty(site(), Coverage::Complete) })
+        };
+        let (view, watched) = watch::channel(agreed(None));
+        let (updates, mut told) = mpsc::channel(WAITING_MAX);
+        tokio::spawn(tell(watched, updates, CancellationToken::new()));
+        let mut next = async || told.recv().await.expect("an update").expect("no error").stale;
+        assert!(!next().await, "the first word");
+        view.send_replace(agreed(Some(UnixMillis(1))));
+        assert!(next().await, "the change");
+        assert!(next().await, "the heartbeat");
+        view.send_replace(agreed(None));
+        assert!(!next().await, "it is back");
     }
 }

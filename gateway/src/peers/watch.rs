@@ -160,11 +160,12 @@ impl Peer {
         let known = self.table.borrow().get(&self.id).cloned().unwrap_or_default();
         let mut services = if first { BTreeMap::new() } else { known.services.clone() };
         isthmus_wire::health::apply(&mut services, &update)?;
-        let health = PeerHealth { reach: Reach::Up, heard_at: Some(SystemTime::now().into()), services };
+        let health =
+            PeerHealth { reach: Reach::Up, heard_at: Some(SystemTime::now().into()), stale: update.stale, services };
         if known.reach != Reach::Up {
             tracing::info!(cluster = %self.address.cluster, gateway = %self.address.gateway, "a gateway is up");
         }
-        let news = known.reach != health.reach || known.services != health.services;
+        let news = PeerHealth { heard_at: health.heard_at, ..known } != health;
         self.store(health, news);
         Ok(())
     }

@@ -120,7 +120,7 @@ impl World {
 
     fn hears(&mut self, node: NodeId, reach: Reach, name: &str, ready: u32, total: u32) {
         let peer = self.peers.entry(node).or_default();
-        *peer = PeerHealth { reach, heard_at: Some(UnixMillis(1)), services: peer.services.clone() };
+        *peer = PeerHealth { reach, heard_at: Some(UnixMillis(1)), services: peer.services.clone(), stale: false };
         peer.services.insert(service(name), Capacity { ready, total });
     }
 
