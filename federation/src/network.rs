@@ -1,5 +1,6 @@
 //! The Raft library's messages over gRPC, both ways.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use isthmus_model::registry::node::NodeId;
@@ -60,6 +61,8 @@ pub struct Replica {
     quorum: QuorumWord,
     lineage: LineageCheck,
     clocks: Clocks,
+    /// Whether its last answer did not come in time, which has been told.
+    late: AtomicBool,
 }
 
 impl RaftNetworkFactory<RegistryRaft> for Network {
@@ -68,7 +71,7 @@ impl RaftNetworkFactory<RegistryRaft> for Network {
     async fn new_client(&mut self, target: NodeId, node: &Peer) -> Replica {
         let channel = node.0.as_ref().map(|address| self.dialer.channel(address));
         let (quorum, lineage, clocks) = (self.quorum.clone(), self.lineage.clone(), self.clocks.clone());
-        Replica { id: target, address: node.0.clone(), channel, quorum, lineage, clocks }
+        Replica { id: target, address: node.0.clone(), channel, quorum, lineage, clocks, late: AtomicBool::default() }
     }
 }
 
@@ -147,12 +150,17 @@ impl Replica {
             .max_decoding_message_size(MESSAGE_LEN_MAX)
             .max_encoding_message_size(MESSAGE_LEN_MAX);
         let asked = Instant::now();
+        let mut question = Question { to: self, patience: option.hard_ttl(), over: false };
         let reply = match call {
             Call::Append => client.append(request).await,
             Call::Vote => client.vote(request).await,
             Call::InstallSnapshot => client.install_snapshot(request).await,
         };
+        question.over =
+            !matches!(&reply, Err(status) if matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded));
+        drop(question);
         let reply = reply.map_err(|status| self.transport_error(&status))?.into_inner();
+        self.late.store(false, Ordering::Relaxed);
         self.clocks.note(self.id, reply.clock_ms, Some(asked.elapsed()));
         let answer: Result<A, RaftError<NodeId, E>> =
             serde_json::from_slice(&reply.body).map_err(|error| NetworkError::new(&error))?;
@@ -170,6 +178,28 @@ impl Replica {
         match status.code() {
             Code::Unavailable => Unreachable::new(status).into(),
             _ => NetworkError::new(status).into(),
+        }
+    }
+}
+
+/// A question that is under way. The library drops it when it has waited long enough.
+struct Question<'a> {
+    to: &'a Replica,
+    patience: Duration,
+    over: bool,
+}
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        let Replica { id, address, late, .. } = self.to;
+        if !self.over && !late.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                replica = id,
+                ?address,
+                "no answer within {:?}: the gateway is gone, or further away than `raft.heartbeat`, which has to be longer \
+                 than the round trip",
+                self.patience
+            );
         }
     }
 }

@@ -51,7 +51,8 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(20);
 /// How patient the replicas are with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// How often a leader tells that it is there.
+    /// How often a leader tells that it is there, and how long it waits for an answer: longer than the longest round
+    /// trip, or nothing can be agreed.
     pub heartbeat: Duration,
     /// The shortest silence after which a voter stands for election.
     pub election_min: Duration,
@@ -60,12 +61,12 @@ pub struct Timing {
 }
 
 impl Default for Timing {
-    /// Fits a WAN of up to 100 ms one way.
+    /// Fits a WAN whose round trips stay under 400 ms: no two continents are further apart.
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(200),
-            election_min: Duration::from_millis(1_000),
-            election_max: Duration::from_millis(2_000),
+            heartbeat: Duration::from_millis(500),
+            election_min: Duration::from_millis(1_500),
+            election_max: Duration::from_millis(3_000),
         }
     }
 }

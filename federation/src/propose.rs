@@ -2,6 +2,8 @@
 //!
 //! An unclear answer (a lost connection, a new leader) is followed by another try. That is safe because
 //! every [`Command`] is idempotent.
+//!
+//! Who was told that a write is agreed sees it in the own replica from then on, unless that is cut off from the leader.
 
 use std::time::Duration;
 
@@ -28,6 +30,8 @@ pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// One try through another gateway.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the own replica may take to have what was written through another gateway.
+const CATCH_UP_MAX: Duration = Duration::from_secs(2);
 
 /// Why a write did not happen, or is not known to have happened.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +61,8 @@ pub(crate) struct Proposer {
 
 /// What one try came to.
 enum Attempt {
-    Settled(Result<Outcome, Refusal>),
+    /// By the entry at that index.
+    Settled(Result<Outcome, Refusal>, u64),
     /// Another node leads, or nobody known.
     Elsewhere(Option<NodeId>),
     Failed(String),
@@ -75,7 +80,7 @@ impl Proposer {
         loop {
             let attempt = tokio::time::timeout_at(deadline, self.attempt(&command, token_secret)).await;
             match attempt {
-                Ok(Attempt::Settled(result)) => return Ok(result?),
+                Ok(Attempt::Settled(result, _)) => return Ok(result?),
                 Ok(Attempt::Elsewhere(_)) => {}
                 Ok(Attempt::Failed(why)) => last = why,
                 Err(_) => return Err(ProposeError::NoQuorum { last }),
@@ -89,8 +94,22 @@ impl Proposer {
 
     async fn attempt(&self, command: &Command, token_secret: &[u8]) -> Attempt {
         match write(&self.raft, &self.clocks, self.cluster.clone(), command.clone()).await {
-            Attempt::Elsewhere(Some(leader)) => self.forward(leader, command, token_secret).await,
+            Attempt::Elsewhere(Some(leader)) => {
+                let attempt = self.forward(leader, command, token_secret).await;
+                if let Attempt::Settled(_, index) = &attempt {
+                    self.catch_up(*index).await;
+                }
+                attempt
+            }
             other => other,
+        }
+    }
+
+    /// Waits for the own replica to have applied the entry at `index`. What is agreed is agreed, if it does not.
+    async fn catch_up(&self, index: u64) {
+        let applied = self.raft.wait(Some(CATCH_UP_MAX)).applied_index_at_least(Some(index), "the own write").await;
+        if let Err(error) = applied {
+            tracing::debug!(index, %error, "a write is agreed and not here yet");
         }
     }
 
@@ -106,8 +125,8 @@ impl Proposer {
         request.set_timeout(FORWARD_TIMEOUT);
         let mut client = RegistryClient::new(self.dialer.channel(&peer));
         match client.propose(request).await.map(Response::into_inner) {
-            Ok(ProposeReply { result: Some(result) }) => read_reply(result),
-            Ok(ProposeReply { result: None }) => Attempt::Failed("the leader gave an empty answer".to_owned()),
+            Ok(ProposeReply { result: Some(result), index }) => read_reply(result, index),
+            Ok(ProposeReply { result: None, .. }) => Attempt::Failed("the leader gave an empty answer".to_owned()),
             Err(status) => Attempt::Failed(format!("{} at {}: {}", peer.cluster, peer.east_west, status.message())),
         }
     }
@@ -131,8 +150,8 @@ async fn write(raft: &Raft, clocks: &Clocks, origin: ClusterName, command: Comma
     let entry = Entry { origin, at, command };
     match raft.client_write(entry).await {
         Ok(written) => match written.data {
-            Applied::Done(outcome) => Attempt::Settled(Ok(outcome)),
-            Applied::Refused(refusal) => Attempt::Settled(Err(refusal)),
+            Applied::Done(outcome) => Attempt::Settled(Ok(outcome), written.log_id.index),
+            Applied::Refused(refusal) => Attempt::Settled(Err(refusal), written.log_id.index),
             Applied::Nothing => Attempt::Failed("the entry was not applied".to_owned()),
         },
         Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => Attempt::Elsewhere(forward.leader_id),
@@ -140,14 +159,14 @@ async fn write(raft: &Raft, clocks: &Clocks, origin: ClusterName, command: Comma
     }
 }
 
-fn read_reply(result: ReplyResult) -> Attempt {
+fn read_reply(result: ReplyResult, index: u64) -> Attempt {
     let settled = match &result {
         ReplyResult::Outcome(outcome) => serde_json::from_slice(outcome).map(Ok),
         ReplyResult::Refusal(refusal) => serde_json::from_slice(refusal).map(Err),
         ReplyResult::NotLeader(leader) => return Attempt::Elsewhere((*leader != 0).then_some(*leader)),
     };
     match settled {
-        Ok(settled) => Attempt::Settled(settled),
+        Ok(settled) => Attempt::Settled(settled, index),
         Err(error) => Attempt::Failed(format!("the leader's answer is unreadable: {error}")),
     }
 }
@@ -187,13 +206,19 @@ impl registry_server::Registry for RegistryService {
             .map_err(|error| Status::invalid_argument(format!("unreadable command: {error}")))?;
         check_proposal(&command, &token_secret)?;
         let internal = |error: serde_json::Error| Status::internal(error.to_string());
+        let mut index = 0;
         let result = match write(&self.raft, &self.clocks, origin, command).await {
-            Attempt::Settled(Ok(outcome)) => ReplyResult::Outcome(serde_json::to_vec(&outcome).map_err(internal)?),
-            Attempt::Settled(Err(refusal)) => ReplyResult::Refusal(serde_json::to_vec(&refusal).map_err(internal)?),
+            Attempt::Settled(settled, at) => {
+                index = at;
+                match settled {
+                    Ok(outcome) => ReplyResult::Outcome(serde_json::to_vec(&outcome).map_err(internal)?),
+                    Err(refusal) => ReplyResult::Refusal(serde_json::to_vec(&refusal).map_err(internal)?),
+                }
+            }
             Attempt::Elsewhere(leader) => ReplyResult::NotLeader(leader.unwrap_or(0)),
             Attempt::Failed(why) => return Err(Status::unavailable(why)),
         };
-        Ok(Response::new(ProposeReply { result: Some(result) }))
+        Ok(Response::new(ProposeReply { result: Some(result), index }))
     }
 }
 

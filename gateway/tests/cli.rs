@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 /// Every command of the command line, by its words.
-const COMMANDS: [&str; 35] = [
+const COMMANDS: [&str; 39] = [
     "gateway",
     "proxy",
     "sample-app",
@@ -30,6 +30,10 @@ const COMMANDS: [&str; 35] = [
     "backup create",
     "backup show",
     "restore",
+    "registry",
+    "registry status",
+    "registry recover",
+    "registry discard",
     "ca",
     "ca status",
     "ca rotate",
@@ -69,7 +73,7 @@ fn the_help_lists_every_command_and_no_other() {
     let help = stdout(&isthmus("--help"));
     assert!(help.contains("Exit codes: 0 done"), "{help}");
     let listed: Vec<String> =
-        ["", "token", "cluster", "backup", "ca", "config"].iter().flat_map(|of| subcommands(of)).collect();
+        ["", "token", "cluster", "backup", "registry", "ca", "config"].iter().flat_map(|of| subcommands(of)).collect();
     for command in COMMANDS {
         assert!(listed.iter().any(|listed| listed == command), "{command} is not listed");
     }

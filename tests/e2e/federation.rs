@@ -67,12 +67,13 @@ impl Cluster {
         self
     }
 
-    /// A configuration at this cluster's addresses. Elections are quick, because loopback is.
+    /// A configuration at this cluster's addresses. Elections are quick, because loopback is, unless `extra` says how quick.
     pub(crate) fn config(&self, federation: &str, name: &str, extra: &str) -> String {
+        let quick = "raft: {heartbeat: 100ms, election_min: 500ms, election_max: 1s}\n";
+        let raft = if extra.contains("raft:") { "" } else { quick };
         format!(
             "federation: {federation}\ncluster: {name}\nlocality: {name}-1/a\ndata_dir: data\nmanifests: manifests\n\
-             address: {}\nvip_range: {}\nraft: {{heartbeat: 100ms, election_min: 500ms, election_max: 1s}}\n\
-             drain: 1s\n{extra}\n",
+             address: {}\nvip_range: {}\ndrain: 1s\n{raft}{extra}\n",
             self.block.ip(GATEWAY_HOST),
             self.vips.cidr(),
         )
@@ -242,6 +243,12 @@ pub(crate) async fn start<const N: usize>(names: [&'static str; N]) -> [Cluster;
 pub(crate) async fn start_with<const N: usize>(names: [&'static str; N], extra: &str) -> [Cluster; N] {
     let config = |name| if name == names[0] { format!("found: true\n{extra}") } else { extra.to_owned() };
     let mut clusters = names.map(|name| Cluster::new(name, &config(name)));
+    federate(&mut clusters).await;
+    clusters
+}
+
+/// Makes clusters that do not run yet a federation. The first is configured to found it.
+pub(crate) async fn federate(clusters: &mut [Cluster]) {
     let (founder, others) = clusters.split_first_mut().expect("a federation has a cluster");
     founder.start(None);
     founder.ready().await;
@@ -249,10 +256,9 @@ pub(crate) async fn start_with<const N: usize>(names: [&'static str; N], extra: 
         let token = founder.join_token(joiner.name).await;
         joiner.start(Some(&token));
     }
-    for cluster in &clusters {
-        settled(cluster, N).await;
+    for cluster in &*clusters {
+        settled(cluster, clusters.len()).await;
     }
-    clusters
 }
 
 /// Waits until a gateway reaches that many clusters and as many of them vote as should.

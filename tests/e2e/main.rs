@@ -15,6 +15,7 @@ mod join;
 mod load;
 mod manifests;
 mod membership;
+mod partition;
 mod recovery;
 mod redirect;
 mod registry;

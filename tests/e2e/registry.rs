@@ -20,7 +20,7 @@ const CERTIFICATE_TTL: &str = "1m";
 const RENEWED_WITHIN: Duration = Duration::from_secs(55);
 
 /// What a gateway has agreed on: its tokens and the services that are offered.
-async fn agreed(cluster: &Cluster) -> (BTreeSet<String>, BTreeSet<String>) {
+pub(crate) async fn agreed(cluster: &Cluster) -> (BTreeSet<String>, BTreeSet<String>) {
     let names =
         |list: &Value, key: &str| list.as_array().expect("a list").iter().map(|entry| text(&entry[key])).collect();
     let (tokens, services) = (cluster.ask(["token", "list"]).await, cluster.ask(["services"]).await);

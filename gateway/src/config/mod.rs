@@ -17,6 +17,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use isthmus_federation::Voting;
 use isthmus_federation::enroll::GatewayName;
+use isthmus_federation::node::Timing;
 use isthmus_model::locality::Locality;
 use isthmus_model::name::{ClusterName, FederationDomain, Label};
 use isthmus_model::snapshot::Site;
@@ -112,10 +113,11 @@ pub struct Dns {
     pub upstreams: Vec<SocketAddr>,
 }
 
-/// The registry's timing. The defaults fit a WAN whose round trips stay under 300 ms.
+/// The registry's timing. The defaults fit a WAN whose round trips stay under 400 ms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Raft {
-    /// How often the leader makes itself heard.
+    /// How often the leader makes itself heard, and how long it waits for an answer: longer than the longest round trip,
+    /// or nothing can be agreed.
     #[serde(with = "duration::text")]
     pub heartbeat: Duration,
     /// The shortest silence of the leader after which a follower stands for election.
@@ -133,10 +135,11 @@ pub struct Raft {
 
 impl Default for Raft {
     fn default() -> Self {
+        let Timing { heartbeat, election_min, election_max } = Timing::default();
         Self {
-            heartbeat: Duration::from_millis(200),
-            election_min: Duration::from_secs(1),
-            election_max: Duration::from_secs(2),
+            heartbeat,
+            election_min,
+            election_max,
             voters: VOTERS_DEFAULT,
             voter_replace_after: Voting::default().replace_after,
         }
