@@ -32,6 +32,7 @@ pub mod replicas;
 pub mod serve;
 pub mod status;
 pub mod store;
+mod voted;
 
 pub use membership::Voting;
 pub use node::{Handle, Options, Replica, Timing};

@@ -13,7 +13,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
     VoteResponse,
 };
-use openraft::{RaftNetwork, RaftNetworkFactory, Vote};
+use openraft::{RaftNetwork, RaftNetworkFactory};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tonic::transport::Channel;
@@ -27,6 +27,7 @@ use crate::dial::Dialer;
 use crate::lineage::LineageCheck;
 use crate::quorum::QuorumWord;
 use crate::raft_types::{Peer, PeerAddress, Raft, RegistryRaft};
+use crate::voted::Voted;
 
 /// The encoding of [`RaftMessage::body`]: JSON of openraft 0.9's messages.
 const FORMAT: u32 = 2;
@@ -76,51 +77,6 @@ impl RaftNetworkFactory<RegistryRaft> for Network {
 }
 
 type CallError<E> = RPCError<NodeId, Peer, RaftError<NodeId, E>>;
-
-/// A message with the term that it is of, and whose.
-trait Voted {
-    /// `None` in an answer that tells of no other term than the question.
-    fn vote(&self) -> Option<&Vote<NodeId>>;
-}
-
-impl Voted for AppendEntriesRequest<RegistryRaft> {
-    fn vote(&self) -> Option<&Vote<NodeId>> {
-        Some(&self.vote)
-    }
-}
-
-impl Voted for AppendEntriesResponse<NodeId> {
-    fn vote(&self) -> Option<&Vote<NodeId>> {
-        match self {
-            Self::HigherVote(vote) => Some(vote),
-            Self::Success | Self::PartialSuccess(_) | Self::Conflict => None,
-        }
-    }
-}
-
-impl Voted for VoteRequest<NodeId> {
-    fn vote(&self) -> Option<&Vote<NodeId>> {
-        Some(&self.vote)
-    }
-}
-
-impl Voted for VoteResponse<NodeId> {
-    fn vote(&self) -> Option<&Vote<NodeId>> {
-        Some(&self.vote)
-    }
-}
-
-impl Voted for InstallSnapshotRequest<RegistryRaft> {
-    fn vote(&self) -> Option<&Vote<NodeId>> {
-        Some(&self.vote)
-    }
-}
-
-impl Voted for InstallSnapshotResponse<NodeId> {
-    fn vote(&self) -> Option<&Vote<NodeId>> {
-        Some(&self.vote)
-    }
-}
 
 /// Which of the three calls.
 #[derive(Clone, Copy)]

@@ -140,7 +140,7 @@ fn each_value_is_checked() {
         ),
         ("dns: {upstreams: 1.1.1.1}\n", "6: `dns.upstreams` takes a list"),
         ("dns: {upstreams: [0.0.0.0]}\n", "6: `dns.upstreams`: 0.0.0.0 is not the address of a resolver"),
-        ("raft:\n  heartbeat: 500ms\n", "6: `raft.election_min` is less than 3 heartbeats (1s500ms)"),
+        ("raft:\n  heartbeat: 600ms\n", "6: `raft.election_min` is less than 3 heartbeats (1s800ms)"),
         ("raft:\n  election_min: 3s\n", "6: `raft.election_max` is not more than"),
         ("join:\n  attempt: 2m\n", "6: `join.attempt` is longer than `join.deadline`"),
     ] {
