@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::clocks::Clocks;
 use crate::raft_types::{Peer, Raft};
 
-/// How long a voter may be silent and still be counted on: several heartbeats, on any timing.
+/// How long a voter may be silent and still be counted on: several heartbeats, unless they are a second apart or more.
 const HEARD_LATELY: Duration = Duration::from_secs(3);
 /// Whoever was not heard for longer is not heard.
 const TOLD_WITHIN: Duration = Duration::from_secs(60);

@@ -126,6 +126,13 @@ async fn without_a_network_each_cluster_serves_itself_and_all_is_as_before_withi
         })
         .await;
     }
+    wait_until(SOON, "a log to name who does not answer", async || {
+        let told = |cluster: &Cluster| {
+            cluster.gateway.as_ref().is_some_and(|gateway| gateway.stderr().contains("no answer within 100ms"))
+        };
+        network.clusters.iter().any(told)
+    })
+    .await;
     assert!(network.mint().await.is_empty(), "a write was confirmed without a quorum");
     west.write("ledger.yaml", &manifests("ledger", &[west.host(26)], Mesh::None, Offer::Exported));
     let error = call(client.outbound(), "details").await.expect_err("its only cluster is out of reach");
