@@ -4,7 +4,9 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Guesses that a source may make in one go: an operator who tries a few wrong tokens.
 const BURST: u32 = 10;

@@ -11,12 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use isthmus_identity::CLOCK_SKEW;
 use isthmus_model::registry::NODES_MAX;
 use isthmus_model::registry::node::NodeId;
 use isthmus_model::time::UnixMillis;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::raft_types::Raft;

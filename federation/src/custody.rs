@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use isthmus_identity::{IdentityError, OpeningKey, RootAuthority};
 use isthmus_model::command::Command;
@@ -17,6 +17,7 @@ use isthmus_model::registry::token::Digest;
 use isthmus_model::registry::trust::{Custody, Envelopes, Root};
 use isthmus_model::spiffe::SpiffeId;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::propose::Proposer;

@@ -7,6 +7,9 @@
 //! be the gateway that was meant; another gateway, even of the same cluster, will not do.
 
 use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use isthmus_identity::{Expected, LiveIdentity};
 use isthmus_model::name::FederationDomain;
 use isthmus_model::spiffe::SpiffeId;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
@@ -34,19 +38,51 @@ const CHANNELS_MAX: usize = 2 * isthmus_model::registry::NODES_MAX;
 /// The ALPN protocol of gRPC.
 pub const ALPN_H2: &[u8] = b"h2";
 
+/// A connection as bytes, under TLS.
+pub trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
+/// A connection that is being opened.
+pub type Connecting = Pin<Box<dyn Future<Output = io::Result<Box<dyn Wire>>> + Send>>;
+
+/// How connections are opened: by TCP, or by what a simulation has in its place. Cheap to clone.
+#[derive(Clone)]
+pub struct Connect(Arc<dyn Fn(SocketAddr) -> Connecting + Send + Sync>);
+
+impl Connect {
+    /// By TCP, without waiting to fill segments.
+    #[must_use]
+    pub fn tcp() -> Self {
+        Self::by(|address| {
+            Box::pin(async move {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Ok(Box::new(stream) as Box<dyn Wire>)
+            })
+        })
+    }
+
+    /// By calling `open`.
+    pub fn by(open: impl Fn(SocketAddr) -> Connecting + Send + Sync + 'static) -> Self {
+        Self(Arc::new(open))
+    }
+}
+
 /// Opens and keeps channels to gateways.
 #[derive(Clone)]
 pub struct Dialer {
     federation: FederationDomain,
     identity: LiveIdentity,
+    connect: Connect,
     channels: Arc<Mutex<HashMap<PeerAddress, Channel>>>,
 }
 
 impl Dialer {
     /// A dialer that shows `identity` to peers in `federation`.
     #[must_use]
-    pub fn new(federation: FederationDomain, identity: LiveIdentity) -> Self {
-        Self { federation, identity, channels: Arc::default() }
+    pub fn new(federation: FederationDomain, identity: LiveIdentity, connect: Connect) -> Self {
+        Self { federation, identity, connect, channels: Arc::default() }
     }
 
     /// The federation that the peers are in.
@@ -75,21 +111,19 @@ impl Dialer {
         let meant = SpiffeId::gateway(domain.clone(), peer.gateway.clone());
         let expected: Expected = Arc::new(move |id: &SpiffeId| *id == meant);
         let tls = self.identity.client_config(expected, &[ALPN_H2]);
-        channel(peer.east_west, domain.gateway_sni(), tls)
+        channel(&self.connect, peer.east_west, domain.gateway_sni(), tls)
     }
 }
 
 /// A channel to `address` over TLS with the given SNI. Connects on first use.
 #[must_use]
-pub fn channel(address: std::net::SocketAddr, sni: String, tls: Arc<ClientConfig>) -> Channel {
-    let connector = TlsConnector::from(tls);
+pub fn channel(connect: &Connect, address: SocketAddr, sni: String, tls: Arc<ClientConfig>) -> Channel {
+    let (connect, connector) = (connect.clone(), TlsConnector::from(tls));
     let connect = tower::service_fn(move |_: Uri| {
-        let (connector, sni) = (connector.clone(), sni.clone());
+        let (wire, connector, sni) = ((connect.0)(address), connector.clone(), sni.clone());
         async move {
-            let server = ServerName::try_from(sni).map_err(std::io::Error::other)?;
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            connector.connect(server, stream).await.map(TokioIo::new)
+            let server = ServerName::try_from(sni).map_err(io::Error::other)?;
+            connector.connect(server, wire.await?).await.map(TokioIo::new)
         }
     });
     Endpoint::from_static("http://gateway")

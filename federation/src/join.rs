@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use isthmus_identity::{csr_key_digest, sha256};
 use isthmus_model::command::{Command, Introduction, Outcome, Refusal};
@@ -19,6 +19,7 @@ use isthmus_model::registry::trust::Custody;
 use isthmus_wire::peer::join_reply::Result as ReplyResult;
 use isthmus_wire::peer::{Admission, JoinReply, JoinRequest, Waiting, join_server};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
@@ -106,7 +107,7 @@ impl JoinService {
         // Waiting in vain is an answer too: the look-up below gives it.
         let _ = tokio::time::timeout(TOKEN_ARRIVAL, known).await;
         let registry = self.registry.borrow();
-        match registry.token(id)?.admits(secret_hash, newcomer, from, SystemTime::now().into())? {
+        match registry.token(id)?.admits(secret_hash, newcomer, from, self.proposer.clocks.own())? {
             Admitted::Again(Redemption { node, .. }) if registry.nodes().contains_key(&node) => Ok(Some(node)),
             _ => Ok(None),
         }

@@ -30,6 +30,8 @@ pub mod quorum;
 pub mod raft_types;
 pub mod replicas;
 pub mod serve;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod status;
 pub mod store;
 mod voted;

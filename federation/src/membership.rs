@@ -6,13 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use isthmus_model::registry::Registry;
 use isthmus_model::registry::node::{Node, NodeId};
 use isthmus_model::voters::{self, Candidate};
 use openraft::{ChangeMembers, RaftMetrics};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clocks::Clocks;

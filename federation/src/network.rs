@@ -1,7 +1,7 @@
 //! The Raft library's messages over gRPC, both ways.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use isthmus_model::registry::node::NodeId;
 use isthmus_wire::peer::RaftMessage;
@@ -16,6 +16,7 @@ use openraft::raft::{
 use openraft::{RaftNetwork, RaftNetworkFactory};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use isthmus_identity::{INTERMEDIATE_LIFETIME, LiveIdentity};
 use isthmus_model::command::{Command, Outcome};
@@ -21,7 +21,7 @@ use tonic::service::Routes;
 use crate::clocks::Clocks;
 use crate::custody::Keeper;
 use crate::data_dir::{DataDir, DataDirError};
-use crate::dial::Dialer;
+use crate::dial::{Connect, Dialer};
 use crate::enroll::Member;
 use crate::join::JoinService;
 use crate::lineage::LineageCheck;
@@ -32,7 +32,7 @@ use crate::quorum::QuorumWord;
 use crate::raft_types::{Peer, PeerAddress, Raft};
 use crate::replicas::{Growth, Replicating};
 use crate::status::{self, RegistryStatus};
-use crate::store::{LogStore, StateMachine};
+use crate::store::{Disk, LogStore, StateMachine};
 use crate::{clocks, lineage, membership, store};
 
 /// Entries after which the log is compacted into a snapshot.
@@ -80,6 +80,23 @@ pub struct Options {
     pub voting: Voting,
     /// What time it is.
     pub clocks: Clocks,
+    /// How it reaches others.
+    pub connect: Connect,
+    /// Where its file is.
+    pub disk: Disk,
+}
+
+impl Default for Options {
+    /// On a machine of its own.
+    fn default() -> Self {
+        Self {
+            timing: Timing::default(),
+            voting: Voting::default(),
+            clocks: Clocks::new(SystemTime::now),
+            connect: Connect::tcp(),
+            disk: Disk::default(),
+        }
+    }
 }
 
 /// Why a replica did not start.
@@ -184,16 +201,16 @@ impl Replica {
     pub async fn start(
         member: &mut Member,
         identity: LiveIdentity,
-        Options { timing, voting, clocks }: Options,
+        Options { timing, voting, clocks, connect, disk }: Options,
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
-        let (log, machine) = own_store(member).await?;
+        let (log, machine) = own_store(member, &disk).await?;
         let registry = machine.watch();
         let lineage = LineageCheck::new(
             registry.clone(),
             member.data.read_node()?.map(|file| file.discarded).unwrap_or_default(),
         );
-        let dialer = Dialer::new(member.name.federation.clone(), identity);
+        let dialer = Dialer::new(member.name.federation.clone(), identity, connect);
         let quorum = QuorumWord::default();
         let config = Arc::new(raft_config(member, timing).validate()?);
         let network = Network::new(dialer.clone(), quorum.clone(), lineage.clone(), clocks.clone());
@@ -206,8 +223,13 @@ impl Replica {
         let replicating = Replicating { raft: raft_of, clocks: clocks.clone(), growth: growth.clone(), file };
         let handle = Handle { proposer, registry: registry.clone(), status, replicating };
         let tasks = TaskTracker::new();
-        let looking =
-            status::Looking { raft: raft.clone(), quorum: quorum.clone(), growth, patience: timing.election_max };
+        let looking = status::Looking {
+            raft: raft.clone(),
+            quorum: quorum.clone(),
+            growth,
+            clocks: clocks.clone(),
+            patience: timing.election_max,
+        };
         tasks.spawn(status::keep(looking, publish, shutdown.clone()));
         // Nobody is to see the status of a replica that has not looked at itself yet.
         let mut first = handle.status();
@@ -317,13 +339,13 @@ fn raft_config(member: &Member, timing: Timing) -> Config {
 
 /// Opens the store that belongs to the gateway. One that had a registry never starts with an empty one: as a voter it
 /// would have forgotten what it acknowledged.
-async fn own_store(member: &Member) -> Result<(LogStore, StateMachine), StartError> {
+async fn own_store(member: &Member, disk: &Disk) -> Result<(LogStore, StateMachine), StartError> {
     let (path, shown) = (member.data.registry(), || member.data.registry().display().to_string());
     let known = member.data.read_node()?.and_then(|file| file.registry);
     if known.is_some() && !path.exists() {
         return Err(StartError::RegistryGone { path: shown() });
     }
-    let (log, machine) = open_store(member).await?;
+    let (log, machine) = open_store(member, disk).await?;
     let found = log.id().map_err(fatal)?;
     if known.is_some() && found != known {
         return Err(StartError::RegistrySwapped { path: shown() });
@@ -353,11 +375,11 @@ async fn keep_lineage(data: DataDir, mut registry: watch::Receiver<Arc<Registry>
 }
 
 /// Opens the store, waiting a little for a predecessor that is still finishing its requests.
-async fn open_store(member: &Member) -> Result<(LogStore, StateMachine), store::OpenError> {
+async fn open_store(member: &Member, disk: &Disk) -> Result<(LogStore, StateMachine), store::OpenError> {
     let path = member.data.registry();
     let deadline = Instant::now() + PREDECESSOR_PATIENCE;
     loop {
-        match store::open(&path) {
+        match store::open(&path, disk) {
             Err(store::OpenError::InUse { .. }) if Instant::now() < deadline => {
                 tokio::time::sleep(REOPEN_PAUSE).await;
             }

@@ -8,6 +8,13 @@ use isthmus_model::registry::node::NodeId;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
+/// What the Raft library runs on.
+#[cfg(not(feature = "simulation"))]
+pub type Runtime = openraft::TokioRuntime;
+/// What the Raft library runs on.
+#[cfg(feature = "simulation")]
+pub type Runtime = crate::simulation::SeedableRuntime;
+
 openraft::declare_raft_types!(
     /// The registry as a replicated state machine.
     pub RegistryRaft:
@@ -16,6 +23,7 @@ openraft::declare_raft_types!(
         NodeId = NodeId,
         Node = Peer,
         SnapshotData = Cursor<Vec<u8>>,
+        AsyncRuntime = Runtime,
 );
 
 /// A running replica.

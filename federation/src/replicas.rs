@@ -4,11 +4,12 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use isthmus_model::registry::node::NodeId;
 use openraft::RaftMetrics;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::clocks::Clocks;
 use crate::raft_types::{Peer, Raft};

@@ -1,7 +1,7 @@
 //! How the registry stands, as this replica sees it.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use isthmus_model::health::Agreement;
 use isthmus_model::registry::Registry;
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::clocks::Clocks;
 use crate::quorum::QuorumWord;
 use crate::raft_types::{Peer, Raft};
 use crate::replicas::Growth;
@@ -104,17 +105,18 @@ pub(crate) struct Looking {
     pub(crate) raft: Raft,
     pub(crate) quorum: QuorumWord,
     pub(crate) growth: Growth,
+    pub(crate) clocks: Clocks,
     /// How long silence is nothing special: an election.
     pub(crate) patience: Duration,
 }
 
 /// Publishes the status until told to stop.
 pub(crate) async fn keep(looking: Looking, publish: watch::Sender<RegistryStatus>, shutdown: CancellationToken) {
-    let Looking { raft, quorum, growth, patience } = looking;
+    let Looking { raft, quorum, growth, clocks, patience } = looking;
     let metrics = raft.metrics();
     let mut stopped = false;
     loop {
-        let now = SystemTime::now().into();
+        let now = clocks.own();
         let current = {
             let metrics = metrics.borrow();
             if let Err(error) = &metrics.running_state

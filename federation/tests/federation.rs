@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use isthmus_federation::caller::PeerStream;
 use isthmus_federation::clocks::Clocks;
 use isthmus_federation::data_dir::DataDir;
+use isthmus_federation::dial::Connect;
 use isthmus_federation::enroll::{self, EnrollError, GatewayName, Member, Patience};
 use isthmus_federation::status::Role;
 use isthmus_federation::{Handle, Options, ProposeError, RegistryStatus, Replica, Timing, Voting, serve};
@@ -83,7 +84,7 @@ impl Gateway {
         let (stop, ahead) = (CancellationToken::new(), Arc::<AtomicU64>::default());
         let offset = ahead.clone();
         let clocks = Clocks::new(move || SystemTime::now() + Duration::from_secs(offset.load(Ordering::Relaxed)));
-        let options = Options { timing: TIMING, voting: VOTING, clocks };
+        let options = Options { timing: TIMING, voting: VOTING, clocks, ..Options::default() };
         let replica =
             Replica::start(&mut member, identity.clone(), options, stop.clone()).await.expect("the replica starts");
         let tasks = TaskTracker::new();
@@ -160,7 +161,7 @@ async fn founder() -> (Place, Gateway) {
 async fn joined(cluster: &str, contact: &Gateway) -> (Place, Gateway) {
     let (place, listener) = Place::new(cluster).await;
     let token = contact.mint(&place, Duration::from_secs(60)).await;
-    let member = enroll::join(&place.name, &place.data(), &token, PATIENCE).await.expect("joins");
+    let member = enroll::join(&place.name, &place.data(), &token, PATIENCE, &Connect::tcp()).await.expect("joins");
     (place, Gateway::run(member, listener).await)
 }
 
@@ -296,7 +297,7 @@ async fn a_gateway_that_moved_tells_its_address() {
     let (_east_place, east) = founder().await;
     let (mut place, listener) = Place::new("us-west").await;
     let token = east.mint(&place, Duration::from_secs(60)).await;
-    let member = enroll::join(&place.name, &place.data(), &token, PATIENCE).await.expect("joins");
+    let member = enroll::join(&place.name, &place.data(), &token, PATIENCE, &Connect::tcp()).await.expect("joins");
     let west = Gateway::run(member, listener).await;
     west.stands("replication", |status| status.applied > 0 && status.role == Role::Learner).await;
     west.stop().await;
@@ -315,7 +316,7 @@ async fn a_gateway_that_moved_tells_its_address() {
 }
 
 async fn refusal(place: &Place, token: &BearerToken) -> EnrollError {
-    match enroll::join(&place.name, &place.data(), token, PATIENCE).await {
+    match enroll::join(&place.name, &place.data(), token, PATIENCE, &Connect::tcp()).await {
         Ok(_) => panic!("the token was accepted"),
         Err(error) => error,
     }
@@ -352,7 +353,7 @@ async fn every_bad_token_has_its_own_answer_and_changes_nothing() {
     assert_eq!(east.handle.registry().borrow().revision(), before, "nothing was written");
 
     // The good one works, and again for the same key; for another key it is used.
-    let joined = enroll::join(&place.name, &place.data(), &good, PATIENCE).await.expect("joins");
+    let joined = enroll::join(&place.name, &place.data(), &good, PATIENCE, &Connect::tcp()).await.expect("joins");
     assert_eq!(joined.node, 2);
     let (other, _listener) = Place::new("us-west").await;
     assert!(matches!(refusal(&other, &good).await, EnrollError::Refused(Refusal::TokenUsed)));
@@ -368,7 +369,7 @@ async fn of_many_concurrent_redemptions_one_wins() {
         let token = token.clone();
         tokio::spawn(async move {
             let (place, _listener) = Place::new("us-west").await;
-            enroll::join(&place.name, &place.data(), &token, PATIENCE).await.map(|member| member.node)
+            enroll::join(&place.name, &place.data(), &token, PATIENCE, &Connect::tcp()).await.map(|member| member.node)
         })
     });
     let mut admitted = Vec::new();
@@ -413,7 +414,7 @@ async fn a_join_whose_answer_was_lost_is_the_same_join_again() {
     let first = east.handle.propose(redeem).await.expect("redeems");
     assert_eq!(first, Outcome::Admitted { node: 2 });
     // It starts again with the same token.
-    let member = enroll::join(&place.name, &place.data(), &token, PATIENCE).await.expect("joins");
+    let member = enroll::join(&place.name, &place.data(), &token, PATIENCE, &Connect::tcp()).await.expect("joins");
     assert_eq!(member.node, 2);
     assert_eq!(east.handle.registry().borrow().nodes().len(), 2);
     east.stop().await;
@@ -444,7 +445,7 @@ async fn a_join_outlives_the_leader_that_took_it() {
     // Another gateway finishes the same join, with certificates that another keeper signed if that one had not.
     token.contacts = vec![eu.address];
     let patience = Patience { attempt: Duration::from_secs(10), deadline: SOON };
-    let member = enroll::join(&place.name, &place.data(), &token, patience).await.expect("joins");
+    let member = enroll::join(&place.name, &place.data(), &token, patience, &Connect::tcp()).await.expect("joins");
     assert_eq!(member.node, 4);
     let registry = eu.handle.registry().borrow().clone();
     assert_eq!(registry.token(&token.id).expect("known").redemptions.len(), 1);

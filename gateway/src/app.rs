@@ -5,12 +5,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context;
 use isthmus_dns::{DnsConfig, DnsServer};
-use isthmus_federation::clocks::Clocks;
 use isthmus_federation::data_dir::DataDir;
+use isthmus_federation::dial::Connect;
 use isthmus_federation::enroll::{self, Member, Patience};
 use isthmus_federation::{Options, Replica, Timing, Voting, exports, publish, serve};
 use isthmus_identity::{BearerToken, LiveIdentity};
@@ -104,7 +104,7 @@ impl Gateway {
             election_max: config.raft.election_max,
         };
         let voting = Voting { seats: config.raft.voters, replace_after: config.raft.voter_replace_after };
-        let options = Options { timing, voting, clocks: Clocks::new(SystemTime::now) };
+        let options = Options { timing, voting, ..Options::default() };
         let replica = Replica::start(&mut member, identity.clone(), options, shutdown.clone()).await?;
         let handle = replica.handle().clone();
         tasks.spawn(own_identity.keep(handle.clone(), shutdown.clone()));
@@ -260,7 +260,7 @@ async fn enroll(config: &GatewayConfig, east_west: SocketAddr, join: Option<Bear
     match join {
         Some(token) => {
             let patience = Patience { attempt: config.join.attempt, deadline: config.join.deadline };
-            let joined = enroll::join(&name, &data, &token, patience).await;
+            let joined = enroll::join(&name, &data, &token, patience, &Connect::tcp()).await;
             joined.with_context(|| format!("cannot join {} as {}", name.federation, name.cluster))
         }
         None if config.found => enroll::found(&name, &data).context("cannot found the federation"),

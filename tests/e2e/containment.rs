@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use isthmus_federation::data_dir::DataDir;
-use isthmus_federation::dial::channel;
+use isthmus_federation::dial::{Connect, channel};
 use isthmus_identity::{GatewayCredentials, LiveIdentity, OpeningKey, PeerUsage, PrivateKey, TrustBundle, VerifyError};
 use isthmus_model::catalog::{AppProtocol, Export, ServicePort};
 use isthmus_model::command::{Command, Refusal};
@@ -131,7 +131,7 @@ impl Thief {
 }
 
 fn gateway_of(cluster: &Cluster, config: Arc<ClientConfig>) -> Channel {
-    channel(cluster.at(port::EAST_WEST), format!("gateway.{}.{DOMAIN}", cluster.name), config)
+    channel(&Connect::tcp(), cluster.at(port::EAST_WEST), format!("gateway.{}.{DOMAIN}", cluster.name), config)
 }
 
 fn export() -> Export {
@@ -247,7 +247,7 @@ async fn a_stolen_cluster_key_is_worth_that_clusters_workloads_and_nothing_else(
 
 /// Asks to be admitted with a token that was made up.
 async fn redeem(contact: &Cluster, config: Arc<ClientConfig>) -> Refusal {
-    let channel = channel(contact.at(port::EAST_WEST), format!("join.{DOMAIN}"), config);
+    let channel = channel(&Connect::tcp(), contact.at(port::EAST_WEST), format!("join.{DOMAIN}"), config);
     let csr = || PrivateKey::generate().and_then(|key| key.csr()).expect("a request");
     let request = JoinRequest {
         token_id: "00000000000000ff".to_owned(),

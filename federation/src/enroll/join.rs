@@ -20,7 +20,7 @@ use tonic::{Code, Request};
 
 use super::{EnrollError, GatewayName, Member, Newborn, Patience};
 use crate::data_dir::DataDir;
-use crate::dial::{self, ALPN_H2};
+use crate::dial::{self, ALPN_H2, Connect};
 
 /// Pause before the contacts are tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -40,6 +40,7 @@ pub async fn join(
     data: &DataDir,
     token: &BearerToken,
     patience: Patience,
+    connect: &Connect,
 ) -> Result<Member, EnrollError> {
     check_token(name, token)?;
     let newborn = Newborn::prepare(name, data)?;
@@ -55,7 +56,7 @@ pub async fn join(
         authority_request: introduction.requests.authority.0.clone(),
         sealing_key: introduction.sealing_key.0.0.to_vec(),
     };
-    let (contact, admission) = ask_contacts(token, &request, patience).await?;
+    let (contact, admission) = ask_contacts(token, &request, patience, connect).await?;
     let bad = |reason: String| EnrollError::BadAdmission { contact, reason };
     // Only the token's root is believed of a contact. Others, if there are any, come with the registry.
     let known = |root: &Vec<u8>| certificate_key_digest(root).is_ok_and(|digest| digest == token.root);
@@ -97,13 +98,14 @@ async fn ask_contacts(
     token: &BearerToken,
     request: &JoinRequest,
     patience: Patience,
+    connect: &Connect,
 ) -> Result<(SocketAddr, Admission), EnrollError> {
     let started = Instant::now();
     let mut last = "the token names no contact".to_owned();
     let (mut told, mut waits) = (false, false);
     loop {
         for contact in &token.contacts {
-            match ask(*contact, token, request, patience.attempt).await {
+            match ask(*contact, token, request, patience.attempt, connect).await {
                 Ok(Answer::Admitted(admission)) => return Ok((*contact, admission)),
                 Ok(Answer::Waiting { offline }) => {
                     if !waits {
@@ -154,10 +156,11 @@ async fn ask(
     token: &BearerToken,
     request: &JoinRequest,
     timeout: Duration,
+    connect: &Connect,
 ) -> Result<Answer, EnrollError> {
     let expected: Expected = Arc::new(SpiffeId::is_gateway);
     let tls = pinned_client_config(token.root, token.federation.clone(), expected, None, &[ALPN_H2]);
-    let mut client = JoinClient::new(dial::channel(contact, token.federation.join_sni(), tls));
+    let mut client = JoinClient::new(dial::channel(connect, contact, token.federation.join_sni(), tls));
     let mut call = Request::new(request.clone());
     call.set_timeout(timeout);
     let reply = client.redeem(call).await.map_err(|status| {

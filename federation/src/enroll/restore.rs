@@ -180,7 +180,7 @@ mod tests {
     }
 
     fn stored(data: &DataDir) -> Registry {
-        let (_, machine) = store::open(&data.registry()).expect("opens");
+        let (_, machine) = store::open(&data.registry(), &store::Disk::Real).expect("opens");
         Registry::clone(&machine.watch().borrow())
     }
 

@@ -65,8 +65,7 @@ impl RaftLogReader<RegistryRaft> for LogStore {
         range: RB,
     ) -> Result<Vec<LogEntry>, StorageError> {
         let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
-        let file = self.file.clone();
-        off_thread(ErrorSubject::Logs, ErrorVerb::Read, move || read_range(&file, bounds)).await
+        off_thread(&self.file, ErrorSubject::Logs, ErrorVerb::Read, move |file| read_range(file, bounds)).await
     }
 }
 
@@ -74,10 +73,9 @@ impl RaftLogStorage<RegistryRaft> for LogStore {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> Result<LogState<RegistryRaft>, StorageError> {
-        let file = self.file.clone();
-        off_thread(ErrorSubject::Logs, ErrorVerb::Read, move || {
+        off_thread(&self.file, ErrorSubject::Logs, ErrorVerb::Read, move |file| {
             let last_purged_log_id: Option<LogId> = file.get(PURGED)?;
-            let last_log_id = last_entry(&file)?.map(|entry| entry.log_id).or(last_purged_log_id);
+            let last_log_id = last_entry(file)?.map(|entry| entry.log_id).or(last_purged_log_id);
             Ok(LogState { last_purged_log_id, last_log_id })
         })
         .await
@@ -88,8 +86,8 @@ impl RaftLogStorage<RegistryRaft> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), StorageError> {
-        let (file, vote) = (self.file.clone(), *vote);
-        off_thread(ErrorSubject::Vote, ErrorVerb::Write, move || file.put(VOTE, &vote)).await
+        let vote = *vote;
+        off_thread(&self.file, ErrorSubject::Vote, ErrorVerb::Write, move |file| file.put(VOTE, &vote)).await
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, StorageError> {
@@ -99,8 +97,7 @@ impl RaftLogStorage<RegistryRaft> for LogStore {
     /// Synced before the entries are applied: what was once seen as agreed is seen again after a restart, also
     /// where no quorum is left to ask.
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
-        let file = self.file.clone();
-        off_thread(ErrorSubject::Logs, ErrorVerb::Write, move || file.put(COMMITTED, &committed)).await
+        off_thread(&self.file, ErrorSubject::Logs, ErrorVerb::Write, move |file| file.put(COMMITTED, &committed)).await
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
@@ -114,8 +111,7 @@ impl RaftLogStorage<RegistryRaft> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<LogEntry> = entries.into_iter().collect();
-        let file = self.file.clone();
-        off_thread(ErrorSubject::Logs, ErrorVerb::Write, move || {
+        off_thread(&self.file, ErrorSubject::Logs, ErrorVerb::Write, move |file| {
             let rows: Vec<(u64, Vec<u8>)> = entries
                 .iter()
                 .map(|entry| Ok((entry.log_id.index, serde_json::to_vec(entry)?)))
@@ -134,8 +130,7 @@ impl RaftLogStorage<RegistryRaft> for LogStore {
     }
 
     async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
-        let file = self.file.clone();
-        off_thread(ErrorSubject::Logs, ErrorVerb::Write, move || {
+        off_thread(&self.file, ErrorSubject::Logs, ErrorVerb::Write, move |file| {
             file.write(|transaction| {
                 transaction.open_table(LOG)?.retain_in(log_id.index.., |_, _| false)?;
                 Ok(())
@@ -145,8 +140,7 @@ impl RaftLogStorage<RegistryRaft> for LogStore {
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
-        let file = self.file.clone();
-        off_thread(ErrorSubject::Logs, ErrorVerb::Write, move || {
+        off_thread(&self.file, ErrorSubject::Logs, ErrorVerb::Write, move |file| {
             // Mark first: a crash in between leaves entries that are known to be purged, never a hole.
             file.put(PURGED, &log_id)?;
             file.write(|transaction| {

@@ -112,8 +112,8 @@ fn as_snapshot(image: &Image) -> Result<Snapshot<RegistryRaft>, Failure> {
 
 impl RaftSnapshotBuilder<RegistryRaft> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<RegistryRaft>, StorageError> {
-        let (file, image) = (self.file.clone(), self.image.clone());
-        off_thread(ErrorSubject::Snapshot(None), ErrorVerb::Write, move || {
+        let image = self.image.clone();
+        off_thread(&self.file, ErrorSubject::Snapshot(None), ErrorVerb::Write, move |file| {
             file.put(SNAPSHOT, &image)?;
             as_snapshot(&image)
         })
@@ -156,8 +156,8 @@ impl RaftStateMachine<RegistryRaft> for StateMachine {
         meta: &SnapshotMeta<u64, Peer>,
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError> {
-        let (file, meta) = (self.file.clone(), meta.clone());
-        let image = off_thread(ErrorSubject::Snapshot(None), ErrorVerb::Write, move || {
+        let meta = meta.clone();
+        let image = off_thread(&self.file, ErrorSubject::Snapshot(None), ErrorVerb::Write, move |file| {
             let received: Image = serde_json::from_slice(snapshot.get_ref())?;
             let image = Image { meta, registry: received.registry };
             file.put(SNAPSHOT, &image)?;
@@ -169,8 +169,7 @@ impl RaftStateMachine<RegistryRaft> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<RegistryRaft>>, StorageError> {
-        let file = self.file.clone();
-        off_thread(ErrorSubject::Snapshot(None), ErrorVerb::Read, move || {
+        off_thread(&self.file, ErrorSubject::Snapshot(None), ErrorVerb::Read, |file| {
             let image: Option<Image> = file.get(SNAPSHOT)?;
             image.as_ref().map(as_snapshot).transpose()
         })

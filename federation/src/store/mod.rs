@@ -5,6 +5,7 @@
 //! synced before it is acknowledged. Records are JSON with a format number in the file, so that a later
 //! version can tell what it reads.
 
+mod disk;
 mod log;
 mod machine;
 mod seed;
@@ -24,6 +25,7 @@ use serde::de::DeserializeOwned;
 
 use crate::raft_types::StorageError;
 
+pub use disk::Disk;
 pub use log::LogStore;
 pub use machine::StateMachine;
 pub use seed::{SeedError, seed};
@@ -112,8 +114,8 @@ impl OpenError {
 ///
 /// # Errors
 /// [`OpenError`] when it is unreadable, in use, or of another format.
-pub fn open(path: &Path) -> Result<(LogStore, StateMachine), OpenError> {
-    let file = open_file(path)?;
+pub fn open(path: &Path, disk: &Disk) -> Result<(LogStore, StateMachine), OpenError> {
+    let file = open_file(path, disk)?;
     let machine = StateMachine::load(file.clone()).map_err(|source| OpenError::Unreadable {
         path: path.display().to_string(),
         source: redb::Error::Corrupted(source.to_string()),
@@ -121,10 +123,10 @@ pub fn open(path: &Path) -> Result<(LogStore, StateMachine), OpenError> {
     Ok((LogStore::new(file), machine))
 }
 
-fn open_file(path: &Path) -> Result<File, OpenError> {
+fn open_file(path: &Path, disk: &Disk) -> Result<File, OpenError> {
     let shown = path.display().to_string();
-    let database = database(path).map_err(|source| OpenError::of(shown.clone(), source))?;
-    let file = File { database: Arc::new(database) };
+    let database = database(path, disk).map_err(|source| OpenError::of(shown.clone(), source))?;
+    let file = File { database: Arc::new(database), disk: disk.clone() };
     let unreadable = |source: redb::Error| OpenError::Unreadable { path: shown.clone(), source };
     let drawn = random_digest().map_err(|error| unreadable(redb::Error::Corrupted(error.to_string())))?;
     let found = file.prepare(drawn).map_err(unreadable)?;
@@ -136,16 +138,16 @@ fn open_file(path: &Path) -> Result<File, OpenError> {
 
 /// Opens the file, or makes it. A new one is made beside its place and moved there once it is whole: one that a
 /// crash left half made could not be opened, and the gateway would never start again.
-fn database(path: &Path) -> Result<Database, DatabaseError> {
+fn database(path: &Path, disk: &Disk) -> Result<Database, DatabaseError> {
     if path.exists() {
-        return private(path);
+        return private(path, disk);
     }
     let draft = path.with_extension("redb.new");
-    let database = match private(&draft) {
+    let database = match private(&draft, disk) {
         Err(DatabaseError::DatabaseAlreadyOpen) => return Err(DatabaseError::DatabaseAlreadyOpen),
         Err(_) if draft.exists() => {
             fs::remove_file(&draft).map_err(redb::StorageError::from)?;
-            private(&draft)?
+            private(&draft, disk)?
         }
         created => created?,
     };
@@ -163,7 +165,7 @@ fn sync_parent(path: &Path) -> std::io::Result<()> {
 
 /// Opens or makes a file that is the gateway's user's alone: it has the hashes of tokens. One of an earlier version
 /// was not.
-fn private(path: &Path) -> Result<Database, DatabaseError> {
+fn private(path: &Path, disk: &Disk) -> Result<Database, DatabaseError> {
     let mut options = fs::OpenOptions::new();
     let file = options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path);
     let made = file.and_then(|file| file.set_permissions(fs::Permissions::from_mode(FILE_MODE)));
@@ -171,13 +173,14 @@ fn private(path: &Path) -> Result<Database, DatabaseError> {
     // A file that the disk has damaged is an error then, and not a panic or a wrong state. It is read whole at every
     // start: some megabytes. (After an unclean stop, redb goes back to the commit before one whose pages are bad: it
     // takes that for a commit that was not synced yet, which it can be only on a disk that lies about it.)
-    Database::builder().set_check_integrity_on_open(true).create(path)
+    disk.open(Database::builder().set_check_integrity_on_open(true), path)
 }
 
 /// The open file. Cheap to clone.
 #[derive(Clone)]
 struct File {
     database: Arc<Database>,
+    disk: Disk,
 }
 
 impl File {
@@ -250,11 +253,13 @@ impl Failure {
 
 /// Runs a blocking disk operation off the async workers: a sync can take as long as the disk likes.
 async fn off_thread<T: Send + 'static>(
+    file: &File,
     subject: ErrorSubject<u64>,
     verb: ErrorVerb,
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+    work: impl FnOnce(&File) -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, StorageError> {
-    match tokio::task::spawn_blocking(work).await {
+    let owned = file.clone();
+    match file.disk.run(move || work(&owned)).await {
         Ok(result) => result.map_err(|failure| failure.on(subject, verb)),
         Err(join) => {
             Err(StorageError::IO { source: StorageIOError::new(subject, verb, openraft::AnyError::new(&join)) })

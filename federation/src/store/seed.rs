@@ -13,7 +13,7 @@ use isthmus_model::registry::token::Digest;
 use openraft::{CommittedLeaderId, Membership, SnapshotMeta};
 
 use super::machine::{Image, SNAPSHOT};
-use super::{Failure, File, OpenError, private, sync_parent};
+use super::{Disk, Failure, File, OpenError, private, sync_parent};
 use crate::raft_types::{LogId, Peer, StoredMembership};
 
 /// Why the file was not written.
@@ -44,8 +44,8 @@ pub fn seed(path: &Path, id: Digest, node: NodeId, peer: Peer, registry: &Regist
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(write(error.to_string())),
         _ => {}
     }
-    let database = private(&draft).map_err(|source| OpenError::of(draft.display().to_string(), source))?;
-    let file = File { database: database.into() };
+    let database = private(&draft, &Disk::Real).map_err(|source| OpenError::of(draft.display().to_string(), source))?;
+    let file = File { database: database.into(), disk: Disk::Real };
     fill(&file, id, node, peer, registry).map_err(|error| write(error.to_string()))?;
     drop(file);
     fs::rename(&draft, path).and_then(|()| sync_parent(path)).map_err(|error| write(error.to_string()))

@@ -7,7 +7,7 @@ use isthmus_model::registry::Registry;
 use isthmus_model::registry::node::NodeId;
 
 use super::log::{committed, read_range};
-use super::{Failure, OpenError, open_file};
+use super::{Disk, Failure, OpenError, open_file};
 use crate::store::StateMachine;
 
 /// Everything that a replica has.
@@ -34,7 +34,7 @@ pub fn survey(path: &Path) -> Result<Survey, OpenError> {
         path: path.display().to_string(),
         source: redb::Error::Corrupted(failure.to_string()),
     };
-    let file = open_file(path)?;
+    let file = open_file(path, &Disk::Real)?;
     let mut machine = StateMachine::load(file.clone()).map_err(unreadable)?;
     let after = machine.last().map_or(0, |log| log.index + 1);
     let committed = committed(&file).map_err(unreadable)?.map_or(0, |log| log.index);

@@ -18,7 +18,7 @@ struct FreshStore;
 impl StoreBuilder<RegistryRaft, LogStore, StateMachine, TempDir> for FreshStore {
     async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError> {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let (log, machine) = open(&dir.path().join("registry.redb")).expect("opens");
+        let (log, machine) = open(&dir.path().join("registry.redb"), &Disk::Real).expect("opens");
         Ok((dir, log, machine))
     }
 }
@@ -33,10 +33,10 @@ fn the_registrys_file_is_its_owners_alone() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("registry.redb");
     let mode = || fs::metadata(&path).expect("there").permissions().mode() & 0o777;
-    drop(open(&path).expect("opens"));
+    drop(open(&path, &Disk::Real).expect("opens"));
     assert_eq!(mode(), 0o600);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("as an earlier version made it");
-    drop(open(&path).expect("opens again"));
+    drop(open(&path, &Disk::Real).expect("opens again"));
     assert_eq!(mode(), 0o600);
 }
 
@@ -52,14 +52,14 @@ async fn a_snapshot_survives_a_restart() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("registry.redb");
     let registry = {
-        let (_, mut machine) = open(&path).expect("opens");
+        let (_, mut machine) = open(&path, &Disk::Real).expect("opens");
         let applied = machine.apply([founding(1)]).await.expect("applies");
         assert!(matches!(applied[..], [Applied::Done(_)]));
         let mut builder = machine.get_snapshot_builder().await;
         builder.build_snapshot().await.expect("builds");
         Arc::clone(&machine.watch().borrow())
     };
-    let (_, mut machine) = open(&path).expect("opens again");
+    let (_, mut machine) = open(&path, &Disk::Real).expect("opens again");
     assert_eq!(*machine.watch().borrow(), registry);
     let (last_applied, _) = machine.applied_state().await.expect("reads");
     assert_eq!(last_applied.map(|id| id.index), Some(1));
@@ -75,7 +75,7 @@ async fn a_file_of_another_format_is_refused_and_left_alone() {
         transaction.open_table(META).expect("opens").insert("format", b"99".as_slice()).expect("inserts");
         transaction.commit().expect("commits");
     }
-    let refusal = open(&path).map(|_| ()).expect_err("a future format");
+    let refusal = open(&path, &Disk::Real).map(|_| ()).expect_err("a future format");
     assert!(matches!(&refusal, OpenError::Format { found, .. } if found == "99"), "{refusal}");
 }
 
@@ -83,8 +83,8 @@ async fn a_file_of_another_format_is_refused_and_left_alone() {
 fn a_file_in_use_is_refused() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("registry.redb");
-    let _held = open(&path).expect("opens");
-    assert!(matches!(open(&path).map(|_| ()), Err(OpenError::InUse { .. })));
+    let _held = open(&path, &Disk::Real).expect("opens");
+    assert!(matches!(open(&path, &Disk::Real).map(|_| ()), Err(OpenError::InUse { .. })));
 }
 
 #[test]
@@ -93,15 +93,15 @@ fn a_crash_while_the_file_is_made_is_forgotten_at_the_next_start() {
     let path = dir.path().join("registry.redb");
     // What redb leaves when it is killed before it has written its magic number.
     std::fs::write(path.with_extension("redb.new"), vec![0; 4096]).expect("written");
-    drop(open(&path).expect("opens"));
+    drop(open(&path, &Disk::Real).expect("opens"));
     assert!(path.exists() && !path.with_extension("redb.new").exists());
-    drop(open(&path).expect("opens again"));
+    drop(open(&path, &Disk::Real).expect("opens again"));
 }
 
 /// A file with some entries, and its bytes.
 async fn written(path: &Path) -> Vec<u8> {
     {
-        let (mut log, mut machine) = open(path).expect("opens");
+        let (mut log, mut machine) = open(path, &Disk::Real).expect("opens");
         machine.apply([founding(1)]).await.expect("applies");
         machine.get_snapshot_builder().await.build_snapshot().await.expect("builds");
         log.save_vote(&openraft::Vote::new(1, 1)).await.expect("saved");
@@ -115,7 +115,7 @@ async fn a_file_that_the_disk_damaged_is_an_error_or_what_was_written_and_never_
     let path = dir.path().join("registry.redb");
     let whole = written(&path).await;
     let state = async || {
-        let (mut log, machine) = open(&path)?;
+        let (mut log, machine) = open(&path, &Disk::Real)?;
         let vote = log.read_vote().await.expect("readable");
         let registry = machine.watch().borrow().as_ref().clone();
         Ok::<_, OpenError>((registry, vote))

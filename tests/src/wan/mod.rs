@@ -14,10 +14,12 @@ mod lane;
 mod link;
 mod mesh;
 mod pipe;
+mod r#virtual;
 
 pub use lane::{Direction, Fault, Shape};
 pub use link::Link;
 pub use mesh::{Site, Wan};
+pub use r#virtual::{Accepted, MachineId, VirtualWan};
 
 #[cfg(test)]
 mod tests;

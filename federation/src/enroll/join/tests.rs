@@ -22,7 +22,7 @@ async fn refusal(token: &BearerToken) -> String {
     let directory = tempfile::tempdir().expect("a directory");
     let data = DataDir::open(directory.path()).expect("usable");
     let patience = Patience { attempt: Duration::from_secs(5), deadline: Duration::ZERO };
-    join(&newcomer(), &data, token, patience).await.err().expect("refused").to_string()
+    join(&newcomer(), &data, token, patience, &Connect::tcp()).await.err().expect("refused").to_string()
 }
 
 #[tokio::test]
