@@ -162,6 +162,12 @@ impl Handle {
         self.proposer.propose(command).await
     }
 
+    /// Tries once to write.
+    #[cfg(feature = "simulation")]
+    pub async fn try_to_propose(&self, command: &Command) -> crate::propose::Tried {
+        self.proposer.try_once(command).await
+    }
+
     /// The agreed state, as it changes. Reads are local and may trail the leader.
     #[must_use]
     pub fn registry(&self) -> watch::Receiver<Arc<Registry>> {

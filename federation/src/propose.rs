@@ -68,6 +68,18 @@ enum Attempt {
     Failed(String),
 }
 
+/// What one try to write came to, for who has to know what an unclear one may have left behind.
+#[cfg(feature = "simulation")]
+#[derive(Clone, Debug)]
+pub enum Tried {
+    /// It is agreed what came of it.
+    Settled(Result<Outcome, Refusal>),
+    /// Nobody took it.
+    NotTaken,
+    /// It may have been taken, or be taken yet.
+    Unclear,
+}
+
 impl Proposer {
     pub(crate) async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
         self.propose_proven(command, &[]).await
@@ -89,6 +101,16 @@ impl Proposer {
                 return Err(ProposeError::NoQuorum { last });
             }
             tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Tries once.
+    #[cfg(feature = "simulation")]
+    pub(crate) async fn try_once(&self, command: &Command) -> Tried {
+        match self.attempt(command, &[]).await {
+            Attempt::Settled(result, _) => Tried::Settled(result),
+            Attempt::Elsewhere(_) => Tried::NotTaken,
+            Attempt::Failed(_) => Tried::Unclear,
         }
     }
 

@@ -8,4 +8,5 @@
 
 pub mod bench;
 pub mod harness;
+pub mod history;
 pub mod wan;

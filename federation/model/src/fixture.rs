@@ -1,5 +1,7 @@
 //! Members and their papers, made up, for tests of this crate and of those above it.
 
+use std::cell::Cell;
+
 use crate::blob::Blob;
 use crate::command::{Command, Introduction};
 use crate::name::FederationDomain;
@@ -7,6 +9,19 @@ use crate::registry::node::{Certificates, Node, NodeId, Pending, Requests, Seali
 use crate::registry::token::{Digest, Grant, Invitation};
 use crate::registry::trust::{Custody, Envelope, Envelopes, Root};
 use crate::time::UnixMillis;
+
+thread_local! {
+    static TOKENS_NEVER_WEAR_OUT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A known bug, for tests that have to notice it: on this thread, a token admits as many as come.
+pub fn set_tokens_never_wear_out(broken: bool) {
+    TOKENS_NEVER_WEAR_OUT.set(broken);
+}
+
+pub(crate) fn tokens_never_wear_out() -> bool {
+    TOKENS_NEVER_WEAR_OUT.get()
+}
 
 /// The node id of the founder.
 pub const FOUNDER: NodeId = 1;

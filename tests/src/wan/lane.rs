@@ -52,8 +52,9 @@ pub(super) struct Lane {
 struct Bottleneck {
     /// When the last byte that was let in will have left.
     free_at: Instant,
-    /// State of the jitter's generator.
-    random: u64,
+    /// What all jitter follows from, with the time: however bytes are cut into chunks, it is the same.
+    seed: u64,
+    started: Instant,
 }
 
 impl Lane {
@@ -61,13 +62,17 @@ impl Lane {
         Self {
             shape: Mutex::default(),
             fault: watch::Sender::default(),
-            bottleneck: Mutex::new(Bottleneck { free_at: Instant::now(), random: seed }),
+            bottleneck: Mutex::new(Bottleneck { free_at: Instant::now(), seed, started: Instant::now() }),
             carried: AtomicU64::new(0),
         }
     }
 
     pub(super) fn set_shape(&self, shape: Shape) {
         *self.shape.lock().unwrap_or_else(PoisonError::into_inner) = shape;
+    }
+
+    pub(super) fn shape(&self) -> Shape {
+        *self.shape.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn set_fault(&self, fault: Fault) {
@@ -80,11 +85,12 @@ impl Lane {
 
     /// When `len` bytes that enter now come out at the far end.
     pub(super) fn arrival(&self, len: usize) -> Instant {
-        let shape = *self.shape.lock().unwrap_or_else(PoisonError::into_inner);
+        let shape = self.shape();
         let mut bottleneck = self.bottleneck.lock().unwrap_or_else(PoisonError::into_inner);
         let busy = shape.bandwidth.map_or(Duration::ZERO, |rate| serialization_delay(len, rate));
         bottleneck.free_at = bottleneck.free_at.max(Instant::now()) + busy;
-        let jitter = shape.jitter.mul_f64(next_fraction(&mut bottleneck.random));
+        let at = bottleneck.started.elapsed().as_millis();
+        let jitter = shape.jitter.mul_f64(fraction(bottleneck.seed, at));
         bottleneck.free_at + shape.delay + jitter
     }
 
@@ -103,10 +109,10 @@ fn serialization_delay(len: usize, rate: u64) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
-/// The next number of [0, 1) (SplitMix64: a whole generator in one word, so that a seed says everything).
-fn next_fraction(state: &mut u64) -> f64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut mixed = *state;
+/// A number of [0, 1) for the millisecond `at` (the output function of SplitMix64).
+fn fraction(seed: u64, at: u128) -> f64 {
+    let at = u64::try_from(at).unwrap_or(u64::MAX);
+    let mut mixed = seed ^ at.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     mixed ^= mixed >> 31;

@@ -92,6 +92,12 @@ impl VirtualWan {
         self.state().lane(from, to).set_shape(shape);
     }
 
+    /// Distance and width of the way from one machine to another.
+    #[must_use]
+    pub fn shape_of(&self, from: MachineId, to: MachineId) -> Shape {
+        self.state().lane(from, to).shape()
+    }
+
     /// Sets or clears the fault of the way from one machine to another.
     pub fn fault(&self, from: MachineId, to: MachineId, fault: Fault) {
         self.state().lane(from, to).set_fault(fault);

@@ -236,6 +236,10 @@ impl Token {
     /// Whether it admitted as many gateways as it may.
     #[must_use]
     pub fn is_used_up(&self) -> bool {
+        #[cfg(feature = "fixture")]
+        if crate::fixture::tokens_never_wear_out() {
+            return false;
+        }
         match &self.grant {
             Grant::Join(invitation) => self.redemptions.len() >= invitation.uses as usize,
             Grant::Workload { .. } => false,
