@@ -25,13 +25,17 @@ mod membership;
 pub mod network;
 pub mod node;
 pub mod propose;
+pub mod protocol;
 pub mod publish;
 pub mod quorum;
+mod raft_service;
 pub mod raft_types;
 pub mod replicas;
 pub mod serve;
+pub mod snapshot;
 pub mod status;
 pub mod store;
+mod understood;
 mod voted;
 
 pub use membership::Voting;

@@ -2,6 +2,9 @@
 
 #![allow(clippy::panic)]
 
+#[path = "federation/snapshots.rs"]
+mod snapshots;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +14,7 @@ use isthmus_federation::caller::PeerStream;
 use isthmus_federation::clocks::Clocks;
 use isthmus_federation::data_dir::DataDir;
 use isthmus_federation::enroll::{self, EnrollError, GatewayName, Member, Patience};
+use isthmus_federation::snapshot::RATE_DEFAULT;
 use isthmus_federation::status::Role;
 use isthmus_federation::{Handle, Options, ProposeError, RegistryStatus, Replica, Timing, Voting, serve};
 use isthmus_identity::{
@@ -83,7 +87,7 @@ impl Gateway {
         let (stop, ahead) = (CancellationToken::new(), Arc::<AtomicU64>::default());
         let offset = ahead.clone();
         let clocks = Clocks::new(move || SystemTime::now() + Duration::from_secs(offset.load(Ordering::Relaxed)));
-        let options = Options { timing: TIMING, voting: VOTING, clocks };
+        let options = Options { timing: TIMING, voting: VOTING, clocks, snapshot_rate: RATE_DEFAULT };
         let replica =
             Replica::start(&mut member, identity.clone(), options, stop.clone()).await.expect("the replica starts");
         let tasks = TaskTracker::new();

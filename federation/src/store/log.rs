@@ -1,7 +1,7 @@
 //! The replicated log on disk.
 
 use std::fmt::Debug;
-use std::ops::RangeBounds;
+use std::ops::{Range, RangeBounds};
 
 use isthmus_model::registry::token::Digest;
 use openraft::storage::{LogFlushed, RaftLogStorage};
@@ -10,10 +10,14 @@ use redb::{ReadableDatabase, ReadableTable};
 
 use super::{Failure, File, ID, LOG, off_thread};
 use crate::raft_types::{LogEntry, LogId, RegistryRaft, StorageError};
+use crate::understood;
 
 const VOTE: &str = "vote";
 const COMMITTED: &str = "committed";
 const PURGED: &str = "purged";
+/// Bytes of entries in one message, unless one alone is longer: no more than a piece of a snapshot, so that the answer to
+/// it is not later than the next heartbeat.
+const BATCH_LEN_MAX: usize = 256 << 10;
 
 /// The log, the vote and the commit mark of one replica.
 #[derive(Clone)]
@@ -41,9 +45,25 @@ pub(super) fn read_range(file: &File, range: impl RangeBounds<u64>) -> Result<Ve
     let rows = log.range(range).map_err(redb::Error::from)?;
     rows.map(|row| {
         let (_, value) = row.map_err(redb::Error::from)?;
-        Ok(serde_json::from_slice(value.value())?)
+        Ok(understood::read(value.value())?)
     })
     .collect()
+}
+
+/// The entries from `range` on that fit one message; one at least, if there is one.
+fn read_batch(file: &File, range: Range<u64>) -> Result<Vec<LogEntry>, Failure> {
+    let transaction = file.database.begin_read().map_err(redb::Error::from)?;
+    let log = transaction.open_table(LOG).map_err(redb::Error::from)?;
+    let (mut entries, mut len) = (Vec::new(), 0);
+    for row in log.range(range).map_err(redb::Error::from)? {
+        let (_, value) = row.map_err(redb::Error::from)?;
+        len += value.value().len();
+        if len > BATCH_LEN_MAX && !entries.is_empty() {
+            break;
+        }
+        entries.push(understood::read(value.value())?);
+    }
+    Ok(entries)
 }
 
 /// The last entry that is known to be agreed.
@@ -56,7 +76,7 @@ fn last_entry(file: &File) -> Result<Option<LogEntry>, Failure> {
     let transaction = file.database.begin_read().map_err(redb::Error::from)?;
     let log = transaction.open_table(LOG).map_err(redb::Error::from)?;
     let last = log.last().map_err(redb::Error::from)?;
-    last.map(|(_, value)| Ok(serde_json::from_slice(value.value())?)).transpose()
+    last.map(|(_, value)| Ok(understood::read(value.value())?)).transpose()
 }
 
 impl RaftLogReader<RegistryRaft> for LogStore {
@@ -67,6 +87,11 @@ impl RaftLogReader<RegistryRaft> for LogStore {
         let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
         let file = self.file.clone();
         off_thread(ErrorSubject::Logs, ErrorVerb::Read, move || read_range(&file, bounds)).await
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<LogEntry>, StorageError> {
+        let file = self.file.clone();
+        off_thread(ErrorSubject::Logs, ErrorVerb::Read, move || read_batch(&file, start..end)).await
     }
 }
 

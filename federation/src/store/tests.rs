@@ -76,7 +76,7 @@ async fn a_file_of_another_format_is_refused_and_left_alone() {
         transaction.commit().expect("commits");
     }
     let refusal = open(&path).map(|_| ()).expect_err("a future format");
-    assert!(matches!(&refusal, OpenError::Format { found, .. } if found == "99"), "{refusal}");
+    assert!(matches!(&refusal, OpenError::TooNew { found, .. } if found == "99"), "{refusal}");
 }
 
 #[test]
