@@ -3,7 +3,7 @@
 //! Along the path of a join: [`enroll`] (the newcomer's side) → [`join`] (the federation's side) →
 //! [`propose`] → `Registry::apply` → `custody` (certified) → [`membership`] (learner, then voter). Along the path of a catalog
 //! change: [`exports`] → [`propose`] → [`network`] → [`store`] → `Registry::apply` → [`publish`]. [`node`] puts the
-//! parts together.
+//! parts together. Whoever has nothing yet gets a [`snapshot`]; who speaks what is in [`protocol`].
 //!
 //! Liveness and capacity are deliberately absent: gateways tell each other directly, so that failover does
 //! not wait for a quorum.
@@ -35,6 +35,8 @@ pub mod serve;
 pub mod snapshot;
 pub mod status;
 pub mod store;
+#[cfg(test)]
+mod tests;
 mod understood;
 mod voted;
 

@@ -104,7 +104,8 @@ impl Gateway {
             election_max: config.raft.election_max,
         };
         let voting = Voting { seats: config.raft.voters, replace_after: config.raft.voter_replace_after };
-        let options = Options { timing, voting, clocks: Clocks::new(SystemTime::now) };
+        let (clocks, snapshot_rate) = (Clocks::new(SystemTime::now), config.raft.snapshot_rate);
+        let options = Options { timing, voting, clocks, snapshot_rate };
         let replica = Replica::start(&mut member, identity.clone(), options, shutdown.clone()).await?;
         let handle = replica.handle().clone();
         tasks.spawn(own_identity.keep(handle.clone(), shutdown.clone()));

@@ -137,6 +137,9 @@ impl OpenError {
         match failure {
             Failure::NotUnderstood(reason) => Self::NotUnderstood { path, reason },
             Failure::Disk(source) => Self::Unreadable { path, source },
+            Failure::Snapshot => {
+                Self::Damaged { path, source: redb::StorageError::Corrupted(failure.to_string()).into() }
+            }
             failure => Self::Unreadable { path, source: redb::Error::Corrupted(failure.to_string()) },
         }
     }

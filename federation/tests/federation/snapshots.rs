@@ -160,6 +160,9 @@ async fn a_snapshot_is_taken_only_from_who_leads_and_only_whole() {
     let fence = Command::Fence { cluster: "us-west".parse().expect("valid"), why: "a test".to_owned() };
     east.handle.propose(fence).await.expect("fenced");
     eu.sees("the fence", |registry| !registry.denied().is_empty()).await;
+    let denied = eu.handle.registry().borrow().denied().keys().copied().collect();
+    let trust = TrustBundle::clone(&eu.identity.trust().expect("it trusts"));
+    eu.identity.set_trust(trust.with_denied(Arc::new(denied)));
     let refused = send_piece(&west, &eu, &head(claims, 2, 3, sha256(b"abc")), b"abc").await.expect_err("refused");
     assert_ne!(refused.code(), Code::FailedPrecondition, "it does not come as far as its bytes: {refused}");
     eu.handle.propose(set_export(9080)).await.expect("agreed, as ever");
