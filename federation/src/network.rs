@@ -90,7 +90,7 @@ enum Failure {
     /// Its answer is an error.
     Refused(Status),
     /// Its answer cannot be read, or is the Raft library's error.
-    Answer(CallError),
+    Answer(Box<CallError>),
 }
 
 impl From<Failure> for CallError {
@@ -100,7 +100,7 @@ impl From<Failure> for CallError {
             Failure::Unmade(error) => Unreachable::new(&error).into(),
             Failure::Refused(status) if status.code() == Code::Unavailable => Unreachable::new(&status).into(),
             Failure::Refused(status) => NetworkError::new(&status).into(),
-            Failure::Answer(error) => error,
+            Failure::Answer(error) => *error,
         }
     }
 }
@@ -113,7 +113,7 @@ impl Replica {
     {
         let channel = self.channel.clone();
         let channel = channel.ok_or_else(|| Failure::Unmade(std::io::Error::other("the replica has no address")))?;
-        let unreadable = |error: serde_json::Error| Failure::Answer(NetworkError::new(&error).into());
+        let unreadable = |error: serde_json::Error| Failure::Answer(Box::new(NetworkError::new(&error).into()));
         let message = self.message(serde_json::to_vec(question).map_err(unreadable)?);
         let asked = Instant::now();
         let mut waiting = Waiting { to: self, patience, over: matches!(call, Call::Snapshot { .. }) };
@@ -127,7 +127,7 @@ impl Replica {
         self.network.clocks.note(self.id, reply.clock_ms, Some(asked.elapsed()));
         self.network.protocols.note(self.id, Spoken::told(reply.spoken, reply.format));
         let answer: Result<A, RaftError<NodeId>> = serde_json::from_slice(&reply.body).map_err(unreadable)?;
-        let answer = answer.map_err(|error| Failure::Answer(RemoteError::new(self.id, error).into()))?;
+        let answer = answer.map_err(|error| Failure::Answer(Box::new(RemoteError::new(self.id, error).into())))?;
         // The library takes a later term from an answer as it does from a question.
         if let (Some(theirs), Some(ours)) = (answer.vote(), question.vote()) {
             check_term(theirs.leader_id().term, ours.leader_id().term).map_err(Failure::Refused)?;
@@ -160,7 +160,11 @@ impl Replica {
     /// Sends a snapshot, from where the receiver wants it, until it has it or nothing moves any more.
     async fn send(&self, vote: Vote<NodeId>, snapshot: Snapshot<RegistryRaft>) -> Result<Vote<NodeId>, TransferError> {
         let (peer, started) = (protocol::name(self.id, Some(&self.peer)), Instant::now());
-        self.check_can_receive(&peer)?;
+        if let Err(why) = self.check_can_receive(&peer) {
+            // Not again at once.
+            tokio::time::sleep(BROKEN_PAUSE).await;
+            return Err(NetworkError::new(&std::io::Error::other(why)).into());
+        }
         let _place = self.network.sending.place().await;
         let Encoded { bytes, digest, .. } = *snapshot.snapshot;
         let head = Head { vote, meta: snapshot.meta, len: bytes.len() as u64, sha256: digest };
@@ -191,7 +195,7 @@ impl Replica {
         }
     }
 
-    fn check_can_receive(&self, peer: &str) -> Result<(), TransferError> {
+    fn check_can_receive(&self, peer: &str) -> Result<(), String> {
         // Without a word of it, trying tells.
         let spoken = self.network.protocols.of(self.id);
         let Some(spoken) = spoken.filter(|spoken| !spoken.can(Capability::SnapshotStream)) else { return Ok(()) };
@@ -199,7 +203,7 @@ impl Replica {
         if !self.refused.swap(true, Ordering::Relaxed) {
             tracing::warn!("{why}");
         }
-        Err(NetworkError::new(&std::io::Error::other(why)).into())
+        Err(why)
     }
 }
 

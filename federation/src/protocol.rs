@@ -92,23 +92,16 @@ impl fmt::Display for Spoken {
     }
 }
 
-/// Two gateways that have no protocol in common.
+/// Two gateways that have no protocol in common, and which one to upgrade.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{one} {speaks}, {other} {others}: upgrade {outdated}", outdated = if speaks.latest < others.latest { one } else { other })]
-pub(crate) struct Apart {
-    one: String,
-    speaks: Spoken,
-    other: String,
-    others: Spoken,
-}
+#[error("{0}")]
+pub(crate) struct Apart(String);
 
 /// The protocol for messages between `own` and the gateway called `peer`.
 pub(crate) fn agree(own: &Spoken, own_name: &str, theirs: &Spoken, peer: &str) -> Result<u32, Apart> {
-    own.common(theirs).ok_or_else(|| Apart {
-        one: own_name.to_owned(),
-        speaks: own.clone(),
-        other: peer.to_owned(),
-        others: theirs.clone(),
+    own.common(theirs).ok_or_else(|| {
+        let outdated = if own.latest < theirs.latest { own_name } else { peer };
+        Apart(format!("{own_name} {own}, {peer} {theirs}: upgrade {outdated}"))
     })
 }
 

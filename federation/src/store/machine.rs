@@ -8,7 +8,7 @@ use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, ErrorSubject, ErrorVerb, OptionalSend, RaftSnapshotBuilder, SnapshotMeta};
 use tokio::sync::watch;
 
-use super::snapshot::SnapshotFile;
+use super::snapshot::{SnapshotFile, Stored};
 use super::{Failure, File, off_thread};
 use crate::raft_types::{Applied, LogEntry, LogId, Peer, RegistryRaft, StorageError, StoredMembership};
 use crate::snapshot::{Encoded, Image};
@@ -98,7 +98,7 @@ fn snapshot_id(last: Option<LogId>) -> String {
     last.map_or_else(|| "empty".to_owned(), |last| format!("{}-{}", last.leader_id, last.index))
 }
 
-fn as_snapshot((meta, encoded): (SnapshotMeta<u64, Peer>, Encoded)) -> Snapshot<RegistryRaft> {
+fn as_snapshot((meta, encoded): Stored) -> Snapshot<RegistryRaft> {
     Snapshot { meta, snapshot: Box::new(encoded) }
 }
 

@@ -32,6 +32,9 @@ struct Record {
     meta: SnapshotMeta<NodeId, Peer>,
 }
 
+/// A snapshot, and what it is of.
+pub(super) type Stored = (SnapshotMeta<NodeId, Peer>, Encoded);
+
 /// Reads and writes the snapshot. Clones share it.
 #[derive(Clone)]
 pub(super) struct SnapshotFile {
@@ -77,7 +80,7 @@ impl SnapshotFile {
     }
 
     /// Reads the last snapshot.
-    pub(super) fn read(&self) -> Result<Option<(SnapshotMeta<NodeId, Peer>, Encoded)>, Failure> {
+    pub(super) fn read(&self) -> Result<Option<Stored>, Failure> {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(record) = self.file.get::<Record>(SNAPSHOT)? else { return Ok(None) };
         if let Some(bytes) = shared.bytes.upgrade().filter(|_| shared.digest == Some(record.sha256)) {

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use isthmus_federation::dial::Dialer;
 use isthmus_federation::raft_types::{Peer, PeerAddress};
 use isthmus_federation::store;
 use isthmus_identity::random_digest;
@@ -99,15 +100,27 @@ async fn a_learner_joins_a_large_registry_while_writes_go_on() {
     east.stop().await;
 }
 
-/// Sends pieces to `to` by the connections of `from`.
+/// Sends the first piece to `to`, over a connection of its own, as `from`.
 async fn send_piece(from: &Gateway, to: &Gateway, head: &Value, data: &[u8]) -> Result<Value, tonic::Status> {
+    send_piece_at(0, from, to, head, data).await
+}
+
+async fn send_piece_at(
+    offset: u64,
+    from: &Gateway,
+    to: &Gateway,
+    head: &Value,
+    data: &[u8],
+) -> Result<Value, tonic::Status> {
     let registry = to.handle.registry().borrow().clone();
     let node = to.handle.status().borrow().node;
     let address = PeerAddress::from(&registry.nodes()[&node]);
     let spoken = Some(Spoken { earliest: 3, latest: 3, capabilities: 1, software: "0.1.0".to_owned() });
     let message = RaftMessage { format: 3, body: head.to_string().into_bytes(), spoken, ..RaftMessage::default() };
-    let piece = SnapshotPiece { message: Some(message), offset: 0, data: data.to_vec() };
-    let mut client = RaftClient::new(from.handle.dialer().channel(&address));
+    let piece = SnapshotPiece { message: Some(message), offset, data: data.to_vec() };
+    let mut client = RaftClient::new(
+        Dialer::new(from.handle.dialer().federation().clone(), from.identity.clone()).channel(&address),
+    );
     let reply = client.snapshot(piece).await?.into_inner();
     Ok(serde_json::from_slice(&reply.body).expect("JSON"))
 }
@@ -147,6 +160,10 @@ async fn a_snapshot_is_taken_only_from_who_leads_and_only_whole() {
     assert_eq!(code(send_piece(&west, &eu, &head(claims, 2, 2, sha256(b"abc")), b"abc").await), Code::InvalidArgument);
     let begun = send_piece(&west, &eu, &head(claims, 2, 5, sha256(b"abcde")), b"abc").await.expect("begins");
     assert_eq!(begun["Ok"]["next"], 3);
+    let asked = send_piece(&west, &eu, &head(claims, 2, 5, sha256(b"abcde")), b"").await.expect("resumes");
+    assert_eq!(asked["Ok"]["next"], 3, "over another connection too");
+    let rest = send_piece_at(3, &west, &eu, &head(claims, 2, 5, sha256(b"abcde")), b"de").await;
+    assert_eq!(code(rest), Code::FailedPrecondition, "it is whole, and no registry");
     assert_eq!(code(send_piece(&west, &eu, &head(claims, 2, 3, sha256(b"abd")), b"abc").await), Code::DataLoss);
     assert_eq!(
         code(send_piece(&west, &eu, &head(claims, 2, 3, sha256(b"abc")), b"abc").await),
