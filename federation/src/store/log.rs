@@ -30,6 +30,11 @@ impl LogStore {
         Self { file }
     }
 
+    #[cfg(test)]
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// By what the file is known.
     ///
     /// # Errors
