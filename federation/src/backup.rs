@@ -18,6 +18,8 @@ use isthmus_model::registry::{Federation, Registry};
 use isthmus_model::time::UnixMillis;
 use serde::{Deserialize, Serialize};
 
+use crate::understood::{self, NotUnderstood};
+
 /// The image's layout. Raised when an older version would misread it.
 const FORMAT: u32 = 1;
 /// The recipient's number among those that a root's key is sealed to. Gateways are numbered from 1.
@@ -154,9 +156,9 @@ pub enum ReadError {
     /// The file cannot be read, was altered, or is sealed to another key.
     #[error("the backup cannot be opened: {0}")]
     Archive(io::Error),
-    /// It opens, and holds something else.
-    #[error("the backup's content is not what this version reads ({0}): use the version that wrote it")]
-    Content(serde_json::Error),
+    /// It opens, and holds something else, or what only a later version knows: restored, that would be lost.
+    #[error("the backup is not one, or not one for this version: {0}")]
+    Content(NotUnderstood),
     /// Written by a later version.
     #[error("the backup has format {0}, this version reads format {FORMAT}: use the version that wrote it")]
     Format(u32),
@@ -171,12 +173,10 @@ impl Image {
     /// # Errors
     /// [`ReadError`].
     pub fn read(source: impl Read, identity: &OpeningKey) -> Result<Self, ReadError> {
+        let mut content = Vec::new();
         let archive = ArchiveReader::new(source, identity).map_err(ReadError::Archive)?;
-        let read = serde_json::from_reader::<_, Self>(BufReader::new(archive));
-        let image =
-            read.map_err(
-                |error| if error.is_io() { ReadError::Archive(error.into()) } else { ReadError::Content(error) },
-            )?;
+        BufReader::new(archive).read_to_end(&mut content).map_err(ReadError::Archive)?;
+        let image: Self = understood::read(&content).map_err(ReadError::Content)?;
         if image.format != FORMAT {
             return Err(ReadError::Format(image.format));
         }

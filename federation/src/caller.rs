@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use isthmus_identity::tls::Guarded;
 use isthmus_identity::{CLOCK_SKEW, LiveIdentity, Peer, Verified};
 use isthmus_model::name::ClusterName;
-use isthmus_model::spiffe::SpiffeId;
+use isthmus_model::spiffe::{Principal, SpiffeId};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -75,6 +75,15 @@ impl GatewayCaller {
     #[must_use]
     pub fn id(&self) -> &SpiffeId {
         self.0.id()
+    }
+
+    /// It as people know it: `cluster/gateway`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match &self.id().principal {
+            Principal::Gateway(gateway) => format!("{}/{gateway}", self.cluster()),
+            _ => self.id().to_string(),
+        }
     }
 }
 

@@ -26,6 +26,7 @@ use zeroize::Zeroizing;
 use crate::attempts::Attempts;
 use crate::caller;
 use crate::propose::{ProposeError, Proposer};
+use crate::protocol::{self, EARLIEST, Spoken};
 
 /// Joins worked on at once. Each costs at most one write; the rest are told to come back.
 const JOINS_AT_ONCE: usize = 8;
@@ -58,8 +59,12 @@ impl JoinService {
     /// Redeems.
     async fn admit(&self, request: JoinRequest, from: Option<IpAddr>) -> Result<Admittance, Status> {
         let token_secret = Zeroizing::new(request.token_secret.clone());
+        let spoken = Spoken::told(request.spoken.clone(), EARLIEST);
         let Newcomer { id, secret_hash, introduction } = Newcomer::read(request)?;
         let (cluster, gateway) = (introduction.cluster.clone(), introduction.gateway.clone());
+        // Before its token is used up: it would be admitted and could not take part.
+        let (own, newcomer) = (format!("the gateway in {}", self.proposer.cluster), format!("{cluster}/{gateway}"));
+        protocol::agree(&Spoken::own(), &own, &spoken, &newcomer)?;
         let requests = introduction.requests.clone();
         match self.check(&id, &secret_hash, &introduction, from).await {
             // It asks again for what it waits for, as often as the root's answer takes: that costs no write.

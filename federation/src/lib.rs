@@ -3,7 +3,7 @@
 //! Along the path of a join: [`enroll`] (the newcomer's side) → [`join`] (the federation's side) →
 //! [`propose`] → `Registry::apply` → `custody` (certified) → [`membership`] (learner, then voter). Along the path of a catalog
 //! change: [`exports`] → [`propose`] → [`network`] → [`store`] → `Registry::apply` → [`publish`]. [`node`] puts the
-//! parts together.
+//! parts together. Whoever has nothing yet gets a [`snapshot`]; who speaks what is in [`protocol`].
 //!
 //! Liveness and capacity are deliberately absent: gateways tell each other directly, so that failover does
 //! not wait for a quorum.
@@ -25,15 +25,21 @@ mod membership;
 pub mod network;
 pub mod node;
 pub mod propose;
+pub mod protocol;
 pub mod publish;
 pub mod quorum;
+mod raft_service;
 pub mod raft_types;
 pub mod replicas;
 pub mod serve;
 #[cfg(feature = "simulation")]
 pub mod simulation;
+pub mod snapshot;
 pub mod status;
 pub mod store;
+#[cfg(test)]
+mod tests;
+mod understood;
 mod voted;
 
 pub use membership::Voting;

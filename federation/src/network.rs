@@ -1,70 +1,66 @@
-//! The Raft library's messages over gRPC, both ways.
+//! The Raft library's messages to other replicas, over gRPC. What comes in is taken by [`crate::raft_service`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use isthmus_model::registry::node::NodeId;
-use isthmus_wire::peer::RaftMessage;
 use isthmus_wire::peer::raft_client::RaftClient;
-use isthmus_wire::peer::raft_server;
-use openraft::error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable};
+use isthmus_wire::peer::{Capability, RaftMessage, SnapshotPiece};
+use openraft::error::{Fatal, NetworkError, RPCError, RaftError, RemoteError, ReplicationClosed};
+use openraft::error::{StreamingError, Unreachable};
 use openraft::network::RPCOption;
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
-    VoteResponse,
-};
-use openraft::{RaftNetwork, RaftNetworkFactory};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
+use openraft::storage::Snapshot;
+use openraft::{OptionalSend, RaftNetwork, RaftNetworkFactory, Vote};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Status};
 
-use crate::admission::{Receiving, check_term};
-use crate::caller;
-use crate::claim;
+use crate::admission::check_term;
 use crate::clocks::Clocks;
 use crate::dial::Dialer;
 use crate::lineage::LineageCheck;
+use crate::protocol::{self, Protocols, Spoken};
 use crate::quorum::QuorumWord;
-use crate::raft_types::{Peer, PeerAddress, Raft, RegistryRaft};
+use crate::raft_types::{Peer, RegistryRaft};
+use crate::snapshot::{Answer, Encoded, Head, Sending, Transfer};
 use crate::voted::Voted;
 
-/// The encoding of [`RaftMessage::body`]: JSON of openraft 0.9's messages.
-const FORMAT: u32 = 2;
-/// The largest Raft message either way: a snapshot chunk of [`SNAPSHOT_CHUNK_LEN`] as JSON, four characters
-/// per byte at worst, or a batch of entries.
+/// The largest Raft message either way: a batch of entries, of which the store gives no more at once than fit, or a piece
+/// of a snapshot.
 pub const MESSAGE_LEN_MAX: usize = 8 << 20;
-/// Bytes of snapshot per message.
-pub const SNAPSHOT_CHUNK_LEN: u64 = 1 << 20;
+/// How long an unreachable replica is left alone. Short, so that one that is back is soon in step.
+const UNREACHABLE_PAUSE: Duration = Duration::from_millis(200);
+/// How long a piece of a snapshot may take: on a link of 1 Mbit/s it takes 2 s.
+const PIECE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the last one may, after which the receiver checks and installs the whole. It is asked again then.
+const INSTALL_PATIENCE: Duration = Duration::from_secs(60);
+/// Before a transfer that broke goes on: an outage of five seconds is outlasted.
+const BROKEN_PAUSE: Duration = Duration::from_millis(500);
 
 /// Makes clients to other replicas.
 #[derive(Clone)]
 pub struct Network {
-    dialer: Dialer,
-    quorum: QuorumWord,
-    lineage: LineageCheck,
-    clocks: Clocks,
-}
-
-impl Network {
-    /// A network over the dialer's channels, which passes on how old `quorum`'s last word is.
-    #[must_use]
-    pub fn new(dialer: Dialer, quorum: QuorumWord, lineage: LineageCheck, clocks: Clocks) -> Self {
-        Self { dialer, quorum, lineage, clocks }
-    }
+    pub(crate) dialer: Dialer,
+    pub(crate) quorum: QuorumWord,
+    pub(crate) lineage: LineageCheck,
+    pub(crate) clocks: Clocks,
+    pub(crate) protocols: Protocols,
+    pub(crate) sending: Sending,
 }
 
 /// One other replica.
 pub struct Replica {
     id: NodeId,
-    address: Option<PeerAddress>,
+    peer: Peer,
     channel: Option<Channel>,
-    quorum: QuorumWord,
-    lineage: LineageCheck,
-    clocks: Clocks,
+    network: Network,
     /// Whether its last answer did not come in time, which has been told.
     late: AtomicBool,
+    /// Whether it refused the last message as a matter of principle, which has been told.
+    refused: AtomicBool,
 }
 
 impl RaftNetworkFactory<RegistryRaft> for Network {
@@ -72,87 +68,208 @@ impl RaftNetworkFactory<RegistryRaft> for Network {
 
     async fn new_client(&mut self, target: NodeId, node: &Peer) -> Replica {
         let channel = node.0.as_ref().map(|address| self.dialer.channel(address));
-        let (quorum, lineage, clocks) = (self.quorum.clone(), self.lineage.clone(), self.clocks.clone());
-        Replica { id: target, address: node.0.clone(), channel, quorum, lineage, clocks, late: AtomicBool::default() }
+        let (late, refused) = (AtomicBool::default(), AtomicBool::default());
+        Replica { id: target, peer: node.clone(), channel, network: self.clone(), late, refused }
     }
 }
 
-type CallError<E> = RPCError<NodeId, Peer, RaftError<NodeId, E>>;
+type CallError = RPCError<NodeId, Peer, RaftError<NodeId>>;
+type TransferError = StreamingError<RegistryRaft, Fatal<NodeId>>;
 
-/// Which of the three calls.
+/// Which of the calls.
 #[derive(Clone, Copy)]
-enum Call {
+enum Call<'a> {
     Append,
     Vote,
-    InstallSnapshot,
+    Snapshot { offset: u64, data: &'a [u8] },
+}
+
+/// Why a call brought no answer.
+enum Failure {
+    /// It was not made.
+    Unmade(std::io::Error),
+    /// Its answer is an error.
+    Refused(Status),
+    /// Its answer cannot be read, or is the Raft library's error.
+    Answer(Box<CallError>),
+}
+
+impl From<Failure> for CallError {
+    /// Unreachable peers are left alone for a while; other failures are tried again at once.
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Unmade(error) => Unreachable::new(&error).into(),
+            Failure::Refused(status) if status.code() == Code::Unavailable => Unreachable::new(&status).into(),
+            Failure::Refused(status) => NetworkError::new(&status).into(),
+            Failure::Answer(error) => *error,
+        }
+    }
 }
 
 impl Replica {
-    async fn call<Q, A, E>(&self, call: Call, message: &Q, option: &RPCOption) -> Result<A, CallError<E>>
+    async fn call<Q, A>(&self, call: Call<'_>, question: &Q, patience: Duration) -> Result<A, Failure>
     where
         Q: Serialize + Voted,
         A: DeserializeOwned + Voted,
-        E: std::error::Error + DeserializeOwned,
     {
-        let Some(channel) = self.channel.clone() else {
-            let missing = std::io::Error::other("the replica has no address");
-            return Err(Unreachable::new(&missing).into());
-        };
-        let body = serde_json::to_vec(message).map_err(|error| NetworkError::new(&error))?;
-        let quorum_age_ms = self.quorum.age().map(millis);
-        let (lineage, clock_ms) = (self.lineage.own(), Some(self.clocks.own().0));
-        let mut request = Request::new(RaftMessage { format: FORMAT, body, quorum_age_ms, lineage, clock_ms });
-        request.set_timeout(option.hard_ttl());
-        let mut client = RaftClient::new(channel)
-            .max_decoding_message_size(MESSAGE_LEN_MAX)
-            .max_encoding_message_size(MESSAGE_LEN_MAX);
+        let channel = self.channel.clone();
+        let channel = channel.ok_or_else(|| Failure::Unmade(std::io::Error::other("the replica has no address")))?;
+        let unreadable = |error: serde_json::Error| Failure::Answer(Box::new(NetworkError::new(&error).into()));
+        let message = self.message(serde_json::to_vec(question).map_err(unreadable)?);
         let asked = Instant::now();
-        let mut question = Question { to: self, patience: option.hard_ttl(), over: false };
-        let reply = match call {
-            Call::Append => client.append(request).await,
-            Call::Vote => client.vote(request).await,
-            Call::InstallSnapshot => client.install_snapshot(request).await,
-        };
-        question.over =
+        let mut waiting = Waiting { to: self, patience, over: matches!(call, Call::Snapshot { .. }) };
+        let reply = exchange(channel, call, message, patience).await;
+        waiting.over |=
             !matches!(&reply, Err(status) if matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded));
-        drop(question);
-        let reply = reply.map_err(|status| self.transport_error(&status))?.into_inner();
+        drop(waiting);
+        let reply = reply.map_err(|status| self.failed(status))?;
         self.late.store(false, Ordering::Relaxed);
-        self.clocks.note(self.id, reply.clock_ms, Some(asked.elapsed()));
-        let answer: Result<A, RaftError<NodeId, E>> =
-            serde_json::from_slice(&reply.body).map_err(|error| NetworkError::new(&error))?;
-        let answer = answer.map_err(|error| RemoteError::new(self.id, error))?;
+        self.refused.store(false, Ordering::Relaxed);
+        self.network.clocks.note(self.id, reply.clock_ms, Some(asked.elapsed()));
+        self.network.protocols.note(self.id, Spoken::told(reply.spoken, reply.format));
+        let answer: Result<A, RaftError<NodeId>> = serde_json::from_slice(&reply.body).map_err(unreadable)?;
+        let answer = answer.map_err(|error| Failure::Answer(Box::new(RemoteError::new(self.id, error).into())))?;
         // The library takes a later term from an answer as it does from a question.
-        if let (Some(theirs), Some(ours)) = (answer.vote(), message.vote()) {
-            check_term(theirs.leader_id().term, ours.leader_id().term).map_err(|status| NetworkError::new(&status))?;
+        if let (Some(theirs), Some(ours)) = (answer.vote(), question.vote()) {
+            check_term(theirs.leader_id().term, ours.leader_id().term).map_err(Failure::Refused)?;
         }
         Ok(answer)
     }
 
-    /// Unreachable peers are left alone for a while; other failures are tried again at once.
-    fn transport_error<E: std::error::Error>(&self, status: &Status) -> CallError<E> {
-        tracing::debug!(replica = self.id, address = ?self.address, %status, "a raft call failed");
-        match status.code() {
-            Code::Unavailable => Unreachable::new(status).into(),
-            _ => NetworkError::new(status).into(),
+    fn message(&self, body: Vec<u8>) -> RaftMessage {
+        let Network { quorum, lineage, clocks, protocols, .. } = &self.network;
+        RaftMessage {
+            format: protocols.with(self.id),
+            body,
+            quorum_age_ms: quorum.age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            lineage: lineage.own(),
+            clock_ms: Some(clocks.own().0),
+            spoken: Some(Spoken::own().tell()),
         }
+    }
+
+    fn failed(&self, status: Status) -> Failure {
+        let (replica, peer) = (self.id, protocol::name(self.id, Some(&self.peer)));
+        // Another version, or another registry: what an operator has to see to, once and not with every heartbeat.
+        if status.code() == Code::FailedPrecondition && !self.refused.swap(true, Ordering::Relaxed) {
+            tracing::warn!(replica, %peer, "a gateway takes no messages of the registry: {}", status.message());
+        }
+        tracing::debug!(replica, %peer, %status, "a raft call failed");
+        Failure::Refused(status)
+    }
+
+    /// Sends a snapshot, from where the receiver wants it, until it has it or nothing moves any more.
+    async fn send(&self, vote: Vote<NodeId>, snapshot: Snapshot<RegistryRaft>) -> Result<Vote<NodeId>, TransferError> {
+        let (peer, started) = (protocol::name(self.id, Some(&self.peer)), Instant::now());
+        if let Err(why) = self.check_can_receive(&peer) {
+            // Not again at once.
+            tokio::time::sleep(BROKEN_PAUSE).await;
+            return Err(NetworkError::new(&std::io::Error::other(why)).into());
+        }
+        let _place = self.network.sending.place().await;
+        let Encoded { bytes, digest, .. } = *snapshot.snapshot;
+        let head = Head { vote, meta: snapshot.meta, len: bytes.len() as u64, sha256: digest };
+        let (mut transfer, mut sent) = (Transfer::new(head.len), 0);
+        loop {
+            let piece = transfer.piece();
+            let data = usize::try_from(piece.start).ok().zip(usize::try_from(piece.end).ok());
+            let data = data.and_then(|(start, end)| bytes.get(start..end)).unwrap_or_default();
+            self.network.sending.pass(data.len()).await;
+            sent += data.len();
+            // Also a question can be the last: when all is there, and only the answer to that was lost.
+            let patience = if piece.end == head.len || data.is_empty() { INSTALL_PATIENCE } else { PIECE_PATIENCE };
+            let call = Call::Snapshot { offset: piece.start, data };
+            match self.call(call, &head, patience).await {
+                Ok(Answer::Settled(vote)) => {
+                    let took = started.elapsed();
+                    tracing::info!(%peer, len = head.len, sent, ?took, "a snapshot of the registry went to a gateway");
+                    return Ok(vote);
+                }
+                Ok(Answer::Next(next)) => transfer.go_on(next).map_err(|error| NetworkError::new(&error))?,
+                Err(failure) => {
+                    tokio::time::sleep(BROKEN_PAUSE).await;
+                    if is_final(&failure) || transfer.broke().is_err() {
+                        return Err(streaming(failure));
+                    }
+                }
+            }
+        }
+    }
+
+    fn check_can_receive(&self, peer: &str) -> Result<(), String> {
+        // Without a word of it, trying tells.
+        let spoken = self.network.protocols.of(self.id);
+        let Some(spoken) = spoken.filter(|spoken| !spoken.can(Capability::SnapshotStream)) else { return Ok(()) };
+        let why = format!("{peer} {spoken} and cannot take this version's snapshots of the registry: upgrade {peer}");
+        if !self.refused.swap(true, Ordering::Relaxed) {
+            tracing::warn!("{why}");
+        }
+        Err(why)
+    }
+}
+
+async fn exchange(
+    channel: Channel,
+    call: Call<'_>,
+    message: RaftMessage,
+    patience: Duration,
+) -> Result<RaftMessage, Status> {
+    fn within<T>(message: T, patience: Duration) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(patience);
+        request
+    }
+    let mut client =
+        RaftClient::new(channel).max_decoding_message_size(MESSAGE_LEN_MAX).max_encoding_message_size(MESSAGE_LEN_MAX);
+    let reply = match call {
+        Call::Append => client.append(within(message, patience)).await,
+        Call::Vote => client.vote(within(message, patience)).await,
+        Call::Snapshot { offset, data } => {
+            let piece = SnapshotPiece { message: Some(message), offset, data: data.to_vec() };
+            client.snapshot(within(piece, patience)).await
+        }
+    };
+    reply.map(tonic::Response::into_inner)
+}
+
+/// Whether the same would come of trying again at once.
+fn is_final(failure: &Failure) -> bool {
+    match failure {
+        Failure::Unmade(_) | Failure::Answer(_) => true,
+        Failure::Refused(status) => !matches!(
+            status.code(),
+            Code::Unavailable
+                | Code::Cancelled
+                | Code::DeadlineExceeded
+                | Code::DataLoss
+                | Code::Unknown
+                | Code::Internal
+        ),
+    }
+}
+
+fn streaming(failure: Failure) -> TransferError {
+    match failure {
+        Failure::Unmade(error) => Unreachable::new(&error).into(),
+        Failure::Refused(status) => NetworkError::new(&status).into(),
+        Failure::Answer(error) => NetworkError::new(&error).into(),
     }
 }
 
 /// A question that is under way. The library drops it when it has waited long enough.
-struct Question<'a> {
+struct Waiting<'a> {
     to: &'a Replica,
     patience: Duration,
     over: bool,
 }
 
-impl Drop for Question<'_> {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let Replica { id, address, late, .. } = self.to;
+        let Replica { id, peer, late, .. } = self.to;
         if !self.over && !late.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 replica = id,
-                ?address,
+                address = ?peer.0,
                 "no answer within {:?}: the gateway is gone, or further away than `raft.heartbeat`, which has to be longer \
                  than the round trip",
                 self.patience
@@ -166,123 +283,28 @@ impl RaftNetwork<RegistryRaft> for Replica {
         &mut self,
         rpc: AppendEntriesRequest<RegistryRaft>,
         option: RPCOption,
-    ) -> Result<AppendEntriesResponse<NodeId>, CallError<openraft::error::Infallible>> {
-        self.call(Call::Append, &rpc, &option).await
+    ) -> Result<AppendEntriesResponse<NodeId>, CallError> {
+        Ok(self.call(Call::Append, &rpc, option.hard_ttl()).await?)
     }
 
-    async fn install_snapshot(
-        &mut self,
-        rpc: InstallSnapshotRequest<RegistryRaft>,
-        option: RPCOption,
-    ) -> Result<InstallSnapshotResponse<NodeId>, CallError<InstallSnapshotError>> {
-        self.call(Call::InstallSnapshot, &rpc, &option).await
+    async fn vote(&mut self, rpc: VoteRequest<NodeId>, option: RPCOption) -> Result<VoteResponse<NodeId>, CallError> {
+        Ok(self.call(Call::Vote, &rpc, option.hard_ttl()).await?)
     }
 
-    async fn vote(
+    async fn full_snapshot(
         &mut self,
-        rpc: VoteRequest<NodeId>,
-        option: RPCOption,
-    ) -> Result<VoteResponse<NodeId>, CallError<openraft::error::Infallible>> {
-        self.call(Call::Vote, &rpc, &option).await
+        vote: Vote<NodeId>,
+        snapshot: Snapshot<RegistryRaft>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<NodeId>, TransferError> {
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            settled = self.send(vote, snapshot) => settled.map(SnapshotResponse::new),
+        }
     }
 
     fn backoff(&self) -> openraft::network::Backoff {
         openraft::network::Backoff::new(std::iter::repeat(UNREACHABLE_PAUSE))
-    }
-}
-
-/// How long an unreachable replica is left alone. Short, so that one that is back is soon in step.
-const UNREACHABLE_PAUSE: Duration = Duration::from_millis(200);
-
-/// The server side: hands messages of other gateways to the local replica.
-pub struct RaftService {
-    raft: Raft,
-    quorum: QuorumWord,
-    lineage: LineageCheck,
-    clocks: Clocks,
-    receiving: Receiving,
-}
-
-impl RaftService {
-    /// Serves `raft`, noting in `quorum` what its leader says of one.
-    #[must_use]
-    pub fn new(raft: Raft, quorum: QuorumWord, lineage: LineageCheck, clocks: Clocks) -> Self {
-        Self { raft, quorum, lineage, clocks, receiving: Receiving::default() }
-    }
-
-    fn encode<T: Serialize>(&self, answer: &T) -> Result<Response<RaftMessage>, Status> {
-        let body = serde_json::to_vec(answer).map_err(|error| Status::internal(error.to_string()))?;
-        let clock_ms = Some(self.clocks.own().0);
-        Ok(Response::new(RaftMessage { format: FORMAT, body, clock_ms, ..RaftMessage::default() }))
-    }
-
-    fn note(&self, quorum_age_ms: Option<u64>) {
-        if let Some(age) = quorum_age_ms {
-            self.quorum.note(Duration::from_millis(age));
-        }
-    }
-
-    /// A message of a gateway, which may send it as whom it says.
-    fn receive<T>(&self, request: Request<RaftMessage>) -> Result<T, Status>
-    where
-        T: DeserializeOwned + Voted,
-    {
-        let caller = caller::gateway(&request)?;
-        let message = request.into_inner();
-        if message.format != FORMAT {
-            let format = message.format;
-            return Err(Status::failed_precondition(format!(
-                "raft message format {format}, this gateway speaks {FORMAT}: run the same version on all gateways"
-            )));
-        }
-        self.lineage.check(&message.lineage, &caller)?;
-        let message_clock = message.clock_ms;
-        let message: T =
-            serde_json::from_slice(&message.body).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        let vote = message.vote().ok_or_else(|| Status::invalid_argument("a message of no term"))?;
-        check_term(vote.leader_id().term, metrics.current_term)?;
-        if let Some(claimed) = vote.leader_id().voted_for() {
-            let member = metrics.membership_config.membership().get_node(&claimed);
-            claim::check(caller.id(), claimed, member)?;
-            if member.is_some() {
-                self.clocks.note(claimed, message_clock, None);
-            }
-        }
-        Ok(message)
-    }
-}
-
-fn millis(age: Duration) -> u64 {
-    u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
-}
-
-#[tonic::async_trait]
-impl raft_server::Raft for RaftService {
-    async fn append(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        let quorum_age_ms = request.get_ref().quorum_age_ms;
-        let answer = self.raft.append_entries(self.receive(request)?).await;
-        if matches!(answer, Ok(AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_))) {
-            self.note(quorum_age_ms);
-        }
-        self.encode(&answer)
-    }
-
-    async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        self.encode(&self.raft.vote(self.receive(request)?).await)
-    }
-
-    async fn install_snapshot(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
-        let quorum_age_ms = request.get_ref().quorum_age_ms;
-        let chunk: InstallSnapshotRequest<RegistryRaft> = self.receive(request)?;
-        let (snapshot, offset, len) = (chunk.meta.snapshot_id.clone(), chunk.offset, chunk.data.len());
-        self.receiving.check(&snapshot, offset, len)?;
-        let answer = self.raft.install_snapshot(chunk).await;
-        if answer.is_ok() {
-            self.receiving.note(&snapshot, offset, len);
-            self.note(quorum_age_ms);
-        }
-        self.encode(&answer)
     }
 }

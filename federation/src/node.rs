@@ -1,6 +1,7 @@
 //! A gateway's replica of the registry, running.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -26,21 +27,23 @@ use crate::enroll::Member;
 use crate::join::JoinService;
 use crate::lineage::LineageCheck;
 use crate::membership::Voting;
-use crate::network::{MESSAGE_LEN_MAX, Network, RaftService, SNAPSHOT_CHUNK_LEN};
+use crate::network::{MESSAGE_LEN_MAX, Network};
 use crate::propose::{ProposeError, Proposer, RegistryService};
+use crate::protocol::Protocols;
 use crate::quorum::QuorumWord;
+use crate::raft_service::RaftService;
 use crate::raft_types::{Peer, PeerAddress, Raft};
 use crate::replicas::{Growth, Replicating};
+use crate::snapshot::{RATE_DEFAULT, Sending};
 use crate::status::{self, RegistryStatus};
 use crate::store::{Disk, LogStore, StateMachine};
 use crate::{clocks, lineage, membership, store};
 
 /// Entries after which the log is compacted into a snapshot.
 const ENTRIES_PER_SNAPSHOT: u64 = 5_000;
-/// Entries kept behind a snapshot, so that a replica that was away briefly needs no snapshot.
-const ENTRIES_KEPT: u64 = 1_000;
-/// One chunk of a snapshot's time on the way.
-const SNAPSHOT_CHUNK_TIMEOUT_MS: u64 = 10_000;
+/// Entries kept behind a snapshot, so that a replica that was away briefly needs no snapshot, and one that gets it can go
+/// on from it although others are built meanwhile.
+const ENTRIES_KEPT: u64 = ENTRIES_PER_SNAPSHOT;
 /// A JSON command of the widest export: 64 ports and 64 identities, and room.
 const COMMAND_LEN_MAX: usize = 64 << 10;
 
@@ -84,6 +87,8 @@ pub struct Options {
     pub connect: Connect,
     /// Where its file is.
     pub disk: Disk,
+    /// Bytes a second of the snapshots that it sends, all together.
+    pub snapshot_rate: NonZeroU64,
 }
 
 impl Default for Options {
@@ -95,6 +100,7 @@ impl Default for Options {
             clocks: Clocks::new(SystemTime::now),
             connect: Connect::tcp(),
             disk: Disk::default(),
+            snapshot_rate: RATE_DEFAULT,
         }
     }
 }
@@ -207,7 +213,7 @@ impl Replica {
     pub async fn start(
         member: &mut Member,
         identity: LiveIdentity,
-        Options { timing, voting, clocks, connect, disk }: Options,
+        Options { timing, voting, clocks, connect, disk, snapshot_rate }: Options,
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
         let (log, machine) = own_store(member, &disk).await?;
@@ -219,11 +225,19 @@ impl Replica {
         let dialer = Dialer::new(member.name.federation.clone(), identity, connect);
         let quorum = QuorumWord::default();
         let config = Arc::new(raft_config(member, timing).validate()?);
-        let network = Network::new(dialer.clone(), quorum.clone(), lineage.clone(), clocks.clone());
+        let protocols = Protocols::default();
+        let network = Network {
+            dialer: dialer.clone(),
+            quorum: quorum.clone(),
+            lineage: lineage.clone(),
+            clocks: clocks.clone(),
+            protocols: protocols.clone(),
+            sending: Sending::new(snapshot_rate),
+        };
         let raft = Raft::new(member.node, config, network, log, machine).await.map_err(fatal)?;
         let (publish, status) = watch::channel(RegistryStatus::default());
-        let proposer =
-            Proposer { cluster: member.name.cluster.clone(), raft: raft.clone(), dialer, clocks: clocks.clone() };
+        let (cluster, clocks_of) = (member.name.cluster.clone(), clocks.clone());
+        let proposer = Proposer { cluster, raft: raft.clone(), dialer, clocks: clocks_of, protocols };
         let growth = Growth::default();
         let (file, raft_of) = (member.data.registry(), raft.clone());
         let replicating = Replicating { raft: raft_of, clocks: clocks.clone(), growth: growth.clone(), file };
@@ -292,11 +306,12 @@ impl Replica {
     /// The gRPC services for other gateways, to be served under the gateways' SNI.
     #[must_use]
     pub fn gateway_services(&self) -> Routes {
-        let (lineage, clocks) = (self.lineage.clone(), self.handle.proposer.clocks.clone());
-        let raft = RaftServer::new(RaftService::new(self.raft.clone(), self.quorum.clone(), lineage, clocks.clone()))
+        let Proposer { clocks, protocols, .. } = self.handle.proposer.clone();
+        let (raft, quorum, lineage) = (self.raft.clone(), self.quorum.clone(), self.lineage.clone());
+        let raft = RaftServer::new(RaftService::new(raft, quorum, lineage, clocks.clone(), protocols.clone()))
             .max_decoding_message_size(MESSAGE_LEN_MAX)
             .max_encoding_message_size(MESSAGE_LEN_MAX);
-        let registry = RegistryServer::new(RegistryService::new(self.raft.clone(), clocks))
+        let registry = RegistryServer::new(RegistryService::new(self.raft.clone(), clocks, protocols))
             .max_decoding_message_size(COMMAND_LEN_MAX);
         Routes::new(raft).add_service(registry).add_service(self.join_server())
     }
@@ -335,9 +350,7 @@ fn raft_config(member: &Member, timing: Timing) -> Config {
         heartbeat_interval: millis(timing.heartbeat),
         election_timeout_min: millis(timing.election_min),
         election_timeout_max: millis(timing.election_max),
-        install_snapshot_timeout: SNAPSHOT_CHUNK_TIMEOUT_MS,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_PER_SNAPSHOT),
-        snapshot_max_chunk_size: SNAPSHOT_CHUNK_LEN,
         max_in_snapshot_log_to_keep: ENTRIES_KEPT,
         ..Config::default()
     }

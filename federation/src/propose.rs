@@ -22,7 +22,9 @@ use tonic::{Request, Response, Status};
 use crate::caller;
 use crate::clocks::Clocks;
 use crate::dial::Dialer;
+use crate::protocol::Protocols;
 use crate::raft_types::{Applied, Raft};
+use crate::understood;
 
 /// How long a write may look for a leader and a quorum. Longer than two elections on a slow WAN.
 pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,6 +59,7 @@ pub(crate) struct Proposer {
     pub(crate) raft: Raft,
     pub(crate) dialer: Dialer,
     pub(crate) clocks: Clocks,
+    pub(crate) protocols: Protocols,
 }
 
 /// What one try came to.
@@ -115,7 +118,7 @@ impl Proposer {
     }
 
     async fn attempt(&self, command: &Command, token_secret: &[u8]) -> Attempt {
-        match write(&self.raft, &self.clocks, self.cluster.clone(), command.clone()).await {
+        match write(&self.raft, &self.clocks, &self.protocols, self.cluster.clone(), command.clone()).await {
             Attempt::Elsewhere(Some(leader)) => {
                 let attempt = self.forward(leader, command, token_secret).await;
                 if let Attempt::Settled(_, index) = &attempt {
@@ -155,15 +158,18 @@ impl Proposer {
 }
 
 /// Writes to the local replica, if it leads.
-async fn write(raft: &Raft, clocks: &Clocks, origin: ClusterName, command: Command) -> Attempt {
-    let (leads, leader) = {
+async fn write(raft: &Raft, clocks: &Clocks, protocols: &Protocols, origin: ClusterName, command: Command) -> Attempt {
+    {
         let metrics = raft.metrics();
         let metrics = metrics.borrow();
-        // One that was just elected may not show it yet: then nobody is known, and the next try finds it.
-        (metrics.state.is_leader(), metrics.current_leader.filter(|leader| *leader != metrics.id))
-    };
-    if !leads {
-        return Attempt::Elsewhere(leader);
+        if !metrics.state.is_leader() {
+            // One that was just elected may not show it yet: then nobody is known, and the next try finds it.
+            return Attempt::Elsewhere(metrics.current_leader.filter(|leader| *leader != metrics.id));
+        }
+        let replicas = metrics.membership_config.membership();
+        if let Err(why) = protocols.check_command(&command, metrics.id, replicas) {
+            return Attempt::Failed(why);
+        }
     }
     let at = match clocks.stamp(raft) {
         Ok(at) => at,
@@ -197,13 +203,14 @@ fn read_reply(result: ReplyResult, index: u64) -> Attempt {
 pub struct RegistryService {
     raft: Raft,
     clocks: Clocks,
+    protocols: Protocols,
 }
 
 impl RegistryService {
-    /// Serves `raft`; entries are stamped by `clocks`.
+    /// Serves `raft`; entries are stamped by `clocks`, and written if all that speak `protocols` know them.
     #[must_use]
-    pub fn new(raft: Raft, clocks: Clocks) -> Self {
-        Self { raft, clocks }
+    pub fn new(raft: Raft, clocks: Clocks, protocols: Protocols) -> Self {
+        Self { raft, clocks, protocols }
     }
 }
 
@@ -224,12 +231,12 @@ impl registry_server::Registry for RegistryService {
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
         let origin = caller::gateway(&request)?.cluster().clone();
         let ProposeRequest { command, token_secret } = request.into_inner();
-        let command: Command = serde_json::from_slice(&command)
-            .map_err(|error| Status::invalid_argument(format!("unreadable command: {error}")))?;
+        let command: Command = understood::read(&command)
+            .map_err(|error| Status::failed_precondition(format!("the command, to the registry's leader: {error}")))?;
         check_proposal(&command, &token_secret)?;
         let internal = |error: serde_json::Error| Status::internal(error.to_string());
         let mut index = 0;
-        let result = match write(&self.raft, &self.clocks, origin, command).await {
+        let result = match write(&self.raft, &self.clocks, &self.protocols, origin, command).await {
             Attempt::Settled(settled, at) => {
                 index = at;
                 match settled {

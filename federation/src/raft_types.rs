@@ -1,12 +1,12 @@
 //! The registry in the Raft library's terms.
 
-use std::io::Cursor;
-
 use isthmus_model::command::{Entry, Outcome, Refusal};
 use isthmus_model::name::{ClusterName, Label};
 use isthmus_model::registry::node::NodeId;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+
+use crate::snapshot::Encoded;
 
 /// What the Raft library runs on.
 #[cfg(not(feature = "simulation"))]
@@ -22,7 +22,7 @@ openraft::declare_raft_types!(
         R = Applied,
         NodeId = NodeId,
         Node = Peer,
-        SnapshotData = Cursor<Vec<u8>>,
+        SnapshotData = Encoded,
         AsyncRuntime = Runtime,
 );
 

@@ -2,12 +2,10 @@
 
 use isthmus_model::registry::node::NodeId;
 use openraft::Vote;
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
-    VoteResponse,
-};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
 
 use crate::raft_types::RegistryRaft;
+use crate::snapshot::{Answer, Head};
 
 /// A message with the term that it is of, and whose.
 pub(crate) trait Voted {
@@ -42,14 +40,17 @@ impl Voted for VoteResponse<NodeId> {
     }
 }
 
-impl Voted for InstallSnapshotRequest<RegistryRaft> {
+impl Voted for Head {
     fn vote(&self) -> Option<&Vote<NodeId>> {
         Some(&self.vote)
     }
 }
 
-impl Voted for InstallSnapshotResponse<NodeId> {
+impl Voted for Answer {
     fn vote(&self) -> Option<&Vote<NodeId>> {
-        Some(&self.vote)
+        match self {
+            Self::Settled(vote) => Some(vote),
+            Self::Next(_) => None,
+        }
     }
 }

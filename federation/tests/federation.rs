@@ -2,6 +2,11 @@
 
 #![allow(clippy::panic)]
 
+#[path = "federation/snapshots.rs"]
+mod snapshots;
+#[path = "federation/versions.rs"]
+mod versions;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,6 +53,8 @@ struct Gateway {
     address: SocketAddr,
     /// By how many seconds its clock is ahead.
     ahead: Arc<AtomicU64>,
+    /// Whom it trusts.
+    identity: LiveIdentity,
 }
 
 /// A place for a gateway: its directory and its listener outlive the gateway's restarts.
@@ -92,7 +99,7 @@ impl Gateway {
         let joins = serve::start(replica.join_services(), &tasks, stop.clone());
         let join_sni = member.name.federation.join_sni();
         let acceptor = TlsAcceptor::from(identity.server_config(ClientAuth::Optional, &[b"h2"]));
-        let stopped = stop.clone();
+        let (stopped, trust) = (stop.clone(), identity.clone());
         let accepting = async move {
             loop {
                 let Ok((stream, from)) = listener.accept().await else { return };
@@ -108,7 +115,7 @@ impl Gateway {
         };
         let address = member.name.east_west;
         tasks.spawn(async move { stopped.run_until_cancelled(accepting).await });
-        Self { handle: replica.handle().clone(), replica, tasks, stop, address, ahead }
+        Self { handle: replica.handle().clone(), replica, tasks, stop, address, ahead, identity: trust }
     }
 
     async fn stop(self) {

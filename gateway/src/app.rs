@@ -104,7 +104,8 @@ impl Gateway {
             election_max: config.raft.election_max,
         };
         let voting = Voting { seats: config.raft.voters, replace_after: config.raft.voter_replace_after };
-        let options = Options { timing, voting, ..Options::default() };
+        let snapshot_rate = config.raft.snapshot_rate;
+        let options = Options { timing, voting, snapshot_rate, ..Options::default() };
         let replica = Replica::start(&mut member, identity.clone(), options, shutdown.clone()).await?;
         let handle = replica.handle().clone();
         tasks.spawn(own_identity.keep(handle.clone(), shutdown.clone()));

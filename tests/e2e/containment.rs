@@ -259,6 +259,7 @@ async fn redeem(contact: &Cluster, config: Arc<ClientConfig>) -> Refusal {
         gateway_request: csr(),
         authority_request: csr(),
         sealing_key: OpeningKey::generate().expect("a key").public().0.0.to_vec(),
+        spoken: None,
     };
     let reply = JoinClient::new(channel).redeem(request).await.expect("an answer").into_inner();
     let Some(JoinResult::Refusal(refusal)) = reply.result else { unreachable!("a made-up token was taken") };

@@ -21,6 +21,7 @@ use tonic::{Code, Request};
 use super::{EnrollError, GatewayName, Member, Newborn, Patience};
 use crate::data_dir::DataDir;
 use crate::dial::{self, ALPN_H2, Connect};
+use crate::protocol::Spoken;
 
 /// Pause before the contacts are tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -55,6 +56,7 @@ pub async fn join(
         gateway_request: introduction.requests.gateway.0.clone(),
         authority_request: introduction.requests.authority.0.clone(),
         sealing_key: introduction.sealing_key.0.0.to_vec(),
+        spoken: Some(Spoken::own().tell()),
     };
     let (contact, admission) = ask_contacts(token, &request, patience, connect).await?;
     let bad = |reason: String| EnrollError::BadAdmission { contact, reason };
@@ -168,6 +170,8 @@ async fn ask(
             EnrollError::WrongRoot { contact }
         } else if status.code() == Code::Unimplemented {
             EnrollError::NoJoins { contact }
+        } else if status.code() == Code::FailedPrecondition {
+            EnrollError::Version { contact, reason: status.message().to_owned() }
         } else if was_closed(&status) {
             // A gateway does not answer to the name of another federation.
             let federation = &token.federation;

@@ -161,6 +161,14 @@ pub enum EnrollError {
         /// Who was asked.
         contact: SocketAddr,
     },
+    /// The contact and this gateway are too many versions apart.
+    #[error("{contact} does not admit this version: {reason}")]
+    Version {
+        /// Who was asked.
+        contact: SocketAddr,
+        /// What it said: which side to upgrade.
+        reason: String,
+    },
     /// The federation said no.
     #[error(transparent)]
     Refused(#[from] Refusal),

@@ -1,41 +1,33 @@
 //! The registry as the Raft library's state machine, and its snapshots.
 
 use std::collections::BTreeSet;
-use std::io::Cursor;
 use std::sync::Arc;
 
 use isthmus_model::registry::Registry;
 use openraft::storage::{RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, ErrorSubject, ErrorVerb, OptionalSend, RaftSnapshotBuilder, SnapshotMeta};
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::snapshot::{SnapshotFile, Stored};
 use super::{Failure, File, off_thread};
 use crate::raft_types::{Applied, LogEntry, LogId, Peer, RegistryRaft, StorageError, StoredMembership};
-
-pub(super) const SNAPSHOT: &str = "snapshot";
+use crate::snapshot::{Encoded, Image};
 
 /// The agreed registry in memory, published to everyone who watches.
 pub struct StateMachine {
-    file: File,
+    snapshots: SnapshotFile,
     last_applied: Option<LogId>,
     membership: StoredMembership,
     registry: watch::Sender<Arc<Registry>>,
 }
 
-/// A snapshot as it lies on disk and goes over the wire.
-#[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Image {
-    pub(super) meta: SnapshotMeta<u64, Peer>,
-    pub(super) registry: Registry,
-}
-
 impl StateMachine {
     /// Starts from the last snapshot, or empty. The log after it is replayed by the Raft library.
     pub(super) fn load(file: File) -> Result<Self, Failure> {
-        let image: Option<Image> = file.get(SNAPSHOT)?;
+        let snapshots = SnapshotFile::new(file);
+        let image = snapshots.image()?;
         let mut machine = Self {
-            file,
+            snapshots,
             last_applied: None,
             membership: StoredMembership::default(),
             registry: watch::Sender::new(Arc::default()),
@@ -92,13 +84,13 @@ impl StateMachine {
     fn adopt(&mut self, image: Image) {
         self.last_applied = image.meta.last_log_id;
         self.membership = image.meta.last_membership;
-        self.registry.send_replace(Arc::new(image.registry));
+        self.registry.send_replace(image.registry);
     }
 }
 
-/// Builds a snapshot of the state at the moment that it was asked for.
+/// Builds a snapshot of the state at the moment that it was asked for. The state is shared, not copied.
 pub struct SnapshotBuilder {
-    file: File,
+    snapshots: SnapshotFile,
     image: Image,
 }
 
@@ -106,16 +98,17 @@ fn snapshot_id(last: Option<LogId>) -> String {
     last.map_or_else(|| "empty".to_owned(), |last| format!("{}-{}", last.leader_id, last.index))
 }
 
-fn as_snapshot(image: &Image) -> Result<Snapshot<RegistryRaft>, Failure> {
-    Ok(Snapshot { meta: image.meta.clone(), snapshot: Box::new(Cursor::new(serde_json::to_vec(image)?)) })
+fn as_snapshot((meta, encoded): Stored) -> Snapshot<RegistryRaft> {
+    Snapshot { meta, snapshot: Box::new(encoded) }
 }
 
 impl RaftSnapshotBuilder<RegistryRaft> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<RegistryRaft>, StorageError> {
-        let image = self.image.clone();
-        off_thread(&self.file, ErrorSubject::Snapshot(None), ErrorVerb::Write, move |file| {
-            file.put(SNAPSHOT, &image)?;
-            as_snapshot(&image)
+        let (snapshots, image) = (self.snapshots.clone(), self.image.clone());
+        off_thread(self.snapshots.disk(), ErrorSubject::Snapshot(None), ErrorVerb::Write, move || {
+            let encoded = Encoded::of(&image)?;
+            snapshots.write(&image.meta, &encoded)?;
+            Ok(as_snapshot((image.meta, encoded)))
         })
         .await
     }
@@ -137,31 +130,34 @@ impl RaftStateMachine<RegistryRaft> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        let registry = self.registry.borrow().as_ref().clone();
+        let registry = Arc::clone(&self.registry.borrow());
         let meta = SnapshotMeta {
             last_log_id: self.last_applied,
             last_membership: self.membership.clone(),
             snapshot_id: snapshot_id(self.last_applied),
         };
-        SnapshotBuilder { file: self.file.clone(), image: Image { meta, registry } }
+        SnapshotBuilder { snapshots: self.snapshots.clone(), image: Image { meta, registry } }
     }
 
-    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError> {
-        Ok(Box::default())
+    /// Not used: [`crate::snapshot`] receives into a place of its own, and installs what is whole.
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Encoded>, StorageError> {
+        Ok(Box::new(Encoded::new(Vec::new())))
     }
 
     /// Takes over a leader's snapshot, once it is on disk.
     async fn install_snapshot(
         &mut self,
         meta: &SnapshotMeta<u64, Peer>,
-        snapshot: Box<Cursor<Vec<u8>>>,
+        snapshot: Box<Encoded>,
     ) -> Result<(), StorageError> {
-        let meta = meta.clone();
-        let image = off_thread(&self.file, ErrorSubject::Snapshot(None), ErrorVerb::Write, move |file| {
-            let received: Image = serde_json::from_slice(snapshot.get_ref())?;
-            let image = Image { meta, registry: received.registry };
-            file.put(SNAPSHOT, &image)?;
-            Ok(image)
+        let (snapshots, meta) = (self.snapshots.clone(), meta.clone());
+        let image = off_thread(self.snapshots.disk(), ErrorSubject::Snapshot(None), ErrorVerb::Write, move || {
+            let registry = match &snapshot.registry {
+                Some(read) => Arc::clone(read),
+                None => snapshot.read()?.registry,
+            };
+            snapshots.write(&meta, &snapshot)?;
+            Ok(Image { meta, registry })
         })
         .await?;
         self.adopt(image);
@@ -169,9 +165,9 @@ impl RaftStateMachine<RegistryRaft> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<RegistryRaft>>, StorageError> {
-        off_thread(&self.file, ErrorSubject::Snapshot(None), ErrorVerb::Read, |file| {
-            let image: Option<Image> = file.get(SNAPSHOT)?;
-            image.as_ref().map(as_snapshot).transpose()
+        let snapshots = self.snapshots.clone();
+        off_thread(self.snapshots.disk(), ErrorSubject::Snapshot(None), ErrorVerb::Read, move || {
+            Ok(snapshots.read()?.map(as_snapshot))
         })
         .await
     }

@@ -3,12 +3,13 @@
 //! The registry itself lives in memory. It is rebuilt from the last snapshot and the log after it, which
 //! the Raft library replays on start; so an acknowledged write is on disk exactly once, in the log, and is
 //! synced before it is acknowledged. Records are JSON with a format number in the file, so that a later
-//! version can tell what it reads.
+//! version can tell what it reads: it takes the format before its own over when it opens the file, and refuses every other.
 
 mod disk;
 mod log;
 mod machine;
 mod seed;
+mod snapshot;
 mod survey;
 
 use std::fs;
@@ -24,6 +25,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::raft_types::StorageError;
+use crate::understood::NotUnderstood;
 
 pub use disk::Disk;
 pub use log::LogStore;
@@ -31,8 +33,11 @@ pub use machine::StateMachine;
 pub use seed::{SeedError, seed};
 pub use survey::{Survey, survey};
 
-/// The layout of the file. Raised when a change would make an older version read nonsense.
-const FORMAT: u64 = 2;
+/// The layout of the file. Raised when a change would make an older version read nonsense. Format 2 had the snapshot as one
+/// record, without a digest.
+const FORMAT: u64 = 3;
+/// The earliest that is taken over.
+const FORMAT_BEFORE: u64 = 2;
 
 /// The file's mode: its owner's alone.
 const FILE_MODE: u32 = 0o600;
@@ -81,11 +86,31 @@ pub enum OpenError {
         /// What went wrong.
         source: redb::Error,
     },
-    /// Written by a version with another layout.
+    /// A part of it was written by a newer version.
+    #[error("a record of the registry at {path} cannot be used: {reason}")]
+    NotUnderstood {
+        /// The file.
+        path: String,
+        /// What it is.
+        reason: NotUnderstood,
+    },
+    /// Written by a later version.
     #[error(
-        "the registry at {path} has format {found}, this version reads format {FORMAT}: use the version that wrote it"
+        "the registry at {path} has format {found}, and isthmus {} reads {FORMAT_BEFORE} and {FORMAT}: use the version that \
+         wrote it, or a later one", env!("CARGO_PKG_VERSION")
     )]
-    Format {
+    TooNew {
+        /// The file.
+        path: String,
+        /// Its format.
+        found: String,
+    },
+    /// Written by a version that is too long ago.
+    #[error(
+        "the registry at {path} has format {found}, and isthmus {} reads {FORMAT_BEFORE} and {FORMAT}: start the version \
+         between them once, or move the data directory away and join again with a new token", env!("CARGO_PKG_VERSION")
+    )]
+    TooOld {
         /// The file.
         path: String,
         /// Its format.
@@ -108,6 +133,18 @@ impl OpenError {
             source => Self::Database { path, source },
         }
     }
+
+    fn reading(path: &Path, failure: Failure) -> Self {
+        let path = path.display().to_string();
+        match failure {
+            Failure::NotUnderstood(reason) => Self::NotUnderstood { path, reason },
+            Failure::Disk(source) => Self::Unreadable { path, source },
+            Failure::Snapshot => {
+                Self::Damaged { path, source: redb::StorageError::Corrupted(failure.to_string()).into() }
+            }
+            failure => Self::Unreadable { path, source: redb::Error::Corrupted(failure.to_string()) },
+        }
+    }
 }
 
 /// Opens or creates the registry's file at `path`.
@@ -116,10 +153,9 @@ impl OpenError {
 /// [`OpenError`] when it is unreadable, in use, or of another format.
 pub fn open(path: &Path, disk: &Disk) -> Result<(LogStore, StateMachine), OpenError> {
     let file = open_file(path, disk)?;
-    let machine = StateMachine::load(file.clone()).map_err(|source| OpenError::Unreadable {
-        path: path.display().to_string(),
-        source: redb::Error::Corrupted(source.to_string()),
-    })?;
+    let machine = StateMachine::load(file.clone()).map_err(|failure| OpenError::reading(path, failure))?;
+    // An entry that this version does not understand is an error now, and not when it is its turn.
+    log::read_range(&file, ..).map_err(|failure| OpenError::reading(path, failure))?;
     Ok((LogStore::new(file), machine))
 }
 
@@ -130,10 +166,11 @@ fn open_file(path: &Path, disk: &Disk) -> Result<File, OpenError> {
     let unreadable = |source: redb::Error| OpenError::Unreadable { path: shown.clone(), source };
     let drawn = random_digest().map_err(|error| unreadable(redb::Error::Corrupted(error.to_string())))?;
     let found = file.prepare(drawn).map_err(unreadable)?;
-    if found != FORMAT.to_string().as_bytes() {
-        return Err(OpenError::Format { path: shown, found: String::from_utf8_lossy(&found).into_owned() });
+    match found.parse::<u64>() {
+        Ok(FORMAT) => Ok(file),
+        Ok(before) if before < FORMAT => Err(OpenError::TooOld { path: shown, found }),
+        _ => Err(OpenError::TooNew { path: shown, found }),
     }
-    Ok(file)
 }
 
 /// Opens the file, or makes it. A new one is made beside its place and moved there once it is whole: one that a
@@ -184,29 +221,31 @@ struct File {
 }
 
 impl File {
-    /// Makes the tables of a new file, which is known by `id` from then on. Returns the format that the file says it
-    /// has.
-    fn prepare(&self, id: Digest) -> Result<Vec<u8>, redb::Error> {
+    /// Makes the tables of a new file, which is known by `id` from then on, and takes over one in the format before this
+    /// version's. Returns the format that the file has then. One of another format is left alone.
+    fn prepare(&self, id: Digest) -> Result<String, redb::Error> {
         let transaction = self.database.begin_write()?;
-        let found = {
+        let known = {
             transaction.open_table(LOG)?;
+            let meta = transaction.open_table(META)?;
+            meta.get("format")?.map(|value| String::from_utf8_lossy(value.value()).into_owned())
+        };
+        let before = FORMAT_BEFORE.to_string();
+        let current = FORMAT.to_string();
+        if known.as_ref().is_some_and(|known| *known != before && *known != current) {
+            transaction.abort()?;
+            return Ok(known.unwrap_or_default());
+        }
+        snapshot::prepare(&transaction, known == Some(before))?;
+        {
             let mut meta = transaction.open_table(META)?;
-            let known = meta.get("format")?.map(|value| value.value().to_vec());
-            let format = match known {
-                Some(found) => found,
-                None => {
-                    let format = FORMAT.to_string().into_bytes();
-                    meta.insert("format", format.as_slice())?;
-                    format
-                }
-            };
+            meta.insert("format", current.as_bytes())?;
             if meta.get(ID)?.is_none() {
                 meta.insert(ID, format!("\"{id}\"").as_bytes())?;
             }
-            format
-        };
+        }
         transaction.commit()?;
-        Ok(found)
+        Ok(current)
     }
 
     /// Reads a singleton.
@@ -243,6 +282,10 @@ enum Failure {
     Disk(#[from] redb::Error),
     #[error("a record of the registry's file is not what this version writes: {0}")]
     Record(#[from] serde_json::Error),
+    #[error("a record of the registry's file: {0}")]
+    NotUnderstood(#[from] NotUnderstood),
+    #[error("the snapshot in the registry's file is damaged: the disk lost or changed what was written")]
+    Snapshot,
 }
 
 impl Failure {
@@ -253,13 +296,12 @@ impl Failure {
 
 /// Runs a blocking disk operation off the async workers: a sync can take as long as the disk likes.
 async fn off_thread<T: Send + 'static>(
-    file: &File,
+    disk: &Disk,
     subject: ErrorSubject<u64>,
     verb: ErrorVerb,
-    work: impl FnOnce(&File) -> Result<T, Failure> + Send + 'static,
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, StorageError> {
-    let owned = file.clone();
-    match file.disk.run(move || work(&owned)).await {
+    match disk.run(work).await {
         Ok(result) => result.map_err(|failure| failure.on(subject, verb)),
         Err(join) => {
             Err(StorageError::IO { source: StorageIOError::new(subject, verb, openraft::AnyError::new(&join)) })

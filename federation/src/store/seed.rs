@@ -6,15 +6,17 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use isthmus_model::registry::Registry;
 use isthmus_model::registry::node::NodeId;
 use isthmus_model::registry::token::Digest;
 use openraft::{CommittedLeaderId, Membership, SnapshotMeta};
 
-use super::machine::{Image, SNAPSHOT};
+use super::snapshot::SnapshotFile;
 use super::{Disk, Failure, File, OpenError, private, sync_parent};
 use crate::raft_types::{LogId, Peer, StoredMembership};
+use crate::snapshot::{Encoded, Image};
 
 /// Why the file was not written.
 #[derive(Debug, thiserror::Error)]
@@ -60,5 +62,6 @@ fn fill(file: &File, id: Digest, node: NodeId, peer: Peer, registry: &Registry) 
         last_membership: StoredMembership::new(Some(first), membership),
         snapshot_id: "restored".to_owned(),
     };
-    file.put(SNAPSHOT, &Image { meta, registry: registry.clone() })
+    let image = Image { meta, registry: Arc::new(registry.clone()) };
+    SnapshotFile::new(file.clone()).write(&image.meta, &Encoded::of(&image)?)
 }

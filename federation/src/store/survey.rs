@@ -30,10 +30,7 @@ pub struct Survey {
 /// # Errors
 /// [`OpenError`].
 pub fn survey(path: &Path) -> Result<Survey, OpenError> {
-    let unreadable = |failure: Failure| OpenError::Unreadable {
-        path: path.display().to_string(),
-        source: redb::Error::Corrupted(failure.to_string()),
-    };
+    let unreadable = |failure: Failure| OpenError::reading(path, failure);
     let file = open_file(path, &Disk::Real)?;
     let mut machine = StateMachine::load(file.clone()).map_err(unreadable)?;
     let after = machine.last().map_or(0, |log| log.index + 1);

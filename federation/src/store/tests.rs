@@ -76,7 +76,7 @@ async fn a_file_of_another_format_is_refused_and_left_alone() {
         transaction.commit().expect("commits");
     }
     let refusal = open(&path, &Disk::Real).map(|_| ()).expect_err("a future format");
-    assert!(matches!(&refusal, OpenError::Format { found, .. } if found == "99"), "{refusal}");
+    assert!(matches!(&refusal, OpenError::TooNew { found, .. } if found == "99"), "{refusal}");
 }
 
 #[test]
@@ -140,4 +140,73 @@ async fn a_file_that_the_disk_damaged_is_an_error_or_what_was_written_and_never_
         fs::write(&path, &whole[..len]).expect("written");
         assert!(matches!(state().await, Err(OpenError::Damaged { .. })), "cut to {len}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_writes_to_the_log_does_not_wait_for_a_snapshot_that_is_written() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (mut log, _machine) = open(&dir.path().join("registry.redb"), &Disk::Real).expect("opens");
+    let snapshots = snapshot::SnapshotFile::new(log.file().clone());
+    let encoded = crate::snapshot::Encoded::new(vec![b'x'; 48 << 20]);
+    let begun = std::time::Instant::now();
+    let writing = tokio::task::spawn_blocking(move || {
+        snapshots.write(&openraft::SnapshotMeta::default(), &encoded).expect("written");
+        (begun.elapsed(), snapshots)
+    });
+    let (mut writes, mut slowest) = (0, std::time::Duration::ZERO);
+    while !writing.is_finished() {
+        let started = std::time::Instant::now();
+        log.save_vote(&openraft::Vote::new(writes, 1)).await.expect("saved");
+        (writes, slowest) = (writes + 1, slowest.max(started.elapsed()));
+    }
+    let (whole, snapshots) = writing.await.expect("no panic");
+    println!("48 MiB of snapshot in {whole:?}; meanwhile {writes} writes, {slowest:?} at most");
+    assert!(writes > 4 && slowest < whole / 2, "{writes} writes, {slowest:?} at most, {whole:?} for the snapshot");
+    let (_, read) = snapshots.read().expect("readable").expect("there");
+    assert_eq!(read.bytes.len(), 48 << 20);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_was_built_while_a_later_one_was_installed_does_not_replace_it() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("registry.redb");
+    let (_, mut machine) = open(&path, &Disk::Real).expect("opens");
+    machine.apply([founding(1)]).await.expect("applies");
+    let mut early = machine.get_snapshot_builder().await;
+    machine.apply([founding(2)]).await.expect("applies");
+    let late = machine.get_snapshot_builder().await.build_snapshot().await.expect("builds");
+    early.build_snapshot().await.expect("builds");
+    let current = machine.get_current_snapshot().await.expect("reads").expect("there");
+    assert_eq!((current.meta, current.snapshot.digest), (late.meta, late.snapshot.digest));
+}
+
+#[tokio::test]
+async fn a_batch_of_entries_fits_a_message_and_is_never_empty() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (mut log, _machine) = open(&dir.path().join("registry.redb"), &Disk::Real).expect("opens");
+    let why = "x".repeat(100 << 10);
+    log.file()
+        .write(|transaction| {
+            let mut table = transaction.open_table(LOG)?;
+            for index in 1..=10_u64 {
+                let command = isthmus_model::command::Command::Fence {
+                    cluster: "us-west".parse().expect("valid"),
+                    why: if index == 5 { why.repeat(10) } else { why.clone() },
+                };
+                let entry = Entry { origin: "us-east".parse().expect("valid"), at: UnixMillis(1), command };
+                let log_id = LogId::new(CommittedLeaderId::new(1, 1), index);
+                let entry = LogEntry { log_id, payload: EntryPayload::Normal(entry) };
+                table.insert(index, serde_json::to_vec(&entry).expect("serializable").as_slice())?;
+            }
+            Ok(())
+        })
+        .expect("written");
+    let mut batches = Vec::new();
+    let mut next = 1;
+    while next <= 10 {
+        let batch = openraft::RaftLogReader::limited_get_log_entries(&mut log, next, 11).await.expect("readable");
+        next = batch.last().expect("never empty").log_id.index + 1;
+        batches.push(batch.len());
+    }
+    assert_eq!(batches, [2, 2, 1, 2, 2, 1]);
 }

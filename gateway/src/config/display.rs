@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{GatewayConfig, duration};
+use super::{GatewayConfig, duration, size};
 
 impl fmt::Display for GatewayConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,6 +37,7 @@ impl fmt::Display for GatewayConfig {
         writeln!(f, "raft:\n  heartbeat: {}", span(raft.heartbeat))?;
         writeln!(f, "  election_min: {}\n  election_max: {}", span(raft.election_min), span(raft.election_max))?;
         writeln!(f, "  voters: {}\n  voter_replace_after: {}", raft.voters, span(raft.voter_replace_after))?;
+        writeln!(f, "  snapshot_rate: {}", size::format(raft.snapshot_rate))?;
         writeln!(f, "join:\n  attempt: {}\n  deadline: {}", span(self.join.attempt), span(self.join.deadline))?;
         writeln!(f, "drain: {}", span(self.drain))
     }

@@ -7,10 +7,12 @@
 mod display;
 pub mod duration;
 mod read;
+pub mod size;
 mod tree;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use ipnet::IpNet;
 use isthmus_federation::Voting;
 use isthmus_federation::enroll::GatewayName;
 use isthmus_federation::node::Timing;
+use isthmus_federation::snapshot::RATE_DEFAULT;
 use isthmus_model::locality::Locality;
 use isthmus_model::name::{ClusterName, FederationDomain, Label};
 use isthmus_model::snapshot::Site;
@@ -131,6 +134,9 @@ pub struct Raft {
     /// How long a voter may be silent before another gateway takes its seat.
     #[serde(with = "duration::text")]
     pub voter_replace_after: Duration,
+    /// Bytes a second at which this gateway sends snapshots of the registry, all together.
+    #[serde(with = "size::text")]
+    pub snapshot_rate: NonZeroU64,
 }
 
 impl Default for Raft {
@@ -142,6 +148,7 @@ impl Default for Raft {
             election_max,
             voters: VOTERS_DEFAULT,
             voter_replace_after: Voting::default().replace_after,
+            snapshot_rate: RATE_DEFAULT,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! From the tree of a file to a [`GatewayConfig`]: defaults, bounds, and what must hold between fields.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use isthmus_proxy::accept::DRAIN_WITHIN;
 use isthmus_proxy::unix_socket::{PATH_BYTES_MAX, is_one_user};
 
 use super::tree::{self, Located, Problem, Section};
-use super::{ControlSocketConfig, Dns, GatewayConfig, Join, Listen, Raft, duration, is_loopback};
+use super::{ControlSocketConfig, Dns, GatewayConfig, Join, Listen, Raft, duration, is_loopback, size};
 use crate::control::Users;
 
 /// Resolvers to forward to; more than a handful only delays the answer that nobody has.
@@ -32,6 +33,10 @@ const HEARTBEATS_PER_ELECTION_MIN: u32 = 3;
 const VOTER_REPLACE_MIN: Duration = Duration::from_secs(5);
 /// Longer, and an operator is there sooner.
 const VOTER_REPLACE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The slowest that snapshots may go: ten megabytes take three minutes, and longer would let the log run away.
+const SNAPSHOT_RATE_MIN: NonZeroU64 = NonZeroU64::new(64 << 10).expect("not zero");
+/// The fastest: no link between clusters is faster.
+const SNAPSHOT_RATE_MAX: NonZeroU64 = NonZeroU64::new(10 << 30).expect("not zero");
 /// Users of the control socket: the workloads of one machine.
 const USERS_MAX: usize = 1_024;
 /// A bound on the other timeouts, to catch a wrong unit.
@@ -105,6 +110,16 @@ fn within(min: Duration, max: Duration) -> impl Fn(&str) -> Result<Duration, Str
         }
         Err(format!("{text} is out of bounds: from {} to {} is allowed", duration::format(min), duration::format(max)))
     }
+}
+
+/// Bytes a second at which snapshots of the registry may go.
+fn rate(text: &str) -> Result<NonZeroU64, String> {
+    let found = size::parse(text).map_err(|error| error.to_string())?;
+    if (SNAPSHOT_RATE_MIN..=SNAPSHOT_RATE_MAX).contains(&found) {
+        return Ok(found);
+    }
+    let (min, max) = (size::format(SNAPSHOT_RATE_MIN), size::format(SNAPSHOT_RATE_MAX));
+    Err(format!("{text} is out of bounds: from {min} to {max} a second is allowed"))
 }
 
 /// An address with or without its port.
@@ -307,12 +322,14 @@ fn raft(section: &mut Section<'_>) -> Raft {
         _ => Err("write 1, 3, 5 or 7: an even number tolerates no more failures than one less"),
     });
     let replace_after = section.scalar("voter_replace_after", within(VOTER_REPLACE_MIN, VOTER_REPLACE_MAX));
+    let snapshot_rate = section.scalar("snapshot_rate", rate);
     Raft {
         heartbeat: heartbeat.value,
         election_min: election_min.value,
         election_max: election_max.value,
         voters: voters.map_or(default.voters, |voters| voters.value),
         voter_replace_after: replace_after.map_or(default.voter_replace_after, |after| after.value),
+        snapshot_rate: snapshot_rate.map_or(default.snapshot_rate, |rate| rate.value),
     }
 }
 

@@ -216,6 +216,9 @@ fn voters_are_odd_and_few() {
         assert!(problem.starts_with("6: `raft.voters`: write 1, 3, 5 or 7"), "{problem}");
     }
     assert!(the_problem(&raft("voter_replace_after: 1s")).contains("out of bounds"));
+    assert_eq!(config(&raft("snapshot_rate: 1MiB")).raft.snapshot_rate.get(), 1 << 20);
+    assert!(the_problem(&raft("snapshot_rate: 1KiB")).contains("from 64KiB to 10GiB a second"));
+    assert!(the_problem(&raft("snapshot_rate: 1000000")).contains("for example 512KiB"));
 }
 
 #[test]

@@ -1,0 +1,190 @@
+//! The registry as a whole: to a learner that joins a large one while writes go on, and from those who may not send it.
+
+use std::time::Instant;
+
+use isthmus_federation::dial::{Connect, Dialer};
+use isthmus_federation::raft_types::{Peer, PeerAddress};
+use isthmus_federation::store;
+use isthmus_identity::random_digest;
+use isthmus_model::command::Entry;
+use isthmus_model::registry::token::Digest;
+use isthmus_wire::peer::raft_client::RaftClient;
+use isthmus_wire::peer::{RaftMessage, SnapshotPiece, Spoken};
+use serde_json::{Value, json};
+use tonic::Code;
+
+use super::*;
+
+/// As many as the issue says, which one cluster may export.
+const EXPORTS: usize = 50_000;
+/// No write waits longer than the Raft library's own timeouts would let pass unseen, on a machine that is busy with tests.
+const SLOWEST_WRITE_MAX: Duration = Duration::from_secs(5);
+
+fn service(number: usize) -> ServiceName {
+    format!("shop/service-{number}").parse().expect("valid")
+}
+
+/// A founder whose registry has the exports already. They are put into its JSON, because proposing them takes longer than
+/// the test may.
+async fn large_founder() -> (Place, Gateway) {
+    let (place, listener) = Place::new("us-east").await;
+    let member = enroll::found(&place.name, &place.data()).expect("founds");
+    let mut registry = Registry::default();
+    for command in [member.founding.clone().expect("the founding"), set_export(9080)] {
+        let entry = Entry { origin: place.name.cluster.clone(), at: SystemTime::now().into(), command };
+        registry.apply(&entry).expect("taken");
+    }
+    let mut value = serde_json::to_value(&registry).expect("serializable");
+    let offers = value["exports"]["shop/reviews"].clone();
+    for number in 1..EXPORTS {
+        let name = service(number).to_string();
+        value["vips"]["assigned"][&name] = json!(number + 1);
+        value["exports"][name] = offers.clone();
+    }
+    let registry: Registry = serde_json::from_value(value).expect("a registry");
+    assert_eq!(registry.exports().len(), EXPORTS);
+    let (cluster, gateway) = (place.name.cluster.clone(), place.name.gateway.clone());
+    let peer = Peer(Some(PeerAddress { cluster, gateway, east_west: place.name.east_west }));
+    let id = random_digest().expect("drawn");
+    store::seed(&place.data().registry(), id, member.node, peer, &registry).expect("seeded");
+    let gateway = Gateway::run(member, listener).await;
+    gateway.stands("it leads", |status| status.role == Role::Leader).await;
+    (place, gateway)
+}
+
+/// Writes one export after the other until told to stop. Returns how long each took.
+async fn write_on(handle: Handle, stop: CancellationToken) -> Vec<Duration> {
+    let mut took = Vec::new();
+    for port in (1_000..60_000).cycle() {
+        if stop.is_cancelled() {
+            break;
+        }
+        let (started, service) = (Instant::now(), service(1 + took.len() % (EXPORTS - 1)));
+        let written = handle.propose(Command::SetExport { service, export: export(port) }).await;
+        written.expect("every write is agreed");
+        took.push(started.elapsed());
+    }
+    took
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_learner_joins_a_large_registry_while_writes_go_on() {
+    let begun = Instant::now();
+    let (_east_place, east) = large_founder().await;
+    let seeded = begun.elapsed();
+    let stop = CancellationToken::new();
+    let writing = tokio::spawn(write_on(east.handle.clone(), stop.clone()));
+
+    let joining = Instant::now();
+    let (_west_place, west) = joined("us-west", &east).await;
+    west.sees("all the exports", |registry| registry.exports().len() >= EXPORTS).await;
+    let arrived = joining.elapsed();
+    // It follows what is written meanwhile.
+    let written = east.handle.registry().borrow().revision();
+    west.sees("what was written meanwhile", |registry| registry.revision() >= written).await;
+    stop.cancel();
+    let took = writing.await.expect("no panic");
+    let last = east.handle.registry().borrow().clone();
+    west.sees("the last write", |registry| registry.revision() >= last.revision()).await;
+    assert_eq!(*west.handle.registry().borrow(), *east.handle.registry().borrow());
+
+    let slowest = took.iter().max().copied().unwrap_or_default();
+    let mean = took.iter().sum::<Duration>() / u32::try_from(took.len().max(1)).expect("few");
+    println!(
+        "{EXPORTS} exports: started after {seeded:?}, there {arrived:?} after the join began; {} writes meanwhile, {mean:?} each, \
+         {slowest:?} at most",
+        took.len()
+    );
+    assert!(!took.is_empty() && slowest < SLOWEST_WRITE_MAX, "{} writes, {slowest:?} at most", took.len());
+    west.stop().await;
+    east.stop().await;
+}
+
+/// Sends the first piece to `to`, over a connection of its own, as `from`.
+async fn send_piece(from: &Gateway, to: &Gateway, head: &Value, data: &[u8]) -> Result<Value, tonic::Status> {
+    send_piece_at(0, from, to, head, data).await
+}
+
+async fn send_piece_at(
+    offset: u64,
+    from: &Gateway,
+    to: &Gateway,
+    head: &Value,
+    data: &[u8],
+) -> Result<Value, tonic::Status> {
+    let registry = to.handle.registry().borrow().clone();
+    let node = to.handle.status().borrow().node;
+    let address = PeerAddress::from(&registry.nodes()[&node]);
+    let spoken = Some(Spoken { earliest: 3, latest: 3, capabilities: 1, software: "0.1.0".to_owned() });
+    let message = RaftMessage { format: 3, body: head.to_string().into_bytes(), spoken, ..RaftMessage::default() };
+    let piece = SnapshotPiece { message: Some(message), offset, data: data.to_vec() };
+    let mut client = RaftClient::new(
+        Dialer::new(from.handle.dialer().federation().clone(), from.identity.clone(), Connect::tcp()).channel(&address),
+    );
+    let reply = client.snapshot(piece).await?.into_inner();
+    Ok(serde_json::from_slice(&reply.body).expect("JSON"))
+}
+
+fn head(term: u64, node: u64, len: u64, sha256: Digest) -> Value {
+    let vote = json!({"leader_id": {"term": term, "node_id": node}, "committed": true});
+    let membership = json!({"log_id": null, "membership": {"configs": [], "nodes": {}}});
+    let meta = json!({"last_log_id": null, "last_membership": membership, "snapshot_id": "made-up"});
+    json!({"vote": vote, "meta": meta, "len": len, "sha256": sha256.to_string()})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_is_taken_only_from_who_leads_and_only_whole() {
+    let (_east_place, east) = founder().await;
+    let (_west_place, west) = joined("us-west", &east).await;
+    let (_eu_place, eu) = joined("eu-central", &east).await;
+    for gateway in [&east, &west, &eu] {
+        gateway.stands("three voters", |status| status.voters == [1, 2, 3]).await;
+    }
+    let term = eu.handle.status().borrow().term;
+    let code = |sent: Result<Value, tonic::Status>| sent.expect_err("refused").code();
+
+    // Who leads no more hears whom they follow now; who never led, that it is not who it says.
+    let stale = send_piece(&west, &eu, &head(0, 2, 3, sha256(b"abc")), b"abc").await.expect("an answer");
+    assert!(stale["Ok"]["settled"]["leader_id"]["term"].as_u64() >= Some(1), "{stale}");
+    assert_eq!(
+        code(send_piece(&west, &eu, &head(term + 1, 1, 3, sha256(b"abc")), b"abc").await),
+        Code::PermissionDenied
+    );
+
+    // A gateway that claims to lead can send what it likes: nothing of it is installed, and nothing breaks.
+    let claims = term + 1;
+    let far = head(u64::MAX, 2, 3, sha256(b"abc"));
+    assert_eq!(code(send_piece(&west, &eu, &far, b"abc").await), Code::InvalidArgument);
+    let endless = head(claims, 2, u64::MAX, sha256(b"abc"));
+    assert_eq!(code(send_piece(&west, &eu, &endless, b"abc").await), Code::ResourceExhausted);
+    assert_eq!(code(send_piece(&west, &eu, &head(claims, 2, 2, sha256(b"abc")), b"abc").await), Code::InvalidArgument);
+    let begun = send_piece(&west, &eu, &head(claims, 2, 5, sha256(b"abcde")), b"abc").await.expect("begins");
+    assert_eq!(begun["Ok"]["next"], 3);
+    let asked = send_piece(&west, &eu, &head(claims, 2, 5, sha256(b"abcde")), b"").await.expect("resumes");
+    assert_eq!(asked["Ok"]["next"], 3, "over another connection too");
+    let rest = send_piece_at(3, &west, &eu, &head(claims, 2, 5, sha256(b"abcde")), b"de").await;
+    assert_eq!(code(rest), Code::FailedPrecondition, "it is whole, and no registry");
+    assert_eq!(code(send_piece(&west, &eu, &head(claims, 2, 3, sha256(b"abd")), b"abc").await), Code::DataLoss);
+    assert_eq!(
+        code(send_piece(&west, &eu, &head(claims, 2, 3, sha256(b"abc")), b"abc").await),
+        Code::FailedPrecondition
+    );
+    let of_a_newer = br#"{"meta":{},"registry":{},"quotas":5}"#;
+    let newer = head(claims, 2, of_a_newer.len() as u64, sha256(of_a_newer));
+    assert_eq!(code(send_piece(&west, &eu, &newer, of_a_newer).await), Code::FailedPrecondition);
+
+    // One that was fenced is not heard at all.
+    let fence = Command::Fence { cluster: "us-west".parse().expect("valid"), why: "a test".to_owned() };
+    east.handle.propose(fence).await.expect("fenced");
+    eu.sees("the fence", |registry| !registry.denied().is_empty()).await;
+    let denied = eu.handle.registry().borrow().denied().keys().copied().collect();
+    let trust = TrustBundle::clone(&eu.identity.trust().expect("it trusts"));
+    eu.identity.set_trust(trust.with_denied(Arc::new(denied)));
+    let refused = send_piece(&west, &eu, &head(claims, 2, 3, sha256(b"abc")), b"abc").await.expect_err("refused");
+    assert_ne!(refused.code(), Code::FailedPrecondition, "it does not come as far as its bytes: {refused}");
+    eu.handle.propose(set_export(9080)).await.expect("agreed, as ever");
+    assert_eq!(eu.handle.status().borrow().term, term, "the leader was not disturbed");
+    for gateway in [west, eu, east] {
+        gateway.stop().await;
+    }
+}
