@@ -34,6 +34,8 @@ pub struct Clocks {
     others: Arc<Mutex<BTreeMap<NodeId, Reading>>>,
     /// The last verdict on the own clock.
     fit: Arc<AtomicBool>,
+    /// Whether this replica leads, and is not to be heard.
+    rests: Arc<AtomicBool>,
 }
 
 /// What another replica's clock said when this one's stopwatch did.
@@ -106,7 +108,7 @@ impl Clocks {
     /// No reading yet; this replica's own clock is `own`.
     #[must_use]
     pub fn new(own: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        Self { own: Arc::new(own), others: Arc::default(), fit: Arc::new(AtomicBool::new(true)) }
+        Self { own: Arc::new(own), others: Arc::default(), fit: Arc::new(AtomicBool::new(true)), rests: Arc::default() }
     }
 
     /// This replica's time, as it tells others.
@@ -166,14 +168,27 @@ impl Clocks {
         if fit { Verdict::Fit } else { Verdict::Open }
     }
 
+    /// Whether this replica's clock is fit to lead by, as it was last judged.
+    pub(crate) fn is_fit(&self) -> bool {
+        self.fit.load(Ordering::Relaxed)
+    }
+
+    /// Stamps nothing for as long as this replica `rests`.
+    pub(crate) fn rest(&self, rests: bool) {
+        self.rests.store(rests, Ordering::Relaxed);
+    }
+
     /// The time for a leader to stamp an entry with.
     ///
     /// # Errors
     /// Why it may stamp none.
     pub(crate) fn stamp(&self, raft: &Raft) -> Result<UnixMillis, String> {
+        if self.rests.load(Ordering::Relaxed) {
+            return Err("another gateway is about to lead".to_owned());
+        }
         match self.verdict(raft) {
             Verdict::Outvoted(outvoted) => Err(outvoted.to_string()),
-            Verdict::Open if !self.fit.load(Ordering::Relaxed) => {
+            Verdict::Open if !self.is_fit() => {
                 Err("its clock was not that of the gateways that vote when they were last heard".to_owned())
             }
             Verdict::Fit | Verdict::Open => Ok(self.own()),
@@ -181,22 +196,20 @@ impl Clocks {
     }
 }
 
-/// Lets this replica lead only while its clock is the voters': one that leads falls silent otherwise, so that they elect
-/// another, and does not stand again before its clock is the leader's.
+/// Judges the clock. By that this replica leads only while its clock is the voters': one that leads falls silent otherwise,
+/// so that they elect another, and does not stand again before its clock is the leader's ([`crate::election`]).
 pub(crate) async fn keep(raft: Raft, clocks: Clocks, shutdown: CancellationToken) {
     loop {
         let fit = match clocks.verdict(&raft) {
             Verdict::Fit => true,
             Verdict::Outvoted(_) => false,
-            Verdict::Open => clocks.fit.load(Ordering::Relaxed),
+            Verdict::Open => clocks.is_fit(),
         };
         if clocks.fit.swap(fit, Ordering::Relaxed) != fit {
             match clocks.verdict(&raft) {
                 Verdict::Outvoted(outvoted) => tracing::error!("this gateway leads the registry no more: {outvoted}"),
                 _ => tracing::info!(fit, "this gateway's clock was judged anew"),
             }
-            raft.runtime_config().heartbeat(fit);
-            raft.runtime_config().elect(fit);
         }
         tokio::select! {
             () = shutdown.cancelled() => return,

@@ -17,6 +17,7 @@ pub mod clocks;
 mod custody;
 pub mod data_dir;
 pub mod dial;
+mod election;
 pub mod enroll;
 pub mod exports;
 pub mod join;
@@ -42,6 +43,7 @@ mod tests;
 mod understood;
 mod voted;
 
+pub use election::NotHandedOver;
 pub use membership::Voting;
 pub use node::{Handle, Options, Replica, Timing};
 pub use propose::ProposeError;

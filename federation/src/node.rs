@@ -9,6 +9,8 @@ use isthmus_identity::{INTERMEDIATE_LIFETIME, LiveIdentity};
 use isthmus_model::command::{Command, Outcome};
 use isthmus_model::name::ClusterName;
 use isthmus_model::registry::Registry;
+use isthmus_model::registry::node::NodeId;
+use isthmus_wire::peer::election_server::ElectionServer;
 use isthmus_wire::peer::join_server::JoinServer;
 use isthmus_wire::peer::raft_server::RaftServer;
 use isthmus_wire::peer::registry_server::RegistryServer;
@@ -23,6 +25,7 @@ use crate::clocks::Clocks;
 use crate::custody::Keeper;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::dial::{Connect, Dialer};
+use crate::election::{Election, ElectionService, NotHandedOver};
 use crate::enroll::Member;
 use crate::join::JoinService;
 use crate::lineage::LineageCheck;
@@ -157,6 +160,7 @@ pub struct Handle {
     registry: watch::Receiver<Arc<Registry>>,
     status: watch::Receiver<RegistryStatus>,
     replicating: Replicating,
+    election: Election,
 }
 
 impl Handle {
@@ -184,6 +188,14 @@ impl Handle {
     #[must_use]
     pub fn status(&self) -> watch::Receiver<RegistryStatus> {
         self.status.clone()
+    }
+
+    /// Lets another voter lead, before this gateway stops. Takes about a second, in which nothing is agreed.
+    ///
+    /// # Errors
+    /// [`NotHandedOver`], after which the others elect one when this gateway is gone.
+    pub async fn hand_over(&self) -> Result<NodeId, NotHandedOver> {
+        self.election.hand_over().await
     }
 
     /// Takes a look at the replicas.
@@ -224,7 +236,7 @@ impl Replica {
         );
         let dialer = Dialer::new(member.name.federation.clone(), identity, connect);
         let quorum = QuorumWord::default();
-        let config = Arc::new(raft_config(member, timing).validate()?);
+        let config = Arc::new(raft_config(member, timing)?);
         let protocols = Protocols::default();
         let network = Network {
             dialer: dialer.clone(),
@@ -234,14 +246,23 @@ impl Replica {
             protocols: protocols.clone(),
             sending: Sending::new(snapshot_rate),
         };
+        let log_of = log.clone();
         let raft = Raft::new(member.node, config, network, log, machine).await.map_err(fatal)?;
         let (publish, status) = watch::channel(RegistryStatus::default());
         let (cluster, clocks_of) = (member.name.cluster.clone(), clocks.clone());
+        let election = Election::new(
+            (raft.clone(), log_of),
+            dialer.clone(),
+            lineage.clone(),
+            clocks.clone(),
+            quorum.clone(),
+            timing,
+        );
         let proposer = Proposer { cluster, raft: raft.clone(), dialer, clocks: clocks_of, protocols };
         let growth = Growth::default();
         let (file, raft_of) = (member.data.registry(), raft.clone());
         let replicating = Replicating { raft: raft_of, clocks: clocks.clone(), growth: growth.clone(), file };
-        let handle = Handle { proposer, registry: registry.clone(), status, replicating };
+        let handle = Handle { proposer, registry: registry.clone(), status, replicating, election: election.clone() };
         let tasks = TaskTracker::new();
         let looking = status::Looking {
             raft: raft.clone(),
@@ -255,6 +276,7 @@ impl Replica {
         let mut first = handle.status();
         let _ = first.wait_for(|status| status.node == member.node).await;
         tasks.spawn(clocks::keep(raft.clone(), clocks.clone(), shutdown.clone()));
+        tasks.spawn(election.keep(shutdown.clone()));
         tasks.spawn(membership::keep(raft.clone(), clocks, voting, registry, shutdown.clone()));
         let replica = Self { handle, raft, quorum, lineage, tasks };
         replica.keep_root(member, &shutdown);
@@ -308,12 +330,22 @@ impl Replica {
     pub fn gateway_services(&self) -> Routes {
         let Proposer { clocks, protocols, .. } = self.handle.proposer.clone();
         let (raft, quorum, lineage) = (self.raft.clone(), self.quorum.clone(), self.lineage.clone());
-        let raft = RaftServer::new(RaftService::new(raft, quorum, lineage, clocks.clone(), protocols.clone()))
-            .max_decoding_message_size(MESSAGE_LEN_MAX)
-            .max_encoding_message_size(MESSAGE_LEN_MAX);
+        let election = &self.handle.election;
+        let raft = RaftServer::new(RaftService::new(
+            raft,
+            quorum,
+            lineage,
+            clocks.clone(),
+            protocols.clone(),
+            election.clone(),
+        ))
+        .max_decoding_message_size(MESSAGE_LEN_MAX)
+        .max_encoding_message_size(MESSAGE_LEN_MAX);
         let registry = RegistryServer::new(RegistryService::new(self.raft.clone(), clocks, protocols))
             .max_decoding_message_size(COMMAND_LEN_MAX);
-        Routes::new(raft).add_service(registry).add_service(self.join_server())
+        let elections =
+            ElectionServer::new(ElectionService::new(election.clone())).max_decoding_message_size(COMMAND_LEN_MAX);
+        Routes::new(raft).add_service(registry).add_service(elections).add_service(self.join_server())
     }
 
     /// The gRPC service for newcomers, to be served under the federation's join SNI.
@@ -343,9 +375,15 @@ fn fatal(error: impl std::fmt::Display) -> StartError {
     StartError::Raft(error.to_string())
 }
 
-fn raft_config(member: &Member, timing: Timing) -> Config {
+/// For how long a replica votes for nobody else after it heard a leader. It has to be longer than a heartbeat, for the
+/// Raft library; that voters keep to a leader for longer is seen to in [`crate::election`].
+pub(crate) fn lease(timing: Timing) -> Duration {
+    timing.heartbeat + Duration::from_millis(2)
+}
+
+fn raft_config(member: &Member, timing: Timing) -> Result<Config, openraft::ConfigError> {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    Config {
+    let config = Config {
         cluster_name: member.name.federation.to_string(),
         heartbeat_interval: millis(timing.heartbeat),
         election_timeout_min: millis(timing.election_min),
@@ -353,7 +391,14 @@ fn raft_config(member: &Member, timing: Timing) -> Config {
         snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_PER_SNAPSHOT),
         max_in_snapshot_log_to_keep: ENTRIES_KEPT,
         ..Config::default()
-    }
+    };
+    let lease = millis(lease(timing));
+    Ok(Config {
+        election_timeout_min: lease - 1,
+        election_timeout_max: lease,
+        enable_elect: false,
+        ..config.validate()?
+    })
 }
 
 /// Opens the store that belongs to the gateway. One that had a registry never starts with an empty one: as a voter it
@@ -426,12 +471,7 @@ async fn found(handle: Handle, founding: Command, data: DataDir, shutdown: Cance
 }
 
 /// Tells the registry when the configured addresses or locality are not the recorded ones.
-async fn announce(
-    handle: Handle,
-    node: isthmus_model::registry::node::NodeId,
-    name: crate::enroll::GatewayName,
-    shutdown: CancellationToken,
-) {
+async fn announce(handle: Handle, node: NodeId, name: crate::enroll::GatewayName, shutdown: CancellationToken) {
     let mut registry = handle.registry();
     loop {
         let outdated = registry.borrow_and_update().nodes().get(&node).is_some_and(|known| {

@@ -14,6 +14,7 @@ use crate::admission::check_term;
 use crate::caller::{self, GatewayCaller};
 use crate::claim;
 use crate::clocks::Clocks;
+use crate::election::Election;
 use crate::lineage::LineageCheck;
 use crate::protocol::{self, LATEST, Protocols, Spoken};
 use crate::quorum::QuorumWord;
@@ -29,6 +30,7 @@ pub(crate) struct RaftService {
     lineage: LineageCheck,
     clocks: Clocks,
     protocols: Protocols,
+    election: Election,
     receiver: Receiver,
     /// Whether an operator was told of a message that is not understood: it comes several times a second.
     told: AtomicBool,
@@ -50,9 +52,10 @@ impl RaftService {
         lineage: LineageCheck,
         clocks: Clocks,
         protocols: Protocols,
+        election: Election,
     ) -> Self {
         let receiver = Receiver::new(raft.clone());
-        Self { raft, quorum, lineage, clocks, protocols, receiver, told: AtomicBool::default() }
+        Self { raft, quorum, lineage, clocks, protocols, election, receiver, told: AtomicBool::default() }
     }
 
     fn encode<T: Serialize>(&self, answer: &T, protocol: u32) -> Result<Response<RaftMessage>, Status> {
@@ -121,6 +124,7 @@ impl raft_server::Raft for RaftService {
         let received: Received<AppendEntriesRequest<RegistryRaft>> = self.receive(&caller, request.into_inner())?;
         let answer = self.raft.append_entries(received.message).await;
         if matches!(answer, Ok(AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_))) {
+            self.election.heard();
             self.note(received.quorum_age_ms);
         }
         self.encode(&answer, received.protocol)
@@ -129,7 +133,11 @@ impl raft_server::Raft for RaftService {
     async fn vote(&self, request: Request<RaftMessage>) -> Result<Response<RaftMessage>, Status> {
         let caller = caller::gateway(&request)?;
         let received = self.receive(&caller, request.into_inner())?;
-        self.encode(&self.raft.vote(received.message).await, received.protocol)
+        let answer = self.raft.vote(received.message).await;
+        if answer.as_ref().is_ok_and(|answer| answer.vote_granted) {
+            self.election.heard();
+        }
+        self.encode(&answer, received.protocol)
     }
 
     async fn snapshot(&self, request: Request<SnapshotPiece>) -> Result<Response<RaftMessage>, Status> {
@@ -141,6 +149,7 @@ impl raft_server::Raft for RaftService {
         let answer = self.receiver.take(received.message, offset, &data).await?;
         // Whoever has another leader by now was told nothing fresh.
         if matches!(answer, Answer::Next(_)) || answer == Answer::Settled(leader) {
+            self.election.heard();
             self.note(received.quorum_age_ms);
         }
         self.encode(&Ok::<_, RaftError<u64>>(answer), received.protocol)

@@ -179,6 +179,7 @@ impl Host {
             clocks: self.clocks(),
             connect: connect(&self.setting.wan, self.machine),
             disk: Disk::Simulated(disk.clone()),
+            ..Options::default()
         };
         self.setting.wan.up(self.machine);
         let started = Replica::start(&mut member, identity.clone(), options, stop.clone()).await;

@@ -24,7 +24,7 @@ use ordeal::Trial;
 use world::simulate;
 
 /// How soon every gateway writes again after a fault is over.
-const RECOVERY_MAX: Duration = Duration::from_secs(15);
+const RECOVERY_MAX: Duration = Duration::from_secs(5);
 /// Seeds within which a known bug has to be found.
 const SEEDS_FOR_A_BUG: u64 = 4;
 
