@@ -12,7 +12,7 @@ use isthmus_dns::{DnsConfig, DnsServer};
 use isthmus_federation::data_dir::DataDir;
 use isthmus_federation::dial::Connect;
 use isthmus_federation::enroll::{self, Member, Patience};
-use isthmus_federation::{Options, Replica, Timing, Voting, exports, publish, serve};
+use isthmus_federation::{NotHandedOver, Options, Replica, Timing, Voting, exports, publish, serve};
 use isthmus_identity::{BearerToken, LiveIdentity};
 use isthmus_model::catalog::LocalCatalog;
 use isthmus_model::snapshot::Snapshot;
@@ -48,14 +48,19 @@ const CONTROL_MESSAGE_LEN_MAX: usize = 1 << 20;
 /// What kept it from starting.
 pub async fn run(config: GatewayConfig, join: Option<BearerToken>) -> anyhow::Result<()> {
     isthmus_proxy::accept::raise_file_limit();
-    let shutdown = CancellationToken::new();
+    let (told_to_stop, shutdown) = (CancellationToken::new(), CancellationToken::new());
     let tasks = TaskTracker::new();
-    tasks.spawn(process::cancel_on_signal(shutdown.clone()));
+    tasks.spawn(process::cancel_on_signal(told_to_stop.clone()));
     let started = tokio::select! {
         started = Gateway::start(Arc::new(config), join, shutdown.clone()) => started,
-        () = shutdown.cancelled() => return Ok(()),
+        () = told_to_stop.cancelled() => return Ok(()),
     };
-    started.inspect_err(|_| shutdown.cancel())?.finish().await;
+    let gateway = started.inspect_err(|_| told_to_stop.cancel())?;
+    told_to_stop.cancelled().await;
+    tracing::info!("stopping");
+    gateway.hand_over().await;
+    shutdown.cancel();
+    gateway.finish().await;
     Ok(())
 }
 
@@ -158,10 +163,18 @@ impl Gateway {
         Ok(Self { replica, tasks: parts.tasks, shutdown: parts.shutdown, drain, _source: source })
     }
 
-    /// Runs until told to stop, then lets what is under way finish.
+    /// Lets another gateway lead the registry, if this one does. It serves on meanwhile.
+    pub async fn hand_over(&self) {
+        match self.replica.handle().hand_over().await {
+            Ok(successor) => tracing::info!(successor, "another gateway leads the registry now"),
+            Err(NotHandedOver::DoesNotLead) => {}
+            Err(error) => tracing::info!(%error, "the registry has no leader until the others have elected one"),
+        }
+    }
+
+    /// Lets what is under way finish, once it was told to shut down.
     pub async fn finish(self) {
         self.shutdown.cancelled().await;
-        tracing::info!("stopping");
         self.tasks.close();
         if tokio::time::timeout(self.drain, self.tasks.wait()).await.is_err() {
             tracing::info!("requests that are still open are dropped");

@@ -15,7 +15,9 @@ use crate::world::World;
 pub(crate) enum Fault {
     /// A machine loses its power; some of what was not synced is on its disk.
     Crash { host: MachineId, kept: usize },
-    /// All machines do.
+    /// A gateway is stopped as an operator does it, and started again.
+    Restart { host: MachineId },
+    /// All machines lose their power.
     Blackout,
     /// One machine hears and is heard by nobody, which nobody is told.
     Isolated { host: MachineId, lane: Lane },
@@ -23,6 +25,8 @@ pub(crate) enum Fault {
     Halves { side: Vec<MachineId>, lane: Lane },
     /// One machine is heard by nobody, and hears all.
     OneWay { from: MachineId, lane: Lane },
+    /// One machine hears nobody, and is heard by all.
+    Deaf { host: MachineId, lane: Lane },
     /// A machine comes and goes.
     Flapping { host: MachineId },
     /// All that a machine sends takes 300 ms, and gets stuck now and then.
@@ -57,7 +61,9 @@ impl World {
     pub(crate) fn draw_fault(&mut self) -> Fault {
         let lane = if self.chance.r#gen() { Lane::Stall } else { Lane::Blackhole };
         let host = self.victim();
-        match self.chance.gen_range(0..12) {
+        match self.chance.gen_range(0..14) {
+            12 => Fault::Restart { host },
+            13 => Fault::Deaf { host, lane },
             0..3 => Fault::Crash { host, kept: self.chance.gen_range(0..8) },
             3 => Fault::Blackout,
             4 => Fault::Isolated { host: self.leader(), lane },
@@ -103,6 +109,14 @@ impl World {
                 tokio::time::sleep(lasts).await;
                 self.hosts[*host].start().await;
             }
+            Fault::Restart { host } => {
+                // Who does not lead has nothing to hand over.
+                let handed_over = self.handle(*host).hand_over().await;
+                self.setting.story.tell(format!("handed over: {handed_over:?}"));
+                self.hosts[*host].crash(usize::MAX).await;
+                tokio::time::sleep(lasts).await;
+                self.hosts[*host].start().await;
+            }
             Fault::Blackout => {
                 for host in &mut self.hosts {
                     host.crash(0).await;
@@ -115,6 +129,10 @@ impl World {
             Fault::Isolated { host, lane } => self.blocked(&[*host], *lane, true, lasts).await,
             Fault::Halves { side, lane } => self.blocked(side, *lane, true, lasts).await,
             Fault::OneWay { from, lane } => self.blocked(&[*from], *lane, false, lasts).await,
+            Fault::Deaf { host, lane } => {
+                let others: Vec<MachineId> = (0..self.hosts.len()).filter(|other| other != host).collect();
+                self.blocked(&others, *lane, false, lasts).await;
+            }
             Fault::Flapping { host } => {
                 for _ in 0..5 {
                     self.blocked(&[*host], Lane::Blackhole, true, lasts / 10).await;

@@ -17,11 +17,16 @@ mod world;
 
 use std::time::Duration;
 
+use isthmus_federation::status::Role;
+use isthmus_model::catalog::Export;
+use isthmus_model::command::Command;
 use isthmus_model::fixture;
+use isthmus_tests::wan::{Fault as Lane, Shape};
+use tokio::time::Instant;
 
 use hour::{Federation, hour};
 use ordeal::Trial;
-use world::simulate;
+use world::{World, simulate};
 
 /// How soon every gateway writes again after a fault is over.
 const RECOVERY_MAX: Duration = Duration::from_secs(5);
@@ -39,6 +44,58 @@ fn a_seed_tells_the_same_story_twice() {
     let (first, second) = (seeds::run(7, Trial::Right).1, seeds::run(7, Trial::Right).1);
     let difference = first.lines().zip(second.lines()).find(|(first, second)| first != second);
     assert_eq!((difference, first.len()), (None, second.len()));
+}
+
+/// How long a write through a gateway takes.
+async fn next_write(world: &World, through: usize) -> Duration {
+    let began = Instant::now();
+    let export = Export { ports: Vec::new(), identities: Default::default(), terminated: false };
+    let command = Command::SetExport { service: "ops/next".parse().expect("valid"), export };
+    world.handle(through).propose(command).await.expect("written");
+    began.elapsed()
+}
+
+#[test]
+fn a_leader_that_is_to_stop_hands_over() {
+    simulate(3, async |world| {
+        world.found(5).await;
+        world.write_everywhere("before").await;
+        let successor = world.handle(0).hand_over().await.expect("handed over");
+        world.hosts[0].crash(usize::MAX).await;
+        let waited = next_write(world, 1).await;
+        println!("node {successor} leads; the next write took {} ms", waited.as_millis());
+        assert!(waited < Duration::from_millis(500), "nobody has to notice that it is gone");
+    });
+}
+
+#[test]
+fn a_leader_far_from_all_others_makes_way() {
+    simulate(4, async |world| {
+        world.found(5).await;
+        for other in 1..5 {
+            let far = Shape { delay: Duration::from_millis(120), ..Shape::default() };
+            world.setting.wan.shape(0, other, far);
+            world.setting.wan.shape(other, 0, far);
+        }
+        let mut status = world.handle(0).status();
+        assert_eq!(status.borrow().role, Role::Leader);
+        let elsewhere = status.wait_for(|status| status.leader.is_some_and(|leader| leader != status.node));
+        let made_way = tokio::time::timeout(Duration::from_secs(180), elsewhere).await;
+        assert!(made_way.is_ok_and(|seen| seen.is_ok()), "it leads still");
+    });
+}
+
+#[test]
+fn a_leader_that_is_heard_and_not_reached_is_replaced() {
+    simulate(5, async |world| {
+        world.found(5).await;
+        world.write_everywhere("before").await;
+        for other in 1..5 {
+            world.setting.wan.fault(other, 0, Lane::Blackhole);
+        }
+        let waited = next_write(world, 1).await;
+        println!("another gateway writes after {} ms", waited.as_millis());
+    });
 }
 
 /// What finds a bug in a registry, told.
