@@ -41,6 +41,7 @@ async fn large_founder() -> (Place, Gateway) {
         value["vips"]["assigned"][&name] = json!(number + 1);
         value["exports"][name] = offers.clone();
     }
+    println!("the registry has {} bytes as JSON", value.to_string().len());
     let registry: Registry = serde_json::from_value(value).expect("a registry");
     assert_eq!(registry.exports().len(), EXPORTS);
     let (cluster, gateway) = (place.name.cluster.clone(), place.name.gateway.clone());
