@@ -108,9 +108,9 @@ impl RaftService {
         if (protocol::EARLIEST..=LATEST).contains(&format) {
             return Ok(common);
         }
-        Err(Status::invalid_argument(format!(
-            "the message is in protocol {format}, which its sender should not use here"
-        )))
+        // Its sender knew a later version here. It asks anew then, in the earliest that it speaks.
+        let own = Spoken::own();
+        Err(Status::failed_precondition(format!("the message is in protocol {format}, and {own_name} {own}")))
     }
 }
 
