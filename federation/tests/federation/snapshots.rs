@@ -1,22 +1,31 @@
 //! The registry as a whole: to a learner that joins a large one while writes go on, and from those who may not send it.
 
-use std::time::Instant;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use isthmus_federation::dial::Dialer;
+use isthmus_federation::enroll;
 use isthmus_federation::raft_types::{Peer, PeerAddress};
-use isthmus_federation::store;
-use isthmus_identity::random_digest;
-use isthmus_model::command::Entry;
+use isthmus_federation::snapshot::RATE_DEFAULT;
+use isthmus_federation::status::Role;
+use isthmus_federation::{Handle, store};
+use isthmus_identity::{TrustBundle, random_digest, sha256};
+use isthmus_model::command::{Command, Entry};
+use isthmus_model::name::ServiceName;
+use isthmus_model::registry::Registry;
 use isthmus_model::registry::token::Digest;
 use isthmus_wire::peer::raft_client::RaftClient;
 use isthmus_wire::peer::{RaftMessage, SnapshotPiece, Spoken};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use super::*;
+use super::{Gateway, PATIENCE, Place, SOON, export, founder, joined, set_export};
 
 /// As many as the issue says, which one cluster may export.
 const EXPORTS: usize = 50_000;

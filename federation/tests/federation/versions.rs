@@ -7,7 +7,7 @@ use isthmus_wire::peer::{RaftMessage, Spoken};
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
-use super::*;
+use super::{Gateway, founder, joined, reviews, set_export};
 
 fn spoken(earliest: u32, latest: u32) -> Option<Spoken> {
     Some(Spoken { earliest, latest, capabilities: 0, software: "9.0.0".to_owned() })
