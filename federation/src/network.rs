@@ -151,8 +151,11 @@ impl Replica {
     fn failed(&self, status: Status) -> Failure {
         let (replica, peer) = (self.id, protocol::name(self.id, Some(&self.peer)));
         // Another version, or another registry: what an operator has to see to, once and not with every heartbeat.
-        if status.code() == Code::FailedPrecondition && !self.refused.swap(true, Ordering::Relaxed) {
-            tracing::warn!(replica, %peer, "a gateway takes no messages of the registry: {}", status.message());
+        if status.code() == Code::FailedPrecondition {
+            self.network.protocols.forget(replica);
+            if !self.refused.swap(true, Ordering::Relaxed) {
+                tracing::warn!(replica, %peer, "a gateway takes no messages of the registry: {}", status.message());
+            }
         }
         tracing::debug!(replica, %peer, %status, "a raft call failed");
         Failure::Refused(status)

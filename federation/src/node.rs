@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use isthmus_identity::{INTERMEDIATE_LIFETIME, LiveIdentity};
@@ -37,7 +38,7 @@ use crate::quorum::QuorumWord;
 use crate::raft_service::RaftService;
 use crate::raft_types::{Peer, PeerAddress, Raft};
 use crate::replicas::{Growth, Replicating};
-use crate::snapshot::{RATE_DEFAULT, Sending};
+use crate::snapshot::{RATE_DEFAULT, Receiver, Sending};
 use crate::status::{self, RegistryStatus};
 use crate::store::{Disk, LogStore, StateMachine};
 use crate::{clocks, lineage, membership, store};
@@ -150,6 +151,7 @@ pub struct Replica {
     raft: Raft,
     quorum: QuorumWord,
     lineage: LineageCheck,
+    disk: Disk,
     tasks: TaskTracker,
 }
 
@@ -278,7 +280,7 @@ impl Replica {
         tasks.spawn(clocks::keep(raft.clone(), clocks.clone(), shutdown.clone()));
         tasks.spawn(election.keep(shutdown.clone()));
         tasks.spawn(membership::keep(raft.clone(), clocks, voting, registry, shutdown.clone()));
-        let replica = Self { handle, raft, quorum, lineage, tasks };
+        let replica = Self { handle, raft, quorum, lineage, disk, tasks };
         replica.keep_root(member, &shutdown);
         if let Some(founding) = member.founding.take() {
             replica.initialize(member).await?;
@@ -329,22 +331,22 @@ impl Replica {
     #[must_use]
     pub fn gateway_services(&self) -> Routes {
         let Proposer { clocks, protocols, .. } = self.handle.proposer.clone();
-        let (raft, quorum, lineage) = (self.raft.clone(), self.quorum.clone(), self.lineage.clone());
-        let election = &self.handle.election;
-        let raft = RaftServer::new(RaftService::new(
-            raft,
-            quorum,
-            lineage,
-            clocks.clone(),
-            protocols.clone(),
-            election.clone(),
-        ))
-        .max_decoding_message_size(MESSAGE_LEN_MAX)
-        .max_encoding_message_size(MESSAGE_LEN_MAX);
+        let raft = RaftService {
+            raft: self.raft.clone(),
+            quorum: self.quorum.clone(),
+            lineage: self.lineage.clone(),
+            clocks: clocks.clone(),
+            protocols: protocols.clone(),
+            election: self.handle.election.clone(),
+            receiver: Receiver::new(self.raft.clone(), self.disk.clone()),
+            told: AtomicBool::default(),
+        };
+        let raft =
+            RaftServer::new(raft).max_decoding_message_size(MESSAGE_LEN_MAX).max_encoding_message_size(MESSAGE_LEN_MAX);
+        let elections = ElectionService::new(self.handle.election.clone());
         let registry = RegistryServer::new(RegistryService::new(self.raft.clone(), clocks, protocols))
             .max_decoding_message_size(COMMAND_LEN_MAX);
-        let elections =
-            ElectionServer::new(ElectionService::new(election.clone())).max_decoding_message_size(COMMAND_LEN_MAX);
+        let elections = ElectionServer::new(elections).max_decoding_message_size(COMMAND_LEN_MAX);
         Routes::new(raft).add_service(registry).add_service(elections).add_service(self.join_server())
     }
 

@@ -156,6 +156,12 @@ impl Protocols {
         known.insert(replica, spoken);
     }
 
+    /// Forgets what a replica spoke, which refuses what it was told in it: it may have another version than before. It is
+    /// spoken to in the earliest protocol then, and tells anew.
+    pub(crate) fn forget(&self, replica: NodeId) {
+        self.known().remove(&replica);
+    }
+
     /// What a replica speaks, if it told since this one started.
     pub(crate) fn of(&self, replica: NodeId) -> Option<Spoken> {
         self.known().get(&replica).cloned()
@@ -263,5 +269,7 @@ mod tests {
         protocols.note(3, Spoken::own());
         assert_eq!((refused(3), refused(4).is_some()), (None, true));
         assert_eq!((protocols.with(3), protocols.with(7)), (LATEST, EARLIEST));
+        protocols.forget(3);
+        assert_eq!(protocols.with(3), EARLIEST, "it may have gone back a version");
     }
 }

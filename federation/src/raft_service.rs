@@ -25,15 +25,16 @@ use crate::voted::Voted;
 
 /// The server side: hands messages of other gateways to the local replica.
 pub(crate) struct RaftService {
-    raft: Raft,
-    quorum: QuorumWord,
-    lineage: LineageCheck,
-    clocks: Clocks,
-    protocols: Protocols,
-    election: Election,
-    receiver: Receiver,
+    pub(crate) raft: Raft,
+    /// Where what a leader says of its quorum is noted.
+    pub(crate) quorum: QuorumWord,
+    pub(crate) lineage: LineageCheck,
+    pub(crate) clocks: Clocks,
+    pub(crate) protocols: Protocols,
+    pub(crate) election: Election,
+    pub(crate) receiver: Receiver,
     /// Whether an operator was told of a message that is not understood: it comes several times a second.
-    told: AtomicBool,
+    pub(crate) told: AtomicBool,
 }
 
 /// A message, with the protocol in which its sender understands the answer.
@@ -44,20 +45,6 @@ struct Received<T> {
 }
 
 impl RaftService {
-    /// Serves `raft`, noting in `quorum` what its leader says of one.
-    #[must_use]
-    pub(crate) fn new(
-        raft: Raft,
-        quorum: QuorumWord,
-        lineage: LineageCheck,
-        clocks: Clocks,
-        protocols: Protocols,
-        election: Election,
-    ) -> Self {
-        let receiver = Receiver::new(raft.clone());
-        Self { raft, quorum, lineage, clocks, protocols, election, receiver, told: AtomicBool::default() }
-    }
-
     fn encode<T: Serialize>(&self, answer: &T, protocol: u32) -> Result<Response<RaftMessage>, Status> {
         let body = serde_json::to_vec(answer).map_err(|error| Status::internal(error.to_string()))?;
         let (clock_ms, spoken) = (Some(self.clocks.own().0), Some(Spoken::own().tell()));
@@ -111,9 +98,9 @@ impl RaftService {
         if (protocol::EARLIEST..=LATEST).contains(&format) {
             return Ok(common);
         }
-        Err(Status::invalid_argument(format!(
-            "the message is in protocol {format}, which its sender should not use here"
-        )))
+        // Its sender knew a later version here. It asks anew then, in the earliest that it speaks.
+        let own = Spoken::own();
+        Err(Status::failed_precondition(format!("the message is in protocol {format}, and {own_name} {own}")))
     }
 }
 

@@ -11,6 +11,7 @@ use tonic::Status;
 use super::partial::{Receiving, Taken, Unchecked};
 use super::{Answer, Encoded, Head};
 use crate::raft_types::{Raft, RegistryRaft};
+use crate::store::Disk;
 
 /// How long a part of a snapshot is kept when nothing more comes: longer than an outage that its sender outlasts.
 const PART_KEPT: Duration = Duration::from_secs(600);
@@ -19,6 +20,7 @@ const PART_KEPT: Duration = Duration::from_secs(600);
 #[derive(Clone)]
 pub(crate) struct Receiver {
     raft: Raft,
+    disk: Disk,
     state: Arc<Mutex<State>>,
 }
 
@@ -30,8 +32,8 @@ struct State {
 }
 
 impl Receiver {
-    pub(crate) fn new(raft: Raft) -> Self {
-        Self { raft, state: Arc::default() }
+    pub(crate) fn new(raft: Raft, disk: Disk) -> Self {
+        Self { raft, disk, state: Arc::default() }
     }
 
     /// Takes a piece of a leader's snapshot.
@@ -56,7 +58,7 @@ impl Receiver {
             Taken::Installed => Ok(Answer::Settled(head.vote)),
             Taken::Whole(whole) => {
                 // A task of its own, because the call may be over before this is: then the sender asks again.
-                let installing = tokio::spawn(install(self.raft.clone(), state, head, whole));
+                let installing = tokio::spawn(install(self.raft.clone(), self.disk.clone(), state, head, whole));
                 installing.await.map_err(|error| Status::internal(error.to_string()))?
             }
         }
@@ -65,12 +67,13 @@ impl Receiver {
 
 async fn install(
     raft: Raft,
+    disk: Disk,
     mut state: OwnedMutexGuard<State>,
     head: Head,
     whole: Unchecked,
 ) -> Result<Answer, Status> {
     let (digest, len) = (head.sha256, head.len);
-    let snapshot = match tokio::task::spawn_blocking(move || open(&head, whole).map(|encoded| (head, encoded))).await {
+    let snapshot = match disk.run(move || open(&head, whole).map(|encoded| (head, encoded))).await {
         Ok(Ok((head, encoded))) => (head.vote, Snapshot { meta: head.meta, snapshot: Box::new(encoded) }),
         Ok(Err(why)) => {
             tracing::error!(%digest, len, "a snapshot of the registry was not taken: {}", why.message());

@@ -27,7 +27,7 @@ impl Disk {
     }
 
     /// Runs a blocking operation: on a thread of its own, or at once, which a simulation needs to be repeatable.
-    pub(super) async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JoinError> {

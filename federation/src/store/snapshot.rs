@@ -5,6 +5,7 @@
 //! disk changes under an open file would go unnoticed to a learner. So the digest is compared at every reading.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use isthmus_model::registry::node::NodeId;
 use isthmus_model::registry::token::Digest;
@@ -22,6 +23,8 @@ const PIECES: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("sna
 const SNAPSHOT: &str = "snapshot";
 /// Bytes of a piece: some milliseconds of a slow disk.
 const PIECE_LEN: usize = 1 << 20;
+/// Between two pieces, so that whoever waits gets a turn: redb's lock goes to who comes first, which would be the next piece.
+const TURN: Duration = Duration::from_millis(1);
 
 /// The snapshot that counts. Pieces of another generation are left from a crash.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +72,9 @@ impl SnapshotFile {
         let generation = known.map_or(0, |known| known.generation + 1);
         self.file.write(|transaction| keep_only(transaction, generation.checked_sub(1)))?;
         for (place, piece) in (0..).zip(encoded.bytes.chunks(PIECE_LEN)) {
+            if place > 0 {
+                std::thread::sleep(TURN);
+            }
             self.file.write(|transaction| {
                 transaction.open_table(PIECES)?.insert((generation, place), piece)?;
                 Ok(())

@@ -1,19 +1,31 @@
 //! The registry as a whole: to a learner that joins a large one while writes go on, and from those who may not send it.
 
-use std::time::Instant;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use isthmus_federation::dial::{Connect, Dialer};
+use isthmus_federation::enroll;
 use isthmus_federation::raft_types::{Peer, PeerAddress};
-use isthmus_federation::store;
-use isthmus_identity::random_digest;
-use isthmus_model::command::Entry;
+use isthmus_federation::snapshot::RATE_DEFAULT;
+use isthmus_federation::status::Role;
+use isthmus_federation::{Handle, store};
+use isthmus_identity::{TrustBundle, random_digest, sha256};
+use isthmus_model::command::{Command, Entry};
+use isthmus_model::name::ServiceName;
+use isthmus_model::registry::Registry;
 use isthmus_model::registry::token::Digest;
 use isthmus_wire::peer::raft_client::RaftClient;
 use isthmus_wire::peer::{RaftMessage, SnapshotPiece, Spoken};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use super::*;
+use super::{Gateway, PATIENCE, Place, SOON, export, founder, joined, set_export};
 
 /// As many as the issue says, which one cluster may export.
 const EXPORTS: usize = 50_000;
@@ -41,6 +53,7 @@ async fn large_founder() -> (Place, Gateway) {
         value["vips"]["assigned"][&name] = json!(number + 1);
         value["exports"][name] = offers.clone();
     }
+    println!("the registry has {} bytes as JSON", value.to_string().len());
     let registry: Registry = serde_json::from_value(value).expect("a registry");
     assert_eq!(registry.exports().len(), EXPORTS);
     let (cluster, gateway) = (place.name.cluster.clone(), place.name.gateway.clone());
@@ -96,6 +109,81 @@ async fn a_learner_joins_a_large_registry_while_writes_go_on() {
         took.len()
     );
     assert!(!took.is_empty() && slowest < SLOWEST_WRITE_MAX, "{} writes, {slowest:?} at most", took.len());
+    west.stop().await;
+    east.stop().await;
+}
+
+/// A link to a gateway that can be cut: all connections at once, and new ones come up again.
+struct Link {
+    cut: watch::Sender<()>,
+    /// Bytes that went to the gateway.
+    inward: Arc<AtomicU64>,
+}
+
+impl Link {
+    /// From `listener` to the gateway at `to`.
+    fn new(listener: TcpListener, to: SocketAddr) -> Self {
+        let (cut, cuts) = watch::channel(());
+        let inward = Arc::<AtomicU64>::default();
+        let counted = inward.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (mut cuts, counted) = (cuts.clone(), counted.clone());
+                cuts.mark_unchanged();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = cuts.changed() => {}
+                        () = carry(stream, to, counted) => {}
+                    }
+                });
+            }
+        });
+        Self { cut, inward }
+    }
+}
+
+async fn carry(outer: TcpStream, to: SocketAddr, counted: Arc<AtomicU64>) {
+    let Ok(inner) = TcpStream::connect(to).await else { return };
+    let ((mut from, mut back), (mut answers, mut on)) = (outer.into_split(), inner.into_split());
+    let inwards = async move {
+        let mut buffer = vec![0; 16 << 10];
+        while let Ok(len @ 1..) = from.read(&mut buffer).await {
+            counted.fetch_add(len as u64, Ordering::Relaxed);
+            if on.write_all(&buffer[..len]).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = inwards => {}
+        _ = tokio::io::copy(&mut answers, &mut back) => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_whose_link_is_cut_again_and_again_goes_on_where_it_was() {
+    let (_east_place, east) = large_founder().await;
+    let (mut place, listener) = Place::new("us-west").await;
+    let outside = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    place.name.east_west = outside.local_addr().expect("bound");
+    let link = Link::new(outside, listener.local_addr().expect("bound"));
+    let token = east.mint(&place, Duration::from_secs(60)).await;
+    let member = enroll::join(&place.name, &place.data(), &token, PATIENCE, &Connect::tcp()).await.expect("joins");
+    let (started, west) = (Instant::now(), Gateway::run(member, listener).await);
+
+    let len = serde_json::to_vec(&*east.handle.registry().borrow()).expect("serializable").len() as u64;
+    for part in 1..=5 {
+        while link.inward.load(Ordering::Relaxed) < len * part / 6 {
+            assert!(started.elapsed() < SOON, "the transfer does not go on");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        link.cut.send_replace(());
+    }
+    west.sees("all the exports", |registry| registry.exports().len() >= EXPORTS).await;
+    let (took, sent) = (started.elapsed(), link.inward.load(Ordering::Relaxed));
+    println!("{len} bytes of registry through a link that was cut five times: {sent} bytes sent in {took:?}");
+    assert!(sent < len + len / 3, "{sent} bytes were sent for {len}: it starts over");
+    assert!(took.as_secs_f64() > len as f64 / RATE_DEFAULT.get() as f64, "{took:?}: faster than the pace");
     west.stop().await;
     east.stop().await;
 }

@@ -7,7 +7,7 @@ use isthmus_wire::peer::{RaftMessage, Spoken};
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
-use super::*;
+use super::{Gateway, founder, joined, reviews, set_export};
 
 fn spoken(earliest: u32, latest: u32) -> Option<Spoken> {
     Some(Spoken { earliest, latest, capabilities: 0, software: "9.0.0".to_owned() })
@@ -45,6 +45,9 @@ async fn the_version_before_is_answered_and_one_that_is_too_far_away_hears_what_
     let reply = vote(&west, &east, EARLIEST, None).await.expect("an answer");
     assert_eq!((reply.format, reply.spoken.map(|own| (own.earliest, own.latest))), (2, Some((EARLIEST, LATEST))));
     assert_eq!(vote(&west, &east, LATEST, spoken(LATEST, LATEST + 1)).await.expect("an answer").format, LATEST);
+    // Who took this gateway for a later version hears what it is, and asks anew.
+    let mistaken = vote(&west, &east, LATEST + 1, spoken(LATEST, LATEST + 1)).await.expect_err("refused");
+    assert_eq!(mistaken.code(), Code::FailedPrecondition);
     // How it sent snapshots is no more.
     let old_leader = client(&west, &east).install_snapshot(message(2, None, &json!({}))).await.expect_err("refused");
     assert!(old_leader.message().contains("upgrade us-west/gw-1"), "{old_leader}");

@@ -30,7 +30,7 @@ pub fn parse(text: &str) -> Result<NonZeroU64, SizeError> {
 /// Writes an amount that [`parse`] read, in the largest unit in which it is a whole number.
 #[must_use]
 pub fn format(size: NonZeroU64) -> String {
-    let whole = UNITS.iter().find(|(_, bytes)| size.get() % bytes == 0);
+    let whole = UNITS.iter().find(|(_, bytes)| size.get().is_multiple_of(*bytes));
     whole.map_or_else(|| size.to_string(), |(unit, bytes)| format!("{}{unit}", size.get() / bytes))
 }
 
