@@ -24,8 +24,6 @@ use crate::raft_types::{Peer, Raft};
 const PROMOTION_LAG_MAX: u64 = 64;
 /// A step that is not agreed in this time is given up and planned anew.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a member that does not vote may have been silent to become a voter: several heartbeats.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
 /// How far away a member is that never answered: further than any that did.
 const FAR: Duration = Duration::MAX;
 /// How often the state is looked at when nothing is heard: replication progress has no event of its own.
@@ -76,16 +74,25 @@ impl Default for Voting {
     }
 }
 
+/// How long a member may be silent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// One that votes, to keep its seat.
+    pub(crate) replace_after: Duration,
+    /// One that does not, to get one: several heartbeats.
+    pub(crate) lately: Duration,
+}
+
 impl View {
     /// As the leader sees it, which has led for `led_for`: before that it heard of nobody.
-    fn of(metrics: &RaftMetrics<NodeId, Peer>, clocks: &Clocks, voting: &Voting, led_for: Duration) -> Self {
+    fn of(metrics: &RaftMetrics<NodeId, Peer>, clocks: &Clocks, patience: &Patience, led_for: Duration) -> Self {
         let membership = metrics.membership_config.membership();
         let end = metrics.last_log_index.unwrap_or(0);
         let matched = metrics.replication.iter().flatten();
         let in_step = matched.filter(|(_, log)| log.is_some_and(|log| log.index + PROMOTION_LAG_MAX >= end));
         let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
         let silent = |id: &NodeId| {
-            let patience = if voters.contains(id) { voting.replace_after } else { ANSWERED_WITHIN };
+            let patience = if voters.contains(id) { patience.replace_after } else { patience.lately };
             *id != metrics.id && clocks.heard(*id).unwrap_or(led_for).min(led_for) > patience
         };
         let ids = || membership.nodes().map(|(id, _)| *id);
@@ -145,11 +152,12 @@ async fn take(raft: &Raft, step: Step) -> Result<(), String> {
 pub(crate) async fn keep(
     raft: Raft,
     clocks: Clocks,
-    voting: Voting,
+    (voting, lately): (Voting, Duration),
     mut registry: watch::Receiver<Arc<Registry>>,
     shutdown: CancellationToken,
 ) {
     let metrics = raft.metrics();
+    let patience = Patience { replace_after: voting.replace_after, lately };
     let mut leading_since: Option<Instant> = None;
     loop {
         let step = {
@@ -159,8 +167,9 @@ pub(crate) async fn keep(
             let members = || registry.members().map(|(id, node)| (*id, node.clone())).collect();
             leading_since = leads.then(|| leading_since.unwrap_or_else(Instant::now));
             let led_for = leading_since.map(|since| since.elapsed());
-            led_for
-                .and_then(|led_for| next_step(&members(), &View::of(&metrics, &clocks, &voting, led_for), voting.seats))
+            led_for.and_then(|led_for| {
+                next_step(&members(), &View::of(&metrics, &clocks, &patience, led_for), voting.seats)
+            })
         };
         if let Some(step) = step {
             tracing::info!(?step, "changing the registry's replicas");

@@ -263,7 +263,13 @@ impl Replica {
         let proposer = Proposer { cluster, raft: raft.clone(), dialer, clocks: clocks_of, protocols };
         let growth = Growth::default();
         let (file, raft_of) = (member.data.registry(), raft.clone());
-        let replicating = Replicating { raft: raft_of, clocks: clocks.clone(), growth: growth.clone(), file };
+        let replicating = Replicating {
+            raft: raft_of,
+            clocks: clocks.clone(),
+            growth: growth.clone(),
+            file,
+            lately: timing.election_max,
+        };
         let handle = Handle { proposer, registry: registry.clone(), status, replicating, election: election.clone() };
         let tasks = TaskTracker::new();
         let looking = status::Looking {
@@ -279,7 +285,7 @@ impl Replica {
         let _ = first.wait_for(|status| status.node == member.node).await;
         tasks.spawn(clocks::keep(raft.clone(), clocks.clone(), shutdown.clone()));
         tasks.spawn(election.keep(shutdown.clone()));
-        tasks.spawn(membership::keep(raft.clone(), clocks, voting, registry, shutdown.clone()));
+        tasks.spawn(membership::keep(raft.clone(), clocks, (voting, timing.election_max), registry, shutdown.clone()));
         let replica = Self { handle, raft, quorum, lineage, disk, tasks };
         replica.keep_root(member, &shutdown);
         if let Some(founding) = member.founding.take() {

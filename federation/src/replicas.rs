@@ -14,8 +14,6 @@ use tokio::time::Instant;
 use crate::clocks::Clocks;
 use crate::raft_types::{Peer, Raft};
 
-/// How long a voter may be silent and still be counted on: several heartbeats, unless they are a second apart or more.
-const HEARD_LATELY: Duration = Duration::from_secs(3);
 /// Whoever was not heard for longer is not heard.
 const TOLD_WITHIN: Duration = Duration::from_secs(60);
 /// Steps of the log's growth that are remembered. With one each 100 ms, a minute and more.
@@ -85,6 +83,8 @@ pub struct Replicating {
     pub(crate) clocks: Clocks,
     pub(crate) growth: Growth,
     pub(crate) file: PathBuf,
+    /// How long a voter may be silent and still be counted on.
+    pub(crate) lately: Duration,
 }
 
 impl Replicating {
@@ -97,7 +97,7 @@ impl Replicating {
         let replicas: Vec<ReplicaView> = self.replicas(&metrics);
         let leads = metrics.state.is_leader();
         Replicas {
-            quorum_margin: leads.then(|| margin(metrics.id, &replicas)),
+            quorum_margin: leads.then(|| margin(metrics.id, &replicas, self.lately)),
             snapshot: metrics.snapshot.map_or(0, |log| log.index),
             purged: metrics.purged.map_or(0, |log| log.index),
             replicas,
@@ -132,14 +132,13 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// How many of the voters that are there a quorum does not need.
-fn margin(own: NodeId, replicas: &[ReplicaView]) -> i64 {
+fn margin(own: NodeId, replicas: &[ReplicaView], lately: Duration) -> i64 {
     let voters = || replicas.iter().filter(|replica| replica.votes);
-    let lately = |replica: &&ReplicaView| {
-        replica.node == own || replica.heard_ms_ago.is_some_and(|ago| ago <= millis(HEARD_LATELY))
-    };
+    let is_there =
+        |replica: &&ReplicaView| replica.node == own || replica.heard_ms_ago.is_some_and(|ago| ago <= millis(lately));
     let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     let needed = voters().count() / 2 + 1;
-    count(voters().filter(lately).count()) - count(needed)
+    count(voters().filter(is_there).count()) - count(needed)
 }
 
 /// The size of the file, and the room that is left beside it.
@@ -160,11 +159,12 @@ mod tests {
     #[test]
     fn the_margin_counts_voters_that_were_heard_lately() {
         let sole = [replica(1, true, None), replica(2, false, Some(5))];
-        assert_eq!(margin(1, &sole), 0);
+        let margin = |replicas: &[ReplicaView]| margin(1, replicas, Duration::from_secs(3));
+        assert_eq!(margin(&sole), 0);
         let three = |second, third| [replica(1, true, None), replica(2, true, second), replica(3, true, third)];
-        assert_eq!(margin(1, &three(Some(5), Some(90))), 1);
-        assert_eq!(margin(1, &three(Some(5), Some(59_000))), 0);
-        assert_eq!(margin(1, &three(None, None)), -1);
+        assert_eq!(margin(&three(Some(5), Some(90))), 1);
+        assert_eq!(margin(&three(Some(5), Some(59_000))), 0);
+        assert_eq!(margin(&three(None, None)), -1);
     }
 
     #[test]

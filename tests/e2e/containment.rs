@@ -12,13 +12,14 @@ use isthmus_identity::{GatewayCredentials, LiveIdentity, OpeningKey, PeerUsage, 
 use isthmus_model::catalog::{AppProtocol, Export, ServicePort};
 use isthmus_model::command::{Command, Refusal};
 use isthmus_model::spiffe::SpiffeId;
+use isthmus_wire::peer::election_client::ElectionClient;
 use isthmus_wire::peer::health_client::HealthClient;
 use isthmus_wire::peer::join_client::JoinClient;
 use isthmus_wire::peer::join_reply::Result as JoinResult;
 use isthmus_wire::peer::propose_reply::Result as ProposeResult;
 use isthmus_wire::peer::raft_client::RaftClient;
 use isthmus_wire::peer::registry_client::RegistryClient;
-use isthmus_wire::peer::{HealthRequest, JoinRequest, ProposeRequest, RaftMessage};
+use isthmus_wire::peer::{Candidacy, HealthRequest, JoinRequest, ProposeRequest, RaftMessage, SnapshotPiece, Spoken};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -157,13 +158,15 @@ fn append(node: u64) -> RaftMessage {
     RaftMessage { body: body.into_bytes(), ..vote(node) }
 }
 
-/// A byte of a leader's snapshot, from the node of that id.
-fn snapshot(node: u64, offset: u64) -> RaftMessage {
-    let ballot = format!(r#"{{"leader_id":{{"term":1,"node_id":{node}}},"committed":true}}"#);
+/// The first byte of a leader's snapshot of that length, from the node of that id.
+fn snapshot(node: u64, term: u64, len: u64) -> SnapshotPiece {
+    let ballot = format!(r#"{{"leader_id":{{"term":{term},"node_id":{node}}},"committed":true}}"#);
     let log = r#"{"log_id":null,"membership":{"configs":[],"nodes":{}}}"#;
     let meta = format!(r#"{{"last_log_id":null,"last_membership":{log},"snapshot_id":"large"}}"#);
-    let body = format!(r#"{{"vote":{ballot},"meta":{meta},"offset":{offset},"data":[0],"done":false}}"#);
-    RaftMessage { body: body.into_bytes(), ..vote(node) }
+    let body = format!(r#"{{"vote":{ballot},"meta":{meta},"len":{len},"sha256":"{}"}}"#, "0".repeat(64));
+    let spoken = Some(Spoken { earliest: 3, latest: 3, capabilities: 1, software: "0.1.0".to_owned() });
+    let message = RaftMessage { format: 3, body: body.into_bytes(), spoken, ..RaftMessage::default() };
+    SnapshotPiece { message: Some(message), offset: 0, data: vec![0] }
 }
 
 /// The same message, in another term.
@@ -173,17 +176,21 @@ fn of_term(message: RaftMessage, term: u64) -> RaftMessage {
 }
 
 /// What comes of each call that is for gateways.
-async fn calls(channel: Channel) -> [(&'static str, Code); 5] {
+async fn calls(channel: Channel) -> [(&'static str, Code); 8] {
     let mut raft = RaftClient::new(channel.clone());
     let code = |result: Result<(), tonic::Status>| result.map_or_else(|status| status.code(), |()| Code::Ok);
     let command = serde_json::to_vec(&set_export()).expect("serializable");
     let propose =
         RegistryClient::new(channel.clone()).propose(ProposeRequest { command, token_secret: Vec::new() }).await;
+    let mut election = ElectionClient::new(channel.clone());
     let watch = HealthClient::new(channel).watch(HealthRequest {}).await;
     [
         ("vote", code(raft.vote(vote(2)).await.map(drop))),
         ("append", code(raft.append(vote(2)).await.map(drop))),
         ("install a snapshot", code(raft.install_snapshot(vote(2)).await.map(drop))),
+        ("a piece of a snapshot", code(raft.snapshot(snapshot(2, 1, 1)).await.map(drop))),
+        ("canvass", code(election.canvass(Candidacy { node: 2, ..Candidacy::default() }).await.map(drop))),
+        ("stand", code(election.stand(Candidacy { node: 2, ..Candidacy::default() }).await.map(drop))),
         ("propose", code(propose.map(drop))),
         ("watch health", code(watch.map(drop))),
     ]
@@ -306,8 +313,9 @@ async fn a_gateway_speaks_and_writes_for_its_own_cluster_only() {
         let status = raft.append(of_term(append(2), beyond)).await.expect_err("no term of this registry");
         assert_eq!(status.code(), Code::InvalidArgument, "{status}");
     }
-    for offset in [u64::MAX, 1 << 40] {
-        let status = raft.install_snapshot(snapshot(2, offset)).await.expect_err("no snapshot is as large");
+    let next = term.as_u64().expect("a number") + 1;
+    for len in [u64::MAX, 1 << 40] {
+        let status = raft.snapshot(snapshot(2, next, len)).await.expect_err("no snapshot is as large");
         assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
     }
     let after = east.status().await["registry"].clone();

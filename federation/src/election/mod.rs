@@ -81,8 +81,8 @@ struct Shared {
 struct Leading {
     /// Since when it is heard: since it leads, or since it last spoke again.
     since: Instant,
-    /// Until when it is silent, because no quorum answered it.
-    silent_until: Option<Instant>,
+    /// Since when it is silent, because no quorum answered it, or when it last asked whether one would have it back.
+    silent_since: Option<Instant>,
     sounded: Instant,
 }
 
@@ -153,7 +153,7 @@ impl Election {
                 };
                 if leads {
                     let now = Instant::now();
-                    let leading = leading.get_or_insert(Leading { since: now, silent_until: None, sounded: now });
+                    let leading = leading.get_or_insert(Leading { since: now, silent_since: None, sounded: now });
                     self.lead(leading, own, &voters).await;
                 } else {
                     leading = None;
@@ -176,28 +176,41 @@ impl Election {
     }
 
     async fn lead(&self, leading: &mut Leading, own: NodeId, voters: &BTreeSet<NodeId>) {
-        let now = Instant::now();
-        self.heard();
         if self.shared.handing_over.load(Ordering::Relaxed) {
             return;
         }
-        if leading.silent_until.is_some_and(|until| now >= until) {
-            (leading.silent_until, leading.since) = (None, now);
+        match leading.silent_since {
+            None => self.check_answers(leading, voters),
+            Some(since) if since.elapsed() >= self.timing.heartbeat => {
+                // Who is silent is as good as gone, and votes for another; but it may be the only one that has all entries.
+                let wanted = self.would_be_elected(own, voters).await;
+                leading.silent_since = (!wanted).then(Instant::now);
+                leading.since = Instant::now();
+            }
+            Some(_) => {}
         }
-        let unanswered = self.quorum.silence().min(now - leading.since);
-        if voters.len() > 1 && leading.silent_until.is_none() && unanswered > self.timing.election_max {
-            tracing::warn!(
-                "no quorum answers this gateway, which leads the registry: it falls silent, so that the others elect another"
-            );
-            leading.silent_until = Some(now + 2 * self.timing.election_max);
+        let aloud = self.clocks.is_fit() && leading.silent_since.is_none();
+        if aloud {
+            self.heard();
         }
-        self.speak(self.clocks.is_fit() && leading.silent_until.is_none());
+        self.speak(aloud);
         if leading.sounded.elapsed() >= SOUNDING_INTERVAL {
-            leading.sounded = now;
+            leading.sounded = Instant::now();
             self.sound(own, voters).await;
             if leading.since.elapsed() >= PLACEMENT_AFTER {
                 self.make_way(own, voters).await;
             }
+        }
+    }
+
+    /// Falls silent when no quorum answers any more.
+    fn check_answers(&self, leading: &mut Leading, voters: &BTreeSet<NodeId>) {
+        let unanswered = self.quorum.silence().min(leading.since.elapsed());
+        if voters.len() > 1 && unanswered > self.timing.election_max {
+            tracing::warn!(
+                "no quorum answers this gateway, which leads the registry: it falls silent, so that the others elect another"
+            );
+            leading.silent_since = Some(Instant::now());
         }
     }
 
