@@ -3,6 +3,7 @@
 
 mod departures;
 mod flood;
+mod form;
 mod properties;
 mod rotation;
 mod tokens;
