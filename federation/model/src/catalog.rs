@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
 use crate::name::{Label, ServiceName};
+use crate::registry::exports::Offered;
 use crate::spiffe::WorkloadName;
 
 /// Ports per service. Kubernetes itself has no limit; nobody is known to use more than a few dozen.
@@ -97,7 +99,7 @@ impl LocalService {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalCatalog {
     /// Services by name.
-    pub services: BTreeMap<ServiceName, LocalService>,
+    pub services: OrdMap<ServiceName, LocalService>,
 }
 
 /// What a cluster offers to the federation under a service's name. Endpoints stay at home: callers reach
@@ -116,7 +118,7 @@ impl LocalCatalog {
     /// The commands that turn `agreed`, the registry's record of this cluster's exports, into what the
     /// catalog says now. Empty when they agree. Order: withdrawals, then sets, each by name.
     #[must_use]
-    pub fn diff(&self, agreed: &BTreeMap<ServiceName, Export>) -> Vec<Command> {
+    pub fn diff(&self, agreed: &Offered) -> Vec<Command> {
         let exported = |name: &ServiceName| self.services.get(name).filter(|service| service.exported);
         let withdrawn = agreed.keys().filter(|name| exported(name).is_none());
         let mut commands: Vec<Command> =
@@ -126,12 +128,12 @@ impl LocalCatalog {
             match agreed.get(service) {
                 // With no instance left, what is known about who may answer stays true.
                 Some(known) if local.endpoints.is_empty() => {
-                    export.identities.clone_from(&known.identities);
-                    export.terminated = known.terminated;
+                    export.identities.clone_from(&known.export.identities);
+                    export.terminated = known.export.terminated;
                 }
                 _ => {}
             }
-            if agreed.get(service) != Some(&export) {
+            if agreed.get(service).is_none_or(|known| known.export != export) {
                 commands.push(Command::SetExport { service: service.clone(), export });
             }
         }
@@ -142,6 +144,8 @@ impl LocalCatalog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::exports::Exported;
+    use crate::time::UnixMillis;
 
     fn catalog(exported: bool) -> LocalCatalog {
         let endpoint = Endpoint {
@@ -156,12 +160,13 @@ mod tests {
             endpoints: Arc::from([endpoint]),
             exported,
         };
-        LocalCatalog { services: BTreeMap::from([("shop/reviews".parse().expect("valid"), service)]) }
+        LocalCatalog { services: OrdMap::from(vec![("shop/reviews".parse().expect("valid"), service)]) }
     }
 
-    fn agreed(commands: &[Command]) -> BTreeMap<ServiceName, Export> {
+    fn agreed(commands: &[Command]) -> Offered {
+        let exported = |export: &Export| Arc::new(Exported { export: export.clone(), since: UnixMillis(1) });
         let sets = commands.iter().filter_map(|command| match command {
-            Command::SetExport { service, export } => Some((service.clone(), export.clone())),
+            Command::SetExport { service, export } => Some((service.clone(), exported(export))),
             _ => None,
         });
         sets.collect()
@@ -169,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_diff_reaches_agreement_and_then_is_empty() {
-        let commands = catalog(true).diff(&BTreeMap::new());
+        let commands = catalog(true).diff(&Offered::new());
         assert_eq!(commands.len(), 1);
         let agreed = agreed(&commands);
         assert!(catalog(true).diff(&agreed).is_empty());
@@ -178,11 +183,10 @@ mod tests {
 
     #[test]
     fn losing_the_last_endpoint_keeps_the_known_identities() {
-        let agreed = agreed(&catalog(true).diff(&BTreeMap::new()));
+        let agreed = agreed(&catalog(true).diff(&Offered::new()));
         let mut empty = catalog(true);
-        for service in empty.services.values_mut() {
-            service.endpoints = Arc::from([]);
-        }
+        let name = "shop/reviews".parse().expect("valid");
+        empty.services.get_mut::<ServiceName>(&name).expect("there").endpoints = Arc::from([]);
         assert!(empty.diff(&agreed).is_empty());
     }
 }
