@@ -144,7 +144,7 @@ pub enum Coverage {
 }
 
 /// The key of [`Snapshot::homes`]: with an address alone, a range begins.
-type Home = (IpAddr, Option<ServiceName>);
+pub type Home = (IpAddr, Option<ServiceName>);
 
 /// The view. A copy costs nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,7 +168,7 @@ pub struct Snapshot {
     /// Services by virtual address.
     pub vips: OrdMap<IpAddr, ServiceName>,
     /// Which services have an instance at an address. Only gateways know and need it.
-    homes: OrdMap<Home, ()>,
+    pub homes: OrdMap<Home, ()>,
     /// What the own cluster can take, of what it exports. Only gateways know and need it.
     pub offered: OrdMap<ServiceName, Capacity>,
     /// What the view knows.
@@ -199,6 +199,13 @@ impl Snapshot {
             agreement: Agreement::default(),
             draining: None,
         }
+    }
+
+    /// This view, with more services.
+    #[must_use]
+    pub fn with(mut self, services: impl IntoIterator<Item = Service>) -> Self {
+        services.into_iter().for_each(|service| self.insert(Arc::new(service)));
+        self
     }
 
     /// Whether a cluster is a member of the federation.

@@ -8,11 +8,11 @@
 use std::net::IpAddr;
 
 use imbl::OrdMap;
-use imbl::ordmap::DiffItem;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::name::ServiceName;
+use crate::shared::key;
 
 /// How many services can have a virtual address: a /16 without its first and last address.
 pub const VIP_COUNT_MAX: u32 = 65_534;
@@ -121,11 +121,7 @@ impl VipTable {
 
     /// The services whose numbers are not the same in `later`. What both share is not looked at.
     pub fn changed<'a>(&'a self, later: &'a Self) -> impl Iterator<Item = &'a ServiceName> {
-        self.assigned.diff(&later.assigned).map(|item| match item {
-            DiffItem::Add(service, _) | DiffItem::Remove(service, _) | DiffItem::Update { new: (service, _), .. } => {
-                service
-            }
-        })
+        self.assigned.diff(&later.assigned).map(key)
     }
 
     /// Gives `service` a number, or its old one back. Without effect when every number belongs to a

@@ -9,12 +9,12 @@ use std::ops::Index;
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use imbl::ordmap::DiffItem;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::catalog::{Export, IDENTITIES_PER_EXPORT_MAX, PORTS_PER_SERVICE_MAX};
 use crate::command::{Outcome, Refusal};
 use crate::name::{ClusterName, ServiceName};
+use crate::shared::key;
 use crate::time::UnixMillis;
 
 use super::{EXPORTS_PER_CLUSTER_MAX, Registry, limit};
@@ -48,6 +48,11 @@ impl Offers {
     /// Every offer, by cluster.
     pub fn iter(&self) -> impl Iterator<Item = (&ClusterName, &Arc<Exported>)> {
         self.0.iter().map(|(cluster, offer)| (cluster, offer))
+    }
+
+    /// Every offer.
+    pub fn values(&self) -> impl Iterator<Item = &Arc<Exported>> {
+        self.0.iter().map(|(_, offer)| offer)
     }
 
     /// How many clusters offer it.
@@ -124,11 +129,7 @@ impl Exports {
 
     /// The services whose offers are not the same in `later`. What both share is not looked at.
     pub fn changed<'a>(&'a self, later: &'a Self) -> impl Iterator<Item = &'a ServiceName> {
-        self.by_service.diff(&later.by_service).map(|item| match item {
-            DiffItem::Add(service, _) | DiffItem::Remove(service, _) | DiffItem::Update { new: (service, _), .. } => {
-                service
-            }
-        })
+        self.by_service.diff(&later.by_service).map(key)
     }
 
     fn insert(&mut self, cluster: &ClusterName, service: &ServiceName, offer: Exported) {

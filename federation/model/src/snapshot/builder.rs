@@ -18,26 +18,35 @@ use super::{RemoteCluster, Service, Snapshot, Sources};
 use crate::health::PeerHealth;
 use crate::name::{ClusterName, ServiceName};
 use crate::registry::exports::Offered;
+use crate::shared::key;
 
 /// Builds views one after the other, for one site and one range of virtual addresses.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Builder {
-    last: Option<(Sources, Arc<Snapshot>)>,
+    sources: Sources,
+    view: Arc<Snapshot>,
 }
 
 impl Builder {
-    /// The view of `sources`; `None` when it says what the one before it said.
+    /// Builds the first view, whole.
+    #[must_use]
+    pub fn new(sources: Sources) -> Self {
+        let view = Arc::new(sources.build(1));
+        Self { sources, view }
+    }
+
+    /// The last view.
+    #[must_use]
+    pub fn view(&self) -> &Arc<Snapshot> {
+        &self.view
+    }
+
+    /// The view of `sources`; `None` when it says what the last one said.
     pub fn next(&mut self, sources: Sources) -> Option<Arc<Snapshot>> {
-        let (last, next) = match self.last.take() {
-            None => (None, Some(sources.build(1))),
-            Some((before, view)) => {
-                let next = Change { before: &before, now: &sources, view: &view }.next();
-                (Some(view), next)
-            }
-        };
-        let news = next.map(Arc::new);
-        self.last = news.clone().or(last).map(|view| (sources, view));
-        news
+        let next = Change { before: &self.sources, now: &sources, view: &self.view }.next();
+        self.sources = sources;
+        self.view = Arc::new(next?);
+        Some(self.view.clone())
     }
 }
 
@@ -170,13 +179,6 @@ impl<'a> Change<'a> {
                 (None, Some(_)) | (Some(_), None) => touched.extend(offered.keys()),
             }
         }
-    }
-}
-
-/// The key of what differs.
-fn key<'a, K, V>(item: DiffItem<'a, 'a, K, V>) -> &'a K {
-    match item {
-        DiffItem::Add(key, _) | DiffItem::Remove(key, _) | DiffItem::Update { new: (key, _), .. } => key,
     }
 }
 

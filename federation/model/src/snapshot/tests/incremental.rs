@@ -148,8 +148,8 @@ proptest! {
     #[test]
     fn it_is_the_one_that_is_made_from_nothing(steps in prop::collection::vec(any_step(), 0..40)) {
         let mut world = World::of_three();
-        let mut builder = Builder::default();
-        let mut last = builder.next(world.sources()).expect("the first view is news");
+        let mut builder = Builder::new(world.sources());
+        let mut last = builder.view().clone();
         for step in steps {
             let told = format!("{step:?}");
             world.go(step);
@@ -176,10 +176,10 @@ fn at(view: &Snapshot, host: u8) -> Vec<String> {
 #[test]
 fn the_services_at_an_address_are_found_and_those_that_moved_are_not() {
     let mut world = World::new();
-    let mut builder = Builder::default();
     world.runs("shop/reviews", true, &[endpoint(21), endpoint(22)]);
     world.runs("shop/internal", false, &[endpoint(21)]);
-    let view = builder.next(world.sources()).expect("news");
+    let mut builder = Builder::new(world.sources());
+    let view = builder.view().clone();
     assert_eq!(at(&view, 21), ["shop/internal", "shop/reviews"]);
     assert_eq!(at(&view, 22), ["shop/reviews"]);
     assert!(at(&view, 20).is_empty() && at(&view, 23).is_empty());
@@ -194,11 +194,11 @@ fn the_services_at_an_address_are_found_and_those_that_moved_are_not() {
 #[test]
 fn what_is_offered_follows_what_is_exported_and_answers() {
     let mut world = World::new();
-    let mut builder = Builder::default();
     world.runs("shop/reviews", true, &[endpoint(21), endpoint(22)]);
     world.runs("shop/internal", false, &[endpoint(21)]);
     world.failed.insert(([127, 0, 11, 21], 8080).into());
-    let view = builder.next(world.sources()).expect("news");
+    let mut builder = Builder::new(world.sources());
+    let view = builder.view().clone();
     let offered: Vec<_> = view.offered.iter().map(|(name, capacity)| (name.to_string(), *capacity)).collect();
     assert_eq!(offered, [("shop/reviews".to_owned(), Capacity { ready: 1, total: 2 })]);
     world.runs("shop/reviews", false, &[endpoint(21), endpoint(22)]);
