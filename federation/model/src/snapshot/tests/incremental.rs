@@ -11,7 +11,7 @@ const SERVICES: u8 = 60;
 /// Something that happens to a gateway of `us-east`.
 #[derive(Clone, Debug)]
 enum Step {
-    Agreed(&'static str, Command),
+    Agreed(&'static str, Box<Command>),
     Joins(&'static str, u8),
     Runs(u8, bool, Vec<u8>),
     Stops(u8),
@@ -76,7 +76,7 @@ fn any_health() -> impl Strategy<Value = PeerHealth> {
 
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        8 => (any_cluster(), any_agreed()).prop_map(|(origin, command)| Step::Agreed(origin, command)),
+        8 => (any_cluster(), any_agreed()).prop_map(|(origin, command)| Step::Agreed(origin, Box::new(command))),
         2 => (any_cluster(), 2..6_u8).prop_map(|(name, key)| Step::Joins(name, key)),
         3 => (0..SERVICES, any::<bool>(), prop::collection::vec(20..24_u8, 0..3))
             .prop_map(|(number, exported, hosts)| Step::Runs(number, exported, hosts)),
@@ -109,7 +109,7 @@ impl World {
         match step {
             Step::Agreed(origin, command) => {
                 self.clock += 1;
-                let entry = Entry { origin: cluster(origin), at: UnixMillis(self.clock), command };
+                let entry = Entry { origin: cluster(origin), at: UnixMillis(self.clock), command: *command };
                 // A refusal changes nothing, and this is not about refusals.
                 let _ = self.registry.apply(&entry);
             }
