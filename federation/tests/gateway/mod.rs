@@ -20,37 +20,37 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub const TIMING: Timing = Timing {
+pub(crate) const TIMING: Timing = Timing {
     heartbeat: Duration::from_millis(50),
     election_min: Duration::from_millis(300),
     election_max: Duration::from_millis(600),
 };
 /// A voter that is gone is soon replaced, where there is another.
-pub const VOTING: Voting = Voting { seats: 5, replace_after: Duration::from_secs(3) };
-pub const PATIENCE: Patience = Patience { attempt: Duration::from_secs(10), deadline: Duration::from_secs(2) };
+pub(crate) const VOTING: Voting = Voting { seats: 5, replace_after: Duration::from_secs(3) };
+pub(crate) const PATIENCE: Patience = Patience { attempt: Duration::from_secs(10), deadline: Duration::from_secs(2) };
 /// Generous: what is waited for takes milliseconds unless the machine is very busy.
-pub const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// A gateway with just enough around it to be reached: its replica and a TLS listener.
-pub struct Gateway {
-    pub handle: Handle,
-    pub replica: Replica,
+pub(crate) struct Gateway {
+    pub(crate) handle: Handle,
+    pub(crate) replica: Replica,
     tasks: TaskTracker,
     stop: CancellationToken,
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// By how many seconds its clock is ahead.
-    pub ahead: Arc<AtomicU64>,
+    pub(crate) ahead: Arc<AtomicU64>,
 }
 
 /// A place for a gateway: its directory and its listener outlive the gateway's restarts.
-pub struct Place {
-    pub dir: TempDir,
-    pub name: GatewayName,
+pub(crate) struct Place {
+    pub(crate) dir: TempDir,
+    pub(crate) name: GatewayName,
 }
 
 impl Place {
     /// For the gateway of a new cluster, in a region of its own.
-    pub async fn new(cluster: &str) -> (Self, TcpListener) {
+    pub(crate) async fn new(cluster: &str) -> (Self, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let name = GatewayName {
             federation: "acme.mesh".parse().expect("valid"),
@@ -63,18 +63,18 @@ impl Place {
         (Self { dir: tempfile::tempdir().expect("a directory"), name }, listener)
     }
 
-    pub fn data(&self) -> DataDir {
+    pub(crate) fn data(&self) -> DataDir {
         DataDir::open(self.dir.path()).expect("opens")
     }
 }
 
 impl Gateway {
-    pub async fn run(member: Member, listener: TcpListener) -> Self {
+    pub(crate) async fn run(member: Member, listener: TcpListener) -> Self {
         Self::run_at(TIMING, member, listener).await
     }
 
     /// Runs with another timing than the tests'.
-    pub async fn run_at(timing: Timing, mut member: Member, listener: TcpListener) -> Self {
+    pub(crate) async fn run_at(timing: Timing, mut member: Member, listener: TcpListener) -> Self {
         let identity = LiveIdentity::new();
         let credentials = &member.credentials;
         identity.set_credentials(credentials.chain(), credentials.key().clone()).expect("fits");
@@ -96,6 +96,10 @@ impl Gateway {
                 let Ok((stream, from)) = listener.accept().await else { return };
                 let (acceptor, identity) = (acceptor.clone(), identity.clone());
                 let (gateways, joins, join_sni) = (gateways.clone(), joins.clone(), join_sni.clone());
+                // As a gateway's listener does: without it an answer may wait 40 ms for an acknowledgement.
+                if stream.set_nodelay(true).is_err() {
+                    continue;
+                }
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let joining = stream.get_ref().1.server_name() == Some(join_sni.as_str());
@@ -109,20 +113,20 @@ impl Gateway {
         Self { handle: replica.handle().clone(), replica, tasks, stop, address, ahead }
     }
 
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.replica.stop().await;
         self.tasks.close();
         self.tasks.wait().await;
     }
 
-    pub async fn sees(&self, what: &str, condition: impl FnMut(&Arc<Registry>) -> bool) {
+    pub(crate) async fn sees(&self, what: &str, condition: impl FnMut(&Arc<Registry>) -> bool) {
         let mut registry = self.handle.registry();
         let seen = tokio::time::timeout(SOON, registry.wait_for(condition)).await;
         seen.unwrap_or_else(|_| panic!("{what}: not seen in time")).expect("the replica runs");
     }
 
-    pub async fn stands(&self, what: &str, condition: impl FnMut(&RegistryStatus) -> bool) {
+    pub(crate) async fn stands(&self, what: &str, condition: impl FnMut(&RegistryStatus) -> bool) {
         let mut status = self.handle.status();
         let seen =
             tokio::time::timeout(SOON, status.wait_for(condition)).await.map(|seen| drop(seen.expect("it runs")));
@@ -130,7 +134,7 @@ impl Gateway {
     }
 
     /// Mints a join token, as the admin API does.
-    pub async fn mint(&self, place: &Place, ttl: Duration) -> BearerToken {
+    pub(crate) async fn mint(&self, place: &Place, ttl: Duration) -> BearerToken {
         let root = self.handle.registry().borrow().trust().expect("founded").issuer().key;
         let token =
             BearerToken::mint(place.name.federation.clone(), place.name.cluster.clone(), vec![self.address], root);
@@ -148,7 +152,7 @@ impl Gateway {
     }
 }
 
-pub async fn founder() -> (Place, Gateway) {
+pub(crate) async fn founder() -> (Place, Gateway) {
     let (place, listener) = Place::new("us-east").await;
     let member = enroll::found(&place.name, &place.data()).expect("founds");
     let gateway = Gateway::run(member, listener).await;
@@ -156,7 +160,7 @@ pub async fn founder() -> (Place, Gateway) {
     (place, gateway)
 }
 
-pub async fn joined(cluster: &str, contact: &Gateway) -> (Place, Gateway) {
+pub(crate) async fn joined(cluster: &str, contact: &Gateway) -> (Place, Gateway) {
     let (place, listener) = Place::new(cluster).await;
     let token = contact.mint(&place, Duration::from_secs(60)).await;
     let member = enroll::join(&place.name, &place.data(), &token, PATIENCE).await.expect("joins");

@@ -29,10 +29,10 @@ struct PutResponse {}
 
 /// Where a server answers.
 #[derive(Clone)]
-pub struct Client(Channel);
+pub(crate) struct Client(Channel);
 
 impl Client {
-    pub async fn put(&self, key: Vec<u8>, value: Vec<u8>) -> Result<(), Status> {
+    pub(crate) async fn put(&self, key: Vec<u8>, value: Vec<u8>) -> Result<(), Status> {
         let mut grpc = Grpc::new(self.0.clone());
         grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let path = PathAndQuery::from_static("/etcdserverpb.KV/Put");
@@ -43,14 +43,14 @@ impl Client {
 }
 
 /// The servers; dropping them ends them.
-pub struct Etcd {
-    pub clients: Vec<Client>,
+pub(crate) struct Etcd {
+    pub(crate) clients: Vec<Client>,
     _servers: Vec<Process>,
     _directory: TempDir,
 }
 
 /// What `etcd --version` says first; none when there is no etcd.
-pub fn version() -> Option<String> {
+pub(crate) fn version() -> Option<String> {
     let told = Command::new("etcd").arg("--version").output().ok()?;
     String::from_utf8(told.stdout).ok()?.lines().next().map(str::to_owned)
 }
@@ -61,7 +61,7 @@ fn free_port() -> io::Result<u16> {
 
 impl Etcd {
     /// Starts three, which trust each other by certificates of their own, as our replicas do.
-    pub async fn start() -> io::Result<Self> {
+    pub(crate) async fn start() -> io::Result<Self> {
         let directory = tempfile::tempdir()?;
         let ports: Vec<(u16, u16)> =
             (0..3).map(|_| Ok((free_port()?, free_port()?))).collect::<io::Result<Vec<_>>>()?;

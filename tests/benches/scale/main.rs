@@ -1,7 +1,7 @@
 //! What a large federation costs: the registry and the snapshot of a gateway by the number of exports, many gateways in
 //! one process, and writes of three replicas beside those of three etcd servers.
 //!
-//! `--bench scale -- model`, `fleet` or `writes` runs one part alone.
+//! `--bench scale -- model`, `writes` or `fleet` runs one part alone; `fleet 50` leaves out what is larger.
 
 mod etcd;
 mod fleet;
@@ -24,11 +24,13 @@ fn main() -> ExitCode {
     {
         return if model::hold(file, exports).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    let part = args.iter().find(|arg| !arg.starts_with('-')).cloned();
-    run("scale", Box::pin(scale(part)))
+    let mut words = args.iter().filter(|arg| !arg.starts_with('-')).cloned();
+    let part = words.next();
+    let largest = words.next().and_then(|number| number.parse().ok()).unwrap_or(usize::MAX);
+    run("scale", Box::pin(scale(part, largest)))
 }
 
-async fn scale(part: Option<String>) -> io::Result<Report> {
+async fn scale(part: Option<String>, largest: usize) -> io::Result<Report> {
     let mut report = Report::default();
     let wanted = |name: &str| part.as_deref().is_none_or(|part| part == name);
     if wanted("model") {
@@ -38,7 +40,7 @@ async fn scale(part: Option<String>) -> io::Result<Report> {
         writes::measure(&mut report).await?;
     }
     if wanted("fleet") {
-        fleet::measure(&mut report).await?;
+        fleet::measure(&mut report, largest).await?;
     }
     Ok(report)
 }

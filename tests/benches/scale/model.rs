@@ -27,7 +27,7 @@ const CHANGE_TARGET: Quantity = Quantity::Time(Duration::from_millis(1));
 const MEMORY_TARGET: Quantity = Quantity::Bytes(120_000_000);
 
 /// Runs this program as one that holds a registry and a snapshot, and tells what they weigh.
-pub const HOLD: &str = "--hold";
+pub(crate) const HOLD: &str = "--hold";
 
 /// The thread's processor time: other work on the machine is not in it.
 fn processor_time() -> Duration {
@@ -41,7 +41,7 @@ fn timed<T>(what: impl FnOnce() -> T) -> (T, Duration) {
     (done, processor_time() - begun)
 }
 
-pub fn measure(report: &mut Report) -> io::Result<()> {
+pub(crate) fn measure(report: &mut Report) -> io::Result<()> {
     for size in SIZES {
         of_size(report, size)?;
     }
@@ -197,7 +197,7 @@ fn held(registry: &Registry, size: usize) -> io::Result<u64> {
 }
 
 /// The program that holds them: as after a restart, read from the disk, and changed a little since.
-pub fn hold(file: &str, exports: &str) -> io::Result<()> {
+pub(crate) fn hold(file: &str, exports: &str) -> io::Result<()> {
     let exports: usize = exports.parse().map_err(io::Error::other)?;
     let before = resident()?;
     let registry: Registry = serde_json::from_slice(&fs::read(file)?)?;

@@ -16,17 +16,17 @@ use isthmus_model::snapshot::{Site, Sources};
 use isthmus_model::time::UnixMillis;
 
 /// Clusters of the federation, a gateway each.
-pub const CLUSTERS: usize = 200;
+pub(crate) const CLUSTERS: usize = 200;
 
-pub fn cluster(number: usize) -> ClusterName {
+pub(crate) fn cluster(number: usize) -> ClusterName {
     format!("cluster-{number}").parse().expect("valid")
 }
 
-pub fn service(number: usize) -> ServiceName {
+pub(crate) fn service(number: usize) -> ServiceName {
     format!("team-{}/service-{number:05}", number % 100).parse().expect("valid")
 }
 
-pub fn export(port: u16) -> Export {
+pub(crate) fn export(port: u16) -> Export {
     let ports = [("http", port, AppProtocol::Http), ("grpc", port + 1, AppProtocol::Http2)];
     let ports =
         ports.map(|(name, port, protocol)| ServicePort { name: Some(name.parse().expect("valid")), port, protocol });
@@ -35,7 +35,7 @@ pub fn export(port: u16) -> Export {
 }
 
 /// An entry as the leader writes it into the log.
-pub fn entry(origin: usize, command: Command) -> Entry {
+pub(crate) fn entry(origin: usize, command: Command) -> Entry {
     Entry { origin: cluster(origin), at: UnixMillis(1_790_000_000_000), command }
 }
 
@@ -66,7 +66,7 @@ fn introduction(number: usize) -> Introduction {
 }
 
 /// The registry of a federation that offers so many services, each by one cluster.
-pub fn registry(exports: usize) -> Registry {
+pub(crate) fn registry(exports: usize) -> Registry {
     let mut registry = Registry::default();
     let mut apply = |origin, command| registry.apply(&entry(origin, command)).expect("a legal command");
     apply(0, fixture::found("acme.mesh".parse().expect("valid"), introduction(0)));
@@ -90,7 +90,7 @@ pub fn registry(exports: usize) -> Registry {
 
 /// What the gateway of the first cluster knows: its own services run on two instances each, and every other gateway
 /// has told of its own.
-pub fn sources(registry: Registry, exports: usize) -> Sources {
+pub(crate) fn sources(registry: Registry, exports: usize) -> Sources {
     let mut catalog = LocalCatalog::default();
     let mut told: BTreeMap<NodeId, PeerHealth> = BTreeMap::new();
     for number in 0..exports {
@@ -120,7 +120,7 @@ pub fn sources(registry: Registry, exports: usize) -> Sources {
 
 fn endpoints(number: usize) -> Arc<[Endpoint]> {
     let [_, _, high, low] = (number as u32).to_be_bytes();
-    let endpoint = |which| Endpoint {
+    let endpoint = |which: u8| Endpoint {
         address: [10, 100 + which, high, low].into(),
         ports: BTreeMap::from([(8080, 8080), (8081, 8081)]),
         sidecar_port: Some(15006),

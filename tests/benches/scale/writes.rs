@@ -91,7 +91,7 @@ impl Seen {
     }
 }
 
-pub async fn measure(report: &mut Report) -> io::Result<()> {
+pub(crate) async fn measure(report: &mut Report) -> io::Result<()> {
     let (_places, gateways) = three().await?;
     let ours: Vec<Writer> = gateways.iter().map(|gateway| Writer::Ours(gateway.handle.clone())).collect();
     let ours = Arc::new(ours);
