@@ -42,7 +42,8 @@ async fn of_size(report: &mut Report, count: usize) -> io::Result<()> {
         let gateway = Gateway::run_at(Timing::default(), member, listener).await;
         gateway.sees("every export", |registry| registry.exports().len() == EXPORTS).await;
         joins.push(begun.elapsed());
-        (places.push(place), gateways.push(gateway));
+        places.push(place);
+        gateways.push(gateway);
     }
     let joins: Samples = joins.into_iter().collect();
     report.figure(told("joined and in possession of every export: p50"), Quantity::Time(joins.percentile(50)));
