@@ -1,9 +1,10 @@
 //! Keeps the registry's record of the own cluster's exports equal to the own catalog.
 //!
-//! There is no queue: what is left to write is the difference between the two, taken anew each time. So
-//! changes made without a quorum are written when there is one again, and only their sum. A cluster that has been
-//! drained offers nothing. Of several gateways one speaks for the cluster ([`isthmus_model::speaker`]); when it is gone,
-//! the next one writes what it sees, which is the same as soon as both were given the same manifests.
+//! There is no queue: what is left to write is the difference between the two, taken anew each time. So changes made
+//! without a quorum are written when there is one again, and only their sum. It is taken from where both agreed last:
+//! what other clusters change costs nothing here. A cluster that has been drained offers nothing. Of several gateways
+//! one speaks for the cluster ([`isthmus_model::speaker`]); when it is gone, the next one writes what it sees, which is
+//! the same as soon as both were given the same manifests.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,6 +14,7 @@ use isthmus_model::catalog::LocalCatalog;
 use isthmus_model::command::Command;
 use isthmus_model::drain;
 use isthmus_model::health::PeerTable;
+use isthmus_model::registry::exports::Offered;
 use isthmus_model::registry::node::NodeId;
 use isthmus_model::speaker;
 use tokio::sync::watch;
@@ -36,7 +38,9 @@ pub async fn keep(
 ) {
     let cluster = handle.cluster().clone();
     let mut registry = handle.registry();
-    let nothing = LocalCatalog::default();
+    let nothing = Arc::new(LocalCatalog::default());
+    // What was offered and on record when both agreed last.
+    let mut agreed: Option<(Arc<LocalCatalog>, Offered)> = None;
     let mut draining;
     loop {
         let commands = {
@@ -46,8 +50,15 @@ pub async fn keep(
             let speaks = speaker::speaks(own, &registry, &peers.borrow_and_update());
             draining = registry.draining_since(&cluster);
             let drained = draining.is_some_and(|since| drain::is_over(since, SystemTime::now().into()));
-            let offered = if drained { &nothing } else { &**catalog };
-            if speaks { offered.diff(&registry.exports_of(&cluster)) } else { Vec::new() }
+            let offered = if drained { &nothing } else { &*catalog };
+            let record = registry.exports_of(&cluster);
+            let commands = match &agreed {
+                _ if !speaks => Vec::new(),
+                Some((before, known)) => offered.diff_since(before, known, &record),
+                None => offered.diff(&record),
+            };
+            agreed = (speaks && commands.is_empty()).then(|| (offered.clone(), record)).or(agreed);
+            commands
         };
         let settled = tokio::select! {
             () = shutdown.cancelled() => return,

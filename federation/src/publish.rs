@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use isthmus_model::catalog::LocalCatalog;
 use isthmus_model::health::{FailedEndpoints, PeerTable};
 use isthmus_model::registry::Registry;
-use isthmus_model::snapshot::{Coverage, Site, Snapshot, Sources};
+use isthmus_model::snapshot::{Builder, Site, Snapshot, Sources};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +15,7 @@ use crate::status::RegistryStatus;
 /// What a gateway knows, as it changes.
 pub struct Inputs {
     /// Where it stands.
-    pub site: Site,
+    pub site: Arc<Site>,
     /// Its range of virtual addresses.
     pub vip_range: Option<IpNet>,
     /// What is agreed.
@@ -31,19 +31,18 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    fn build(&mut self, generation: u64) -> Snapshot {
+    fn sources(&mut self) -> Sources {
         let registry = self.registry.borrow_and_update().clone();
         let agreement = self.status.borrow_and_update().agreement(&registry);
-        let sources = Sources {
-            site: &self.site,
-            registry: &registry,
-            catalog: &self.catalog.borrow_and_update().clone(),
-            peers: &self.peers.borrow_and_update().clone(),
-            failed: &self.failed.borrow_and_update().clone(),
-            vip_range: self.vip_range.as_ref(),
-            agreement: &agreement,
-        };
-        sources.build(generation)
+        Sources {
+            site: self.site.clone(),
+            registry,
+            catalog: self.catalog.borrow_and_update().clone(),
+            peers: self.peers.borrow_and_update().clone(),
+            failed: self.failed.borrow_and_update().clone(),
+            vip_range: self.vip_range,
+            agreement,
+        }
     }
 
     /// Waits for any input to change. `false` when one has ended.
@@ -63,19 +62,16 @@ impl Inputs {
 /// built go into the next one together; a view that says nothing new is not published.
 #[must_use]
 pub fn start(mut inputs: Inputs, shutdown: CancellationToken) -> watch::Receiver<Arc<Snapshot>> {
-    let (publish, view) = watch::channel(Arc::new(Snapshot::empty(inputs.site.clone(), Coverage::Complete)));
-    publish.send_replace(Arc::new(inputs.build(1)));
+    let mut builder = Builder::new(inputs.sources());
+    let (publish, view) = watch::channel(builder.view().clone());
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 alive = inputs.changed() => if !alive { return },
             }
-            let last = publish.borrow().clone();
-            let next = inputs.build(last.generation + 1);
-            let news = Snapshot { generation: last.generation, ..next.clone() } != *last;
-            if news {
-                publish.send_replace(Arc::new(next));
+            if let Some(next) = builder.next(inputs.sources()) {
+                publish.send_replace(next);
             }
         }
     });

@@ -2,175 +2,25 @@
 
 #![allow(clippy::panic)]
 
+mod gateway;
 #[path = "federation/snapshots.rs"]
 mod snapshots;
 #[path = "federation/versions.rs"]
 mod versions;
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use isthmus_federation::caller::PeerStream;
-use isthmus_federation::clocks::Clocks;
-use isthmus_federation::data_dir::DataDir;
+use gateway::{Gateway, PATIENCE, Place, SOON, founder, joined};
+use isthmus_federation::ProposeError;
 use isthmus_federation::dial::Connect;
-use isthmus_federation::enroll::{self, EnrollError, GatewayName, Member, Patience};
+use isthmus_federation::enroll::{self, EnrollError, Patience};
 use isthmus_federation::status::Role;
-use isthmus_federation::{Handle, Options, ProposeError, RegistryStatus, Replica, Timing, Voting, serve};
-use isthmus_identity::{
-    BearerToken, ClientAuth, GatewayKeys, LiveIdentity, OpeningKey, TokenSecret, TrustBundle, sha256,
-};
+use isthmus_identity::{BearerToken, GatewayKeys, OpeningKey, TokenSecret, sha256};
 use isthmus_model::catalog::{AppProtocol, Export, ServicePort};
 use isthmus_model::command::{Command, Introduction, Outcome, Refusal};
-use isthmus_model::fixture;
 use isthmus_model::name::ServiceName;
-use isthmus_model::registry::Registry;
-use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-
-const TIMING: Timing = Timing {
-    heartbeat: Duration::from_millis(50),
-    election_min: Duration::from_millis(300),
-    election_max: Duration::from_millis(600),
-};
-/// A voter that is gone is soon replaced, where there is another.
-const VOTING: Voting = Voting { seats: 5, replace_after: Duration::from_secs(3) };
-const PATIENCE: Patience = Patience { attempt: Duration::from_secs(10), deadline: Duration::from_secs(2) };
-/// Generous: what is waited for takes milliseconds unless the machine is very busy.
-const SOON: Duration = Duration::from_secs(30);
-
-/// A gateway with just enough around it to be reached: its replica and a TLS listener.
-struct Gateway {
-    handle: Handle,
-    replica: Replica,
-    tasks: TaskTracker,
-    stop: CancellationToken,
-    address: SocketAddr,
-    /// By how many seconds its clock is ahead.
-    ahead: Arc<AtomicU64>,
-    /// Whom it trusts.
-    identity: LiveIdentity,
-}
-
-/// A place for a gateway: its directory and its listener outlive the gateway's restarts.
-struct Place {
-    dir: TempDir,
-    name: GatewayName,
-}
-
-impl Place {
-    async fn new(cluster: &str) -> (Self, TcpListener) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-        let name = GatewayName {
-            federation: "acme.mesh".parse().expect("valid"),
-            cluster: cluster.parse().expect("valid"),
-            gateway: "gw-1".parse().expect("valid"),
-            locality: format!("{cluster}-region").parse().expect("valid"),
-            east_west: listener.local_addr().expect("bound"),
-            control: None,
-        };
-        (Self { dir: tempfile::tempdir().expect("a directory"), name }, listener)
-    }
-
-    fn data(&self) -> DataDir {
-        DataDir::open(self.dir.path()).expect("opens")
-    }
-}
-
-impl Gateway {
-    async fn run(mut member: Member, listener: TcpListener) -> Self {
-        let identity = LiveIdentity::new();
-        let credentials = &member.credentials;
-        identity.set_credentials(credentials.chain(), credentials.key().clone()).expect("fits");
-        identity.set_trust(TrustBundle::new(member.name.federation.clone(), member.roots.clone()).expect("one root"));
-        let (stop, ahead) = (CancellationToken::new(), Arc::<AtomicU64>::default());
-        let offset = ahead.clone();
-        let clocks = Clocks::new(move || SystemTime::now() + Duration::from_secs(offset.load(Ordering::Relaxed)));
-        let options = Options { timing: TIMING, voting: VOTING, clocks, ..Options::default() };
-        let replica =
-            Replica::start(&mut member, identity.clone(), options, stop.clone()).await.expect("the replica starts");
-        let tasks = TaskTracker::new();
-        let gateways = serve::start(replica.gateway_services(), &tasks, stop.clone());
-        let joins = serve::start(replica.join_services(), &tasks, stop.clone());
-        let join_sni = member.name.federation.join_sni();
-        let acceptor = TlsAcceptor::from(identity.server_config(ClientAuth::Optional, &[b"h2"]));
-        let (stopped, trust) = (stop.clone(), identity.clone());
-        let accepting = async move {
-            loop {
-                let Ok((stream, from)) = listener.accept().await else { return };
-                let (acceptor, identity) = (acceptor.clone(), identity.clone());
-                let (gateways, joins, join_sni) = (gateways.clone(), joins.clone(), join_sni.clone());
-                tokio::spawn(async move {
-                    let Ok(stream) = acceptor.accept(stream).await else { return };
-                    let joining = stream.get_ref().1.server_name() == Some(join_sni.as_str());
-                    let server = if joining { joins } else { gateways };
-                    let _ = server.send(PeerStream::new(stream, &identity, Some(from.ip()))).await;
-                });
-            }
-        };
-        let address = member.name.east_west;
-        tasks.spawn(async move { stopped.run_until_cancelled(accepting).await });
-        Self { handle: replica.handle().clone(), replica, tasks, stop, address, ahead, identity: trust }
-    }
-
-    async fn stop(self) {
-        self.stop.cancel();
-        self.replica.stop().await;
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-
-    async fn sees(&self, what: &str, condition: impl FnMut(&Arc<Registry>) -> bool) {
-        let mut registry = self.handle.registry();
-        let seen = tokio::time::timeout(SOON, registry.wait_for(condition)).await;
-        seen.unwrap_or_else(|_| panic!("{what}: not seen in time")).expect("the replica runs");
-    }
-
-    async fn stands(&self, what: &str, condition: impl FnMut(&RegistryStatus) -> bool) {
-        let mut status = self.handle.status();
-        let seen =
-            tokio::time::timeout(SOON, status.wait_for(condition)).await.map(|seen| drop(seen.expect("it runs")));
-        seen.unwrap_or_else(|_| panic!("{what}: not seen in time, but {:?}", *self.handle.status().borrow()));
-    }
-
-    /// Mints a join token, as the admin API does.
-    async fn mint(&self, place: &Place, ttl: Duration) -> BearerToken {
-        let root = self.handle.registry().borrow().trust().expect("founded").issuer().key;
-        let token =
-            BearerToken::mint(place.name.federation.clone(), place.name.cluster.clone(), vec![self.address], root);
-        let now = isthmus_model::time::UnixMillis::from(std::time::SystemTime::now());
-        let mint = Command::MintToken {
-            id: token.id.clone(),
-            secret_hash: token.secret.hash(),
-            grant: fixture::join(place.name.cluster.as_str()),
-            expires_at: now.saturating_add(ttl),
-            gateway: place.name.gateway.clone(),
-            root,
-        };
-        assert_eq!(self.handle.propose(mint).await.expect("takes it"), Outcome::Changed);
-        token
-    }
-}
-
-async fn founder() -> (Place, Gateway) {
-    let (place, listener) = Place::new("us-east").await;
-    let member = enroll::found(&place.name, &place.data()).expect("founds");
-    let gateway = Gateway::run(member, listener).await;
-    gateway.sees("the founding", |registry| registry.federation().is_some()).await;
-    (place, gateway)
-}
-
-async fn joined(cluster: &str, contact: &Gateway) -> (Place, Gateway) {
-    let (place, listener) = Place::new(cluster).await;
-    let token = contact.mint(&place, Duration::from_secs(60)).await;
-    let member = enroll::join(&place.name, &place.data(), &token, PATIENCE, &Connect::tcp()).await.expect("joins");
-    (place, Gateway::run(member, listener).await)
-}
 
 fn export(port: u16) -> Export {
     let port = ServicePort { name: None, port, protocol: AppProtocol::Http };

@@ -124,7 +124,7 @@ impl Gateway {
         tasks.spawn(exports::keep(handle.clone(), member.node, catalog.clone(), peers.clone(), shutdown.clone()));
         tasks.spawn(watcher.keep(shutdown.clone()));
         let inputs = publish::Inputs {
-            site: config.site(),
+            site: Arc::new(config.site()),
             vip_range: config.vip_range,
             registry: handle.registry(),
             catalog: catalog.clone(),

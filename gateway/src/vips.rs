@@ -11,10 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_model::name::ServiceName;
-use isthmus_model::snapshot::Snapshot;
+use isthmus_model::shared::{DiffItem, OrdMap};
+use isthmus_model::snapshot::{Service, Snapshot};
 use isthmus_proxy::DataPlane;
 use isthmus_proxy::outbound::{Mode, OutboundListener};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -42,15 +44,41 @@ pub struct Vips {
     tasks: TaskTracker,
 }
 
-/// What should be listened on.
-fn wanted(view: &Snapshot) -> BTreeMap<SocketAddr, ServiceName> {
-    let services = view.services.values().filter(|service| service.federated);
-    services
-        .filter_map(|service| Some((service.vip?, service)))
-        .flat_map(|(vip, service)| {
-            service.ports.iter().map(move |port| (SocketAddr::new(vip, port.port), service.name.clone()))
-        })
-        .collect()
+/// What should be listened on, as the views say one after the other.
+#[derive(Default)]
+struct Wanted {
+    services: OrdMap<ServiceName, Arc<Service>>,
+    addresses: BTreeMap<SocketAddr, ServiceName>,
+}
+
+impl Wanted {
+    /// Follows to a view. Whether it wants other addresses. What it shares with the last one is not looked at.
+    fn follow(&mut self, view: &Snapshot) -> bool {
+        let before = std::mem::replace(&mut self.services, view.services.clone());
+        let (mut old, mut new) = (BTreeMap::new(), BTreeMap::new());
+        for item in before.diff(&view.services) {
+            let (was, is) = match item {
+                DiffItem::Add(_, is) => (None, Some(is)),
+                DiffItem::Remove(_, was) => (Some(was), None),
+                DiffItem::Update { old: (_, was), new: (_, is) } => (Some(was), Some(is)),
+            };
+            old.extend(was.into_iter().flat_map(|service| addresses(service)));
+            new.extend(is.into_iter().flat_map(|service| addresses(service)));
+        }
+        for address in old.keys() {
+            self.addresses.remove(address);
+        }
+        let news = old != new;
+        self.addresses.extend(new);
+        news
+    }
+}
+
+/// Where a service has to be listened for.
+fn addresses(service: &Service) -> impl Iterator<Item = (SocketAddr, ServiceName)> {
+    let vip = service.vip.filter(|_| service.federated);
+    let at = move |vip| service.ports.iter().map(move |port| (SocketAddr::new(vip, port.port), service.name.clone()));
+    vip.into_iter().flat_map(at)
 }
 
 /// Takes out what is more than can be listened on.
@@ -77,17 +105,23 @@ impl Vips {
     /// Keeps the listeners until told to stop, then lets their connections finish.
     pub async fn keep(mut self, shutdown: CancellationToken) {
         let mut view = self.plane.view();
+        let mut wanted = Wanted::default();
+        // When to try again what could not be opened.
+        let mut retry: Option<Instant> = None;
         loop {
-            let mut wanted = wanted(&view.borrow_and_update().clone());
-            let beyond = beyond_limit(&mut wanted);
-            self.close_others(&wanted);
-            let mut unbound = self.open(wanted, &shutdown);
-            unbound.extend(beyond);
-            let retry = !unbound.is_empty();
-            self.tell(unbound);
+            let current = view.borrow_and_update().clone();
+            if wanted.follow(&current) || retry.is_some_and(|due| due <= Instant::now()) {
+                let mut addresses = wanted.addresses.clone();
+                let beyond = beyond_limit(&mut addresses);
+                self.close_others(&addresses);
+                let mut unbound = self.open(addresses, &shutdown);
+                unbound.extend(beyond);
+                retry = (!unbound.is_empty()).then(|| Instant::now() + RETRY_PAUSE);
+                self.tell(unbound);
+            }
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                () = tokio::time::sleep(RETRY_PAUSE), if retry => {}
+                () = tokio::time::sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {}
                 changed = view.changed() => if changed.is_err() { break },
             }
         }
@@ -174,7 +208,9 @@ mod tests {
         let mut vips = Vips::new(DataPlane::new(view.clone(), None, LiveIdentity::new(), metrics));
         let mut served = vips.served();
         // The range of the fixture is routed nowhere.
-        let unbound = vips.open(wanted(&view.borrow()), &CancellationToken::new());
+        let mut wanted = Wanted::default();
+        assert!(wanted.follow(&view.borrow()) && !wanted.follow(&view.borrow()));
+        let unbound = vips.open(wanted.addresses, &CancellationToken::new());
         vips.tell(unbound.clone());
         let told = served.borrow_and_update().clone();
         let addresses: Vec<String> = told.unbound.keys().map(SocketAddr::to_string).collect();

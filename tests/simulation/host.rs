@@ -217,7 +217,10 @@ impl Host {
         let site =
             Site { federation: federation(), cluster: self.name.cluster.clone(), locality: self.name.locality.clone() };
         let (registry, status) = (handle.registry(), handle.status());
-        publish::start(Inputs { site, vip_range: None, registry, catalog, peers, failed, status }, stop.clone())
+        publish::start(
+            Inputs { site: site.into(), vip_range: None, registry, catalog, peers, failed, status },
+            stop.clone(),
+        )
     }
 
     /// What its data planes see, where it publishes that.

@@ -1,4 +1,4 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use isthmus_model::catalog::{AppProtocol, ServicePort};
@@ -31,17 +31,12 @@ fn snapshot(coverage: Coverage) -> Snapshot {
         service("full/exhausted", None, &[(Some("http"), 80)]),
         Service { federated: false, ..service("home/private", Some("10.96.0.9"), &[(Some("http"), 80)]) },
     ];
-    let vips = services.iter().filter_map(|service| Some((service.vip?, service.name.clone())));
     let site = Site {
         federation: "acme.mesh".parse().expect("a domain"),
         cluster: "us-east".parse().expect("a label"),
         locality: "us-east-1/a".parse().expect("a locality"),
     };
-    Snapshot {
-        vips: vips.collect::<HashMap<_, _>>(),
-        services: services.into_iter().map(|service| (service.name.clone(), Arc::new(service))).collect(),
-        ..Snapshot::empty(site, coverage)
-    }
+    Snapshot::empty(site, coverage).with(services)
 }
 
 fn ask_in(snapshot: &Snapshot, name: &str, kind: RecordType) -> Answer {

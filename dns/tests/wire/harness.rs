@@ -44,12 +44,8 @@ pub(crate) fn snapshot(generation: u64, services: Vec<Service>) -> Arc<Snapshot>
         cluster: "us-east".parse().expect("a label"),
         locality: "us-east-1/a".parse().expect("a locality"),
     };
-    Arc::new(Snapshot {
-        generation,
-        vips: services.iter().filter_map(|service| Some((service.vip?, service.name.clone()))).collect(),
-        services: services.into_iter().map(|service| (service.name.clone(), Arc::new(service))).collect(),
-        ..Snapshot::empty(site, Coverage::Complete)
-    })
+    let empty = Snapshot { generation, ..Snapshot::empty(site, Coverage::Complete) };
+    Arc::new(empty.with(services))
 }
 
 /// A running server; stops when dropped.

@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
 use crate::name::{Label, ServiceName};
+use crate::registry::exports::{Exported, Offered};
+use crate::shared::key;
 use crate::spiffe::WorkloadName;
 
 /// Ports per service. Kubernetes itself has no limit; nobody is known to use more than a few dozen.
@@ -97,7 +100,7 @@ impl LocalService {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalCatalog {
     /// Services by name.
-    pub services: BTreeMap<ServiceName, LocalService>,
+    pub services: OrdMap<ServiceName, LocalService>,
 }
 
 /// What a cluster offers to the federation under a service's name. Endpoints stay at home: callers reach
@@ -116,32 +119,51 @@ impl LocalCatalog {
     /// The commands that turn `agreed`, the registry's record of this cluster's exports, into what the
     /// catalog says now. Empty when they agree. Order: withdrawals, then sets, each by name.
     #[must_use]
-    pub fn diff(&self, agreed: &BTreeMap<ServiceName, Export>) -> Vec<Command> {
-        let exported = |name: &ServiceName| self.services.get(name).filter(|service| service.exported);
-        let withdrawn = agreed.keys().filter(|name| exported(name).is_none());
+    pub fn diff(&self, agreed: &Offered) -> Vec<Command> {
+        self.diff_of(self.services.keys().chain(agreed.keys()).collect(), agreed)
+    }
+
+    /// As [`diff`](Self::diff), where `catalog` and `record` agreed before: what both share with the ones of now is not
+    /// looked at.
+    #[must_use]
+    pub fn diff_since(&self, catalog: &Self, record: &Offered, agreed: &Offered) -> Vec<Command> {
+        let services = catalog.services.diff(&self.services).map(key);
+        self.diff_of(services.chain(record.diff(agreed).map(key)).collect(), agreed)
+    }
+
+    fn diff_of(&self, names: BTreeSet<&ServiceName>, agreed: &Offered) -> Vec<Command> {
         let mut commands: Vec<Command> =
-            withdrawn.map(|service| Command::WithdrawExport { service: service.clone() }).collect();
-        for (service, local) in self.services.iter().filter(|(_, local)| local.exported) {
-            let mut export = local.export();
-            match agreed.get(service) {
-                // With no instance left, what is known about who may answer stays true.
-                Some(known) if local.endpoints.is_empty() => {
-                    export.identities.clone_from(&known.identities);
-                    export.terminated = known.terminated;
-                }
-                _ => {}
-            }
-            if agreed.get(service) != Some(&export) {
-                commands.push(Command::SetExport { service: service.clone(), export });
-            }
-        }
+            names.into_iter().filter_map(|name| self.command(name, agreed.get(name))).collect();
+        commands.sort_by_key(|command| matches!(command, Command::SetExport { .. }));
         commands
+    }
+
+    /// What brings the record of one service to what the catalog says.
+    fn command(&self, name: &ServiceName, known: Option<&Arc<Exported>>) -> Option<Command> {
+        let service = name.clone();
+        let Some(local) = self.services.get(name).filter(|local| local.exported) else {
+            return known.map(|_| Command::WithdrawExport { service });
+        };
+        let mut export = local.export();
+        match known {
+            // With no instance left, what is known about who may answer stays true.
+            Some(known) if local.endpoints.is_empty() => {
+                export.identities.clone_from(&known.export.identities);
+                export.terminated = known.export.terminated;
+            }
+            _ => {}
+        }
+        let agreed = known.is_some_and(|known| known.export == export);
+        (!agreed).then_some(Command::SetExport { service, export })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::time::UnixMillis;
 
     fn catalog(exported: bool) -> LocalCatalog {
         let endpoint = Endpoint {
@@ -156,12 +178,13 @@ mod tests {
             endpoints: Arc::from([endpoint]),
             exported,
         };
-        LocalCatalog { services: BTreeMap::from([("shop/reviews".parse().expect("valid"), service)]) }
+        LocalCatalog { services: OrdMap::from(vec![("shop/reviews".parse().expect("valid"), service)]) }
     }
 
-    fn agreed(commands: &[Command]) -> BTreeMap<ServiceName, Export> {
+    fn agreed(commands: &[Command]) -> Offered {
+        let exported = |export: &Export| Arc::new(Exported { export: export.clone(), since: UnixMillis(1) });
         let sets = commands.iter().filter_map(|command| match command {
-            Command::SetExport { service, export } => Some((service.clone(), export.clone())),
+            Command::SetExport { service, export } => Some((service.clone(), exported(export))),
             _ => None,
         });
         sets.collect()
@@ -169,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_diff_reaches_agreement_and_then_is_empty() {
-        let commands = catalog(true).diff(&BTreeMap::new());
+        let commands = catalog(true).diff(&Offered::new());
         assert_eq!(commands.len(), 1);
         let agreed = agreed(&commands);
         assert!(catalog(true).diff(&agreed).is_empty());
@@ -178,11 +201,55 @@ mod tests {
 
     #[test]
     fn losing_the_last_endpoint_keeps_the_known_identities() {
-        let agreed = agreed(&catalog(true).diff(&BTreeMap::new()));
+        let agreed = agreed(&catalog(true).diff(&Offered::new()));
         let mut empty = catalog(true);
-        for service in empty.services.values_mut() {
-            service.endpoints = Arc::from([]);
-        }
+        let name = "shop/reviews".parse().expect("valid");
+        empty.services.get_mut::<ServiceName>(&name).expect("there").endpoints = Arc::from([]);
         assert!(empty.diff(&agreed).is_empty());
+    }
+
+    /// A service that is exported or not, with or without an instance, on one port or another.
+    fn any_services() -> impl Strategy<Value = BTreeMap<u8, (bool, bool, u16)>> {
+        prop::collection::btree_map(0..40_u8, (any::<bool>(), any::<bool>(), 80..82_u16), 0..40)
+    }
+
+    fn with(mut catalog: LocalCatalog, services: BTreeMap<u8, (bool, bool, u16)>) -> LocalCatalog {
+        let some = self::catalog(true).services.values().next().expect("one").clone();
+        for (number, (exported, runs, port)) in services {
+            let endpoints = if runs { some.endpoints.clone() } else { Arc::from([]) };
+            let ports = vec![ServicePort { port, ..some.ports[0].clone() }];
+            let name = format!("shop/s{number}").parse().expect("valid");
+            catalog.services.insert(name, LocalService { ports, endpoints, exported });
+        }
+        catalog
+    }
+
+    fn record(mut record: Offered, commands: &[Command]) -> Offered {
+        record.extend(agreed(commands));
+        for command in commands {
+            if let Command::WithdrawExport { service } = command {
+                record.remove(service);
+            }
+        }
+        record
+    }
+
+    proptest! {
+        #[test]
+        fn from_where_both_agreed_the_difference_is_the_same(
+            before in any_services(),
+            now in any_services(),
+            others in any_services(),
+        ) {
+            let before = with(LocalCatalog::default(), before);
+            let known = record(Offered::new(), &before.diff(&Offered::new()));
+            prop_assert!(before.diff(&known).is_empty());
+            // The record may have been changed too, by another gateway that sees other manifests.
+            let agreed = record(known.clone(), &with(before.clone(), others).diff(&known));
+            let now = with(before.clone(), now);
+            let commands = now.diff_since(&before, &known, &agreed);
+            prop_assert_eq!(&commands, &now.diff(&agreed));
+            prop_assert!(now.diff(&record(agreed, &commands)).is_empty());
+        }
     }
 }

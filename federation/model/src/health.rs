@@ -1,7 +1,6 @@
 //! What gateways tell each other outside Raft: who is alive and how much each can take.
 
-use std::collections::BTreeMap;
-
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::name::{ClusterName, ServiceName};
@@ -41,11 +40,11 @@ pub struct PeerHealth {
     #[serde(default)]
     pub stale: bool,
     /// The capacity of what its cluster exports. Kept, not forgotten, while it is down.
-    pub services: BTreeMap<ServiceName, Capacity>,
+    pub services: OrdMap<ServiceName, Capacity>,
 }
 
-/// What is known of every remote gateway.
-pub type PeerTable = BTreeMap<NodeId, PeerHealth>;
+/// What is known of every remote gateway. A copy costs nothing.
+pub type PeerTable = OrdMap<NodeId, PeerHealth>;
 
 /// Outcome of active probing of a cluster's own endpoints: those that failed. Keyed by the address probed.
 pub type FailedEndpoints = std::collections::BTreeSet<std::net::SocketAddr>;

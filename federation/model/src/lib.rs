@@ -20,6 +20,7 @@ pub mod name;
 pub mod policy;
 pub mod registry;
 pub mod route;
+pub mod shared;
 pub mod snapshot;
 pub mod speaker;
 pub mod spiffe;

@@ -50,13 +50,13 @@ mod tests {
     #[test]
     fn the_oldest_gateway_of_a_cluster_that_is_not_down_speaks_for_it() {
         let registry = registry();
-        let seen = |reach| PeerTable::from([(1, PeerHealth { reach, ..PeerHealth::default() })]);
+        let seen = |reach| PeerTable::unit(1, PeerHealth { reach, ..PeerHealth::default() });
         assert!(speaks(1, &registry, &PeerTable::new()) && speaks(2, &registry, &seen(Reach::Up)));
         assert!(!speaks(3, &registry, &PeerTable::new()), "the older one was not heard of yet");
         assert!(!speaks(3, &registry, &seen(Reach::Up)));
         assert!(speaks(3, &registry, &seen(Reach::Down)));
         let stale = PeerHealth { reach: Reach::Up, stale: true, ..PeerHealth::default() };
-        assert!(speaks(3, &registry, &PeerTable::from([(1, stale)])), "the older one cannot write");
+        assert!(speaks(3, &registry, &PeerTable::unit(1, stale)), "the older one cannot write");
         assert!(!speaks(9, &registry, &PeerTable::new()), "no member");
     }
 }

@@ -5,13 +5,14 @@
 //! that remembers an address never reaches another service by it soon after. Numbers are reused only when
 //! all are taken, the longest withdrawn first.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
+use imbl::OrdMap;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::name::ServiceName;
+use crate::shared::key;
 
 /// How many services can have a virtual address: a /16 without its first and last address.
 pub const VIP_COUNT_MAX: u32 = 65_534;
@@ -39,12 +40,77 @@ impl VipNumber {
 }
 
 /// Which service has which number.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
 pub struct VipTable {
-    assigned: BTreeMap<ServiceName, VipNumber>,
-    /// Withdrawn services, the longest withdrawn first.
-    retired: VecDeque<ServiceName>,
+    assigned: OrdMap<ServiceName, VipNumber>,
+    retired: Retired,
 }
+
+/// Withdrawn services, in turn: the longest withdrawn first.
+#[derive(Clone, Debug, Default)]
+struct Retired {
+    in_turn: OrdMap<u64, ServiceName>,
+    turns: OrdMap<ServiceName, u64>,
+    /// The turn of the next one.
+    next: u64,
+}
+
+impl Retired {
+    fn push(&mut self, service: &ServiceName) {
+        if !self.turns.contains_key(service) {
+            self.in_turn.insert(self.next, service.clone());
+            self.turns.insert(service.clone(), self.next);
+            self.next += 1;
+        }
+    }
+
+    fn remove(&mut self, service: &ServiceName) {
+        if let Some(turn) = self.turns.remove(service) {
+            self.in_turn.remove(&turn);
+        }
+    }
+
+    fn pop(&mut self) -> Option<ServiceName> {
+        let (_, oldest) = self.in_turn.get_min().cloned()?;
+        self.remove(&oldest);
+        Some(oldest)
+    }
+}
+
+/// The form in which a table is written.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    assigned: OrdMap<ServiceName, VipNumber>,
+    /// Withdrawn services, the longest withdrawn first.
+    retired: Vec<ServiceName>,
+}
+
+impl From<Written> for VipTable {
+    fn from(written: Written) -> Self {
+        let mut retired = Retired::default();
+        for service in &written.retired {
+            retired.push(service);
+        }
+        Self { assigned: written.assigned, retired }
+    }
+}
+
+impl From<VipTable> for Written {
+    fn from(table: VipTable) -> Self {
+        Self { assigned: table.assigned, retired: table.retired.in_turn.values().cloned().collect() }
+    }
+}
+
+/// Two tables are the same if they go on alike: by the order of what is withdrawn, not by how it is counted.
+impl PartialEq for VipTable {
+    fn eq(&self, other: &Self) -> bool {
+        let (own, others) = (&self.retired.in_turn, &other.retired.in_turn);
+        self.assigned == other.assigned && own.len() == others.len() && own.values().eq(others.values())
+    }
+}
+
+impl Eq for VipTable {}
 
 impl VipTable {
     /// The number of a service, if it ever was exported and its number was not reused.
@@ -53,11 +119,16 @@ impl VipTable {
         self.assigned.get(service).copied()
     }
 
+    /// The services whose numbers are not the same in `later`. What both share is not looked at.
+    pub fn changed<'a>(&'a self, later: &'a Self) -> impl Iterator<Item = &'a ServiceName> {
+        self.assigned.diff(&later.assigned).map(key)
+    }
+
     /// Gives `service` a number, or its old one back. Without effect when every number belongs to a
     /// service that is on offer.
     pub fn assign(&mut self, service: &ServiceName) {
         if self.assigned.contains_key(service) {
-            self.retired.retain(|retired| retired != service);
+            self.retired.remove(service);
             return;
         }
         let taken = u32::try_from(self.assigned.len()).unwrap_or(u32::MAX);
@@ -65,7 +136,7 @@ impl VipTable {
             // Numbers are never freed before all are taken, so they are dense.
             Some(VipNumber(taken + 1))
         } else {
-            self.retired.pop_front().and_then(|oldest| self.assigned.remove(&oldest))
+            self.retired.pop().and_then(|oldest| self.assigned.remove(&oldest))
         };
         if let Some(number) = number {
             self.assigned.insert(service.clone(), number);
@@ -74,8 +145,8 @@ impl VipTable {
 
     /// Marks a service as no longer on offer anywhere.
     pub fn retire(&mut self, service: &ServiceName) {
-        if self.assigned.contains_key(service) && !self.retired.contains(service) {
-            self.retired.push_back(service.clone());
+        if self.assigned.contains_key(service) {
+            self.retired.push(service);
         }
     }
 }
@@ -97,7 +168,7 @@ mod tests {
         table.assign(&service(1));
         assert_eq!(table.get(&service(1)), Some(VipNumber(1)));
         assert_eq!(table.get(&service(2)), Some(VipNumber(2)));
-        assert!(table.retired.is_empty());
+        assert!(table.retired.in_turn.is_empty() && table.retired.turns.is_empty());
     }
 
     #[test]

@@ -11,6 +11,8 @@ use isthmus_model::catalog::ENDPOINTS_PER_SERVICE_MAX;
 use isthmus_model::health::Capacity;
 use isthmus_model::name::ServiceName;
 use isthmus_model::registry::EXPORTS_PER_CLUSTER_MAX;
+use isthmus_model::shared::DiffItem;
+use isthmus_model::shared::OrdMap;
 
 use crate::error::WireError;
 use crate::field;
@@ -21,7 +23,7 @@ use crate::peer::{HealthUpdate, ServiceCapacity};
 pub const HEALTH_UPDATE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What a cluster can take, by service.
-pub type Capacities = BTreeMap<ServiceName, Capacity>;
+pub type Capacities = OrdMap<ServiceName, Capacity>;
 
 /// The first message of a stream.
 #[must_use]
@@ -29,16 +31,18 @@ pub fn whole(services: &Capacities) -> HealthUpdate {
     HealthUpdate { services: services.iter().map(encode).collect(), ..heartbeat() }
 }
 
-/// The message that turns `from` into `to`; `None` when they are the same.
+/// The message that turns `from` into `to`; `None` when they are the same. What both share is not looked at.
 #[must_use]
 pub fn changes(from: &Capacities, to: &Capacities) -> Option<HealthUpdate> {
-    let changed = to.iter().filter(|(name, capacity)| from.get(*name) != Some(*capacity));
-    let removed = from.keys().filter(|name| !to.contains_key(*name));
-    let update = HealthUpdate {
-        services: changed.map(encode).collect(),
-        removed: removed.map(ToString::to_string).collect(),
-        ..heartbeat()
-    };
+    let mut update = heartbeat();
+    for item in from.diff(to) {
+        match item {
+            DiffItem::Add(name, capacity) | DiffItem::Update { new: (name, capacity), .. } => {
+                update.services.push(encode((name, capacity)));
+            }
+            DiffItem::Remove(name, _) => update.removed.push(name.to_string()),
+        }
+    }
     (update != heartbeat()).then_some(update)
 }
 
@@ -57,7 +61,7 @@ pub fn apply(services: &mut Capacities, update: &HealthUpdate) -> Result<(), Wir
     field::count("health.removed", update.removed.len(), EXPORTS_PER_CLUSTER_MAX)?;
     let removed = update.removed.iter().map(|name| field::name::<ServiceName>("health.removed", name));
     let removed: BTreeSet<ServiceName> = removed.collect::<Result<_, _>>()?;
-    let changed: Capacities = update.services.iter().map(decode).collect::<Result<_, _>>()?;
+    let changed: BTreeMap<ServiceName, Capacity> = update.services.iter().map(decode).collect::<Result<_, _>>()?;
     let gone = removed.iter().filter(|name| services.contains_key(*name) && !changed.contains_key(*name)).count();
     let new = changed.keys().filter(|name| !services.contains_key(*name)).count();
     field::count("health.services", services.len() - gone + new, EXPORTS_PER_CLUSTER_MAX)?;
@@ -93,7 +97,7 @@ mod tests {
     fn capacities() -> impl Strategy<Value = Capacities> {
         let capacity = (0..5_u32, 0..5_u32).prop_map(|(ready, more)| Capacity { ready, total: ready + more });
         let name = (0..12_u8).prop_map(|number| format!("shop/s{number}").parse().expect("valid"));
-        prop::collection::btree_map(name, capacity, 0..8)
+        prop::collection::btree_map(name, capacity, 0..8).prop_map(Capacities::from)
     }
 
     proptest! {

@@ -15,6 +15,7 @@ use isthmus_model::fixture;
 use isthmus_model::health::{Agreement, Capacity, FailedEndpoints, PeerHealth, PeerTable, Reach};
 use isthmus_model::registry::Registry;
 use isthmus_model::registry::token::Digest;
+use isthmus_model::shared::OrdMap;
 use isthmus_model::snapshot::Sources;
 use isthmus_model::time::UnixMillis;
 use isthmus_sources::{Problem, Severity, SourceState};
@@ -58,7 +59,7 @@ fn catalog() -> LocalCatalog {
         endpoints: Arc::from([endpoint(21, true), endpoint(22, false)]),
         exported: true,
     };
-    LocalCatalog { services: BTreeMap::from([("shop/reviews".parse().expect("valid"), reviews)]) }
+    LocalCatalog { services: OrdMap::unit("shop/reviews".parse().expect("valid"), reviews) }
 }
 
 fn apply(registry: &mut Registry, origin: &str, command: Command) -> Result<Outcome, Refusal> {
@@ -87,10 +88,10 @@ fn agreed() -> Registry {
         Command::RedeemToken { id, secret_hash, newcomer: west, from: None },
         fixture::issue(2, 2, fixture::ROOT),
     ];
-    for step in steps.into_iter().chain(catalog().diff(&BTreeMap::new())) {
+    for step in steps.into_iter().chain(catalog().diff(&OrdMap::new())) {
         apply(&mut registry, "us-east", step).expect("accepted");
     }
-    for step in catalog().diff(&BTreeMap::new()) {
+    for step in catalog().diff(&OrdMap::new()) {
         apply(&mut registry, "us-west", step).expect("accepted");
     }
     registry
@@ -154,9 +155,9 @@ fn peers() -> PeerTable {
         reach: Reach::Up,
         heard_at: Some(SystemTime::now().into()),
         stale: false,
-        services: BTreeMap::from([("shop/reviews".parse().expect("valid"), capacity)]),
+        services: OrdMap::unit("shop/reviews".parse().expect("valid"), capacity),
     };
-    PeerTable::from([(2, west)])
+    PeerTable::unit(2, west)
 }
 
 /// The one virtual address, which is not routed to the machine.
@@ -170,13 +171,13 @@ impl World {
         let config = Arc::new(GatewayConfig::parse(CONFIG, Path::new("")).expect("valid"));
         let registry = agreed();
         let sources = Sources {
-            site: &config.site(),
-            registry: &registry,
-            catalog: &catalog(),
-            peers: &peers(),
-            failed: &FailedEndpoints::new(),
-            vip_range: config.vip_range.as_ref(),
-            agreement: &Agreement { leader: None, stale_since: None },
+            site: Arc::new(config.site()),
+            registry: Arc::new(registry.clone()),
+            catalog: Arc::new(catalog()),
+            peers: Arc::new(peers()),
+            failed: Arc::new(FailedEndpoints::new()),
+            vip_range: config.vip_range,
+            agreement: Agreement { leader: None, stale_since: None },
         };
         let snapshot = Arc::new(sources.build(7));
         let publish = watch::Sender::new(Arc::new(registry.clone()));

@@ -38,8 +38,6 @@ impl Meaning {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use isthmus_model::snapshot::{Coverage, Site};
 
     use super::*;
@@ -50,22 +48,20 @@ mod tests {
             cluster: "us-east".parse().expect("valid"),
             locality: "us-east-1".parse().expect("valid"),
         };
-        let mut view = Snapshot::empty(site, Coverage::Complete);
+        let view = Snapshot::empty(site, Coverage::Complete);
         let services = [("shop/reviews", true), ("shop/private", false)].map(|(name, exported_here)| {
             let name: isthmus_model::name::ServiceName = name.parse().expect("valid");
-            let service = Service {
-                name: name.clone(),
+            Service {
+                name,
                 vip: None,
                 ports: Vec::new(),
                 federated: exported_here,
                 exported_here,
                 endpoints: Arc::from([]),
                 remotes: Vec::new(),
-            };
-            (name, Arc::new(service))
+            }
         });
-        view.services = BTreeMap::from(services).into_iter().collect();
-        view
+        view.with(services)
     }
 
     #[test]

@@ -1,16 +1,14 @@
 //! The telling side of the health stream.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use isthmus_federation::caller;
 use isthmus_model::drain;
 use isthmus_model::health::Capacity;
-use isthmus_model::name::ServiceName;
 use isthmus_model::snapshot::Snapshot;
 use isthmus_model::time::UnixMillis;
-use isthmus_wire::health;
+use isthmus_wire::health::{self, Capacities};
 use isthmus_wire::peer::{HealthRequest, HealthUpdate, health_server};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -37,15 +35,10 @@ impl HealthService {
 }
 
 /// What the own cluster can take, of what it exports; less and less while it is draining.
-fn capacities(view: &Snapshot, now: UnixMillis) -> BTreeMap<ServiceName, Capacity> {
-    let exported = view.services.values().filter(|service| service.exported_here);
-    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let capacity = exported.map(|service| {
-        let ready = service.endpoints.iter().filter(|endpoint| endpoint.ready).count();
-        let ready = view.draining.map_or(count(ready), |since| drain::remaining(count(ready), since, now));
-        (service.name.clone(), Capacity { ready, total: count(service.endpoints.len()) })
-    });
-    capacity.collect()
+fn capacities(view: &Snapshot, now: UnixMillis) -> Capacities {
+    let Some(since) = view.draining else { return view.offered.clone() };
+    let remaining = |capacity: &Capacity| Capacity { ready: drain::remaining(capacity.ready, since, now), ..*capacity };
+    view.offered.iter().map(|(name, capacity)| (name.clone(), remaining(capacity))).collect()
 }
 
 async fn tell(
@@ -79,11 +72,7 @@ fn is_stale(view: &Snapshot) -> bool {
 }
 
 /// What has changed since `told`, or that nothing has.
-fn news(
-    view: &watch::Receiver<Arc<Snapshot>>,
-    told: &mut BTreeMap<ServiceName, Capacity>,
-    now: UnixMillis,
-) -> HealthUpdate {
+fn news(view: &watch::Receiver<Arc<Snapshot>>, told: &mut Capacities, now: UnixMillis) -> HealthUpdate {
     let view = view.borrow();
     let current = capacities(&view, now);
     let change = health::changes(told, &current);

@@ -9,7 +9,7 @@ use isthmus_federation::dial::Dialer;
 use isthmus_federation::raft_types::PeerAddress;
 use isthmus_model::health::{PeerHealth, PeerTable, Reach};
 use isthmus_model::registry::node::NodeId;
-use isthmus_wire::health::HEALTH_UPDATE_BYTES_MAX;
+use isthmus_wire::health::{self, Capacities, HEALTH_UPDATE_BYTES_MAX};
 use isthmus_wire::peer::health_client::HealthClient;
 use isthmus_wire::peer::{HealthRequest, HealthUpdate};
 use tokio::sync::watch;
@@ -74,11 +74,11 @@ impl PeerWatcher {
                 });
             }
             self.table.send_if_modified(|table| {
-                let gone = table.keys().any(|id| !wanted.contains_key(id));
-                if gone {
-                    Arc::make_mut(table).retain(|id, _| wanted.contains_key(id));
+                let gone: Vec<NodeId> = table.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
+                for id in &gone {
+                    Arc::make_mut(table).remove(id);
                 }
-                gone
+                !gone.is_empty()
             });
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -158,8 +158,8 @@ impl Peer {
 
     fn take(&self, update: HealthUpdate, first: bool) -> Result<(), isthmus_wire::WireError> {
         let known = self.table.borrow().get(&self.id).cloned().unwrap_or_default();
-        let mut services = if first { BTreeMap::new() } else { known.services.clone() };
-        isthmus_wire::health::apply(&mut services, &update)?;
+        let mut services = if first { Capacities::new() } else { known.services.clone() };
+        health::apply(&mut services, &update)?;
         let health =
             PeerHealth { reach: Reach::Up, heard_at: Some(SystemTime::now().into()), stale: update.stale, services };
         if known.reach != Reach::Up {

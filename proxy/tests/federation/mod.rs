@@ -12,7 +12,7 @@ use isthmus_identity::{
     ClientAuth, ClusterAuthority, INTERMEDIATE_LIFETIME, LiveIdentity, PrivateKey, RootAuthority, TrustBundle,
 };
 use isthmus_model::catalog::{AppProtocol, Endpoint, ServicePort};
-use isthmus_model::health::{Agreement, Capacity, Reach};
+use isthmus_model::health::{Capacity, Reach};
 use isthmus_model::locality::Proximity;
 use isthmus_model::name::{ClusterName, FederationDomain, ServiceName};
 use isthmus_model::snapshot::{Coverage, Gateway, RemoteBackend, RemoteCluster, Service, Site, Snapshot};
@@ -104,22 +104,15 @@ impl Federation {
             locality: "r1".parse().expect("valid"),
         };
         let members = self.clusters.keys().filter(|name| name.as_str() != cluster);
-        Snapshot {
+        let known = Snapshot {
             generation: 1,
-            site: Arc::new(site),
-            epoch: Default::default(),
-            denied: Arc::default(),
             roots: Arc::from([self.root.certificate().to_vec()]),
             clusters: members
                 .map(|name| (name.clone(), remote_cluster(name.as_str(), Proximity::OtherRegion, &[])))
                 .collect(),
-            services: HashMap::from([(service.name.clone(), Arc::new(service))]),
-            vips: HashMap::new(),
-            coverage: Coverage::Complete,
-            agreement: Agreement::default(),
-            control_ports: Arc::from([]),
-            draining: None,
-        }
+            ..Snapshot::empty(site, Coverage::Complete)
+        };
+        known.with([service])
     }
 
     /// The sidecar of a workload in `cluster`, listening for clients; what it sees can be changed.

@@ -18,17 +18,21 @@ pub enum Quantity {
     Bytes(u64),
     /// How many.
     Count(usize),
+    /// How many times as much.
+    Times(f64),
 }
 
 impl fmt::Display for Quantity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Time(time) if *time < Duration::from_millis(1) => write!(f, "{:.1} µs", time.as_secs_f64() * 1e6),
             Self::Time(time) => write!(f, "{:.1} ms", time.as_secs_f64() * 1e3),
             // Whole kilobytes are more than the figures are good for, and fit into 32 bits.
             Self::Bytes(bytes) => {
                 write!(f, "{:.2} MB", f64::from(u32::try_from(bytes / 1_000).unwrap_or(u32::MAX)) / 1e3)
             }
             Self::Count(count) => write!(f, "{count}"),
+            Self::Times(times) => write!(f, "{times:.2} ×"),
         }
     }
 }

@@ -12,7 +12,7 @@ use super::audit::Event;
 use super::node::{Certificates, ISSUED_MAX, Node, NodeId, Pending, Requests};
 use super::token::{Admitted, Digest, Grant, Invitation, Redemption, TOKEN_USES_MAX, Token, TokenId};
 use super::trust::Custody;
-use super::{NODES_MAX, Registry, TOKEN_RECORD_KEPT, TOKENS_MAX, TOKENS_PER_CLUSTER_MAX, limit};
+use super::{NODES_MAX, Registry, TOKEN_RECORD_KEPT, TOKENS_MAX, TOKENS_PER_CLUSTER_MAX, limit, retain};
 
 /// How long keys are denied whose certificates, if there are any, are not on record: longer than any lasts.
 pub(super) const PENDING_DENIED: Duration = Duration::from_secs(100 * 24 * 3600);
@@ -60,7 +60,7 @@ impl Registry {
             return Err(limit("uses of one token", TOKEN_USES_MAX as usize));
         }
         self.check_grantor(&token.minted_by, &token.grant, None)?;
-        self.tokens.retain(|_, known| kept(known));
+        retain(&mut self.tokens, kept);
         let event = Event::TokenMinted { token: id.clone(), gateway: token.minted_at_gateway.clone() };
         self.record(at, &token.minted_by.clone(), event);
         self.tokens.insert(id.clone(), token);

@@ -1,8 +1,9 @@
 //! What happened to the federation's membership and trust, for those who ask afterwards.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use imbl::Vector;
 use serde::{Deserialize, Serialize};
 
 use super::node::NodeId;
@@ -139,7 +140,7 @@ impl Record {
 
 /// Makes room for one more record, at the cost of the cluster that caused the most: by doing much, a cluster covers up
 /// what it did itself, and of another one at most what that has beyond its half.
-pub(super) fn make_room(records: &mut VecDeque<Record>) {
+pub(super) fn make_room(records: &mut Vector<Record>) {
     if records.len() < RECORDS_MAX {
         return;
     }

@@ -13,9 +13,9 @@ use crate::time::UnixMillis;
 use super::admission::PENDING_DENIED;
 use super::audit::Event;
 use super::node::{Node, NodeId};
-use super::token::{Digest, Grant};
+use super::token::{Digest, Grant, Token, TokenId};
 use super::trust::{Custody, Root};
-use super::{Registry, limit};
+use super::{Registry, limit, retain};
 
 /// Keys denied at once. Every gateway of the largest federation, with all that is kept of it.
 pub const DENIED_MAX: usize = 10_000;
@@ -165,6 +165,20 @@ impl Registry {
         Ok(Outcome::Changed)
     }
 
+    /// Makes those join tokens useless that are not used up.
+    pub(super) fn revoke_joins(&mut self, at: UnixMillis, which: impl Fn(&Token) -> bool) {
+        let open = |token: &Token| {
+            matches!(token.grant, Grant::Join(_)) && token.revoked_at.is_none() && !token.is_used_up() && which(token)
+        };
+        let revoked: Vec<TokenId> =
+            self.tokens.iter().filter(|(_, token)| open(token)).map(|(id, _)| id.clone()).collect();
+        for id in &revoked {
+            if let Some(token) = self.tokens.get_mut(id) {
+                token.revoked_at = Some(at);
+            }
+        }
+    }
+
     /// Whether the root that signs now is not the one that signed for them: back among the members, they would
     /// count for the registry's quorum, and nobody could reach them.
     fn missed_rotation(&self, gone: &Departure) -> bool {
@@ -203,14 +217,11 @@ impl Registry {
         }
         self.withdraw_all(cluster);
         self.draining.remove(cluster);
-        if let Some(federation) = &mut self.federation {
+        if let Some(federation) = self.federation_mut() {
             federation.administrators.remove(cluster);
         }
         // Its workloads' tokens are its own to give, also while it is apart.
-        let joins = self.tokens.values_mut().filter(|token| matches!(token.grant, Grant::Join(_)));
-        for token in joins.filter(|token| !token.is_used_up() && token.is_of(cluster)) {
-            token.revoked_at.get_or_insert(at);
-        }
+        self.revoke_joins(at, |token| token.is_of(cluster));
         if self.departed.len() >= DEPARTED_MAX {
             let oldest = self.departed.iter().min_by_key(|(_, gone)| gone.at).map(|(name, _)| name.clone());
             oldest.map(|name| self.departed.remove(&name));
@@ -222,7 +233,7 @@ impl Registry {
     }
 
     pub(super) fn remove_node(&mut self, id: NodeId) -> Option<Node> {
-        if let Some(federation) = &mut self.federation {
+        if let Some(federation) = self.federation_mut() {
             federation.trust.forget(id);
         }
         self.nodes.remove(&id)
@@ -257,7 +268,7 @@ impl Registry {
     /// Denies a key. The list is as long as it may be only if clusters do what they can to fill it: then the one with
     /// the most goes short.
     pub(super) fn deny_key(&mut self, key: Digest, cluster: &ClusterName, not_after: UnixMillis, at: UnixMillis) {
-        self.denied.retain(|_, denied| denied.until > at);
+        retain(&mut self.denied, |denied| denied.until > at);
         if self.denied.len() >= DENIED_MAX {
             let mut counts: BTreeMap<&ClusterName, usize> = BTreeMap::new();
             for denied in self.denied.values() {

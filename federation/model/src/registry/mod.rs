@@ -6,26 +6,28 @@
 pub mod admission;
 pub mod audit;
 pub mod departure;
-mod exports;
+pub mod exports;
 pub mod node;
 pub mod restoration;
 pub mod token;
 pub mod trust;
 pub mod voucher;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use imbl::{OrdMap, Vector};
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::Export;
 use crate::command::{Command, Entry, Introduction, Outcome, Refusal};
-use crate::name::{ClusterName, FederationDomain, ServiceName};
+use crate::name::{ClusterName, FederationDomain};
 use crate::time::UnixMillis;
 use crate::vip::VipTable;
 
 use audit::{Event, Record};
 use departure::{Denied, Departure};
+use exports::{Exports, Offered};
 use node::{Certificates, Node, NodeId, Pending};
 use restoration::Lineage;
 use token::{Digest, Token, TokenId};
@@ -75,24 +77,24 @@ pub struct Epoch {
     pub revision: u64,
 }
 
-/// Everything agreed.
+/// Everything agreed. A copy shares all with what it was made from, until one of both changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registry {
-    federation: Option<Federation>,
-    nodes: BTreeMap<NodeId, Node>,
+    federation: Option<Arc<Federation>>,
+    nodes: OrdMap<NodeId, Node>,
     next_node: NodeId,
-    tokens: BTreeMap<TokenId, Token>,
+    tokens: OrdMap<TokenId, Token>,
     /// Workload tokens whose word counts no more, by cluster, and since when.
     #[serde(default)]
-    withdrawn: BTreeMap<ClusterName, BTreeMap<TokenId, UnixMillis>>,
+    withdrawn: OrdMap<ClusterName, OrdMap<TokenId, UnixMillis>>,
     /// Keys that are not trusted any more.
-    denied: BTreeMap<Digest, Denied>,
+    denied: OrdMap<Digest, Denied>,
     /// Clusters that are gone.
-    departed: BTreeMap<ClusterName, Departure>,
+    departed: OrdMap<ClusterName, Departure>,
     /// Clusters whose traffic is moved away, and since when.
-    draining: BTreeMap<ClusterName, UnixMillis>,
-    audit: VecDeque<Record>,
-    exports: BTreeMap<ServiceName, BTreeMap<ClusterName, Exported>>,
+    draining: OrdMap<ClusterName, UnixMillis>,
+    audit: Vector<Record>,
+    exports: Exports,
     vips: VipTable,
     /// Counts the entries that changed something.
     revision: u64,
@@ -100,25 +102,20 @@ pub struct Registry {
     now: UnixMillis,
 }
 
-/// An export with the time it began; the oldest export of a service decides conflicts (KEP-1645).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exported {
-    /// The offer.
-    pub export: Export,
-    /// When the cluster first offered it.
-    pub since: UnixMillis,
-}
-
 impl Registry {
     /// The federation, once founded.
     #[must_use]
     pub fn federation(&self) -> Option<&Federation> {
-        self.federation.as_ref()
+        self.federation.as_deref()
+    }
+
+    fn federation_mut(&mut self) -> Option<&mut Federation> {
+        self.federation.as_mut().map(Arc::make_mut)
     }
 
     /// Every gateway by id.
     #[must_use]
-    pub fn nodes(&self) -> &BTreeMap<NodeId, Node> {
+    pub fn nodes(&self) -> &OrdMap<NodeId, Node> {
         &self.nodes
     }
 
@@ -148,7 +145,7 @@ impl Registry {
 
     /// Keys that are not trusted any more.
     #[must_use]
-    pub fn denied(&self) -> &BTreeMap<Digest, Denied> {
+    pub fn denied(&self) -> &OrdMap<Digest, Denied> {
         &self.denied
     }
 
@@ -163,7 +160,7 @@ impl Registry {
 
     /// Clusters that left or were fenced.
     #[must_use]
-    pub fn departed(&self) -> &BTreeMap<ClusterName, Departure> {
+    pub fn departed(&self) -> &OrdMap<ClusterName, Departure> {
         &self.departed
     }
 
@@ -175,27 +172,26 @@ impl Registry {
 
     /// What happened, the oldest first.
     #[must_use]
-    pub fn audit(&self) -> &VecDeque<Record> {
+    pub fn audit(&self) -> &Vector<Record> {
         &self.audit
     }
 
     /// Tokens on record.
     #[must_use]
-    pub fn tokens(&self) -> &BTreeMap<TokenId, Token> {
+    pub fn tokens(&self) -> &OrdMap<TokenId, Token> {
         &self.tokens
     }
 
-    /// Every export: service → cluster → offer.
+    /// Every export.
     #[must_use]
-    pub fn exports(&self) -> &BTreeMap<ServiceName, BTreeMap<ClusterName, Exported>> {
+    pub fn exports(&self) -> &Exports {
         &self.exports
     }
 
     /// What `cluster` is on record as exporting.
     #[must_use]
-    pub fn exports_of(&self, cluster: &ClusterName) -> BTreeMap<ServiceName, Export> {
-        let own = |offers: &BTreeMap<ClusterName, Exported>| offers.get(cluster).map(|e| e.export.clone());
-        self.exports.iter().filter_map(|(service, offers)| Some((service.clone(), own(offers)?))).collect()
+    pub fn exports_of(&self, cluster: &ClusterName) -> Offered {
+        self.exports.of(cluster).cloned().unwrap_or_default()
     }
 
     /// The virtual addresses' numbers.
@@ -355,14 +351,14 @@ impl Registry {
             node.pending = None;
             node.certify(Pending { requests: founder.requests.clone(), since: at }, certificates.clone(), at);
         }
-        self.federation = Some(Federation {
+        self.federation = Some(Arc::new(Federation {
             domain: domain.clone(),
             trust: Trust::new(root.clone()),
             administrators: BTreeSet::from([founder.cluster.clone()]),
             founded_at: at,
             lineage: None,
             restored_at: None,
-        });
+        }));
         self.record(at, &founder.cluster, Event::Founded);
         Ok(Outcome::Admitted { node: id })
     }
@@ -381,7 +377,7 @@ impl Registry {
         if self.is_administrator(cluster) == administrator {
             return Ok(Outcome::Unchanged);
         }
-        let Some(federation) = &mut self.federation else { return Err(Refusal::NotFounded) };
+        let Some(federation) = self.federation_mut() else { return Err(Refusal::NotFounded) };
         if administrator {
             federation.administrators.insert(cluster.clone());
         } else if federation.administrators.len() == 1 {
@@ -422,7 +418,7 @@ impl Registry {
         }
         let missing = self.rotation_waits_for();
         let has_signed = self.has_signed_since_its_rotation();
-        let trust = &mut self.federation.as_mut().ok_or(Refusal::NotFounded)?.trust;
+        let trust = &mut self.federation_mut().ok_or(Refusal::NotFounded)?.trust;
         let (changed, event) = match command {
             Command::Reseal { root, envelopes } => {
                 let keepers = envelopes.0.keys().copied().collect();
@@ -471,8 +467,16 @@ impl Registry {
         if envelopes.0.is_empty() || envelopes.0.len() > ENVELOPES_MAX {
             return Err(limit("gateways that keep the root's key", ENVELOPES_MAX));
         }
-        let stranger = envelopes.0.keys().find(|id| !self.nodes.get(id).is_some_and(Node::is_certified));
+        let stranger = envelopes.0.keys().find(|id| !self.nodes.get(*id).is_some_and(Node::is_certified));
         stranger.map_or(Ok(()), |id| Err(Refusal::NodeUnknown { node: *id }))
+    }
+}
+
+/// Takes out what is not to be kept.
+fn retain<K: Ord + Clone, V: Clone>(map: &mut OrdMap<K, V>, keep: impl Fn(&V) -> bool) {
+    let gone: Vec<K> = map.iter().filter(|(_, value)| !keep(value)).map(|(key, _)| key.clone()).collect();
+    for key in &gone {
+        map.remove(key);
     }
 }
 

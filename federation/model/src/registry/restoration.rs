@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::audit::Event;
 use super::node::{Certificates, Node, NodeId, Pending};
-use super::token::{Digest, Grant};
+use super::token::Digest;
 use super::trust::{Custody, Envelope, Envelopes, Root};
 use super::{NODES_MAX, Registry};
 use crate::command::{Introduction, Refusal};
@@ -87,12 +87,8 @@ impl Registry {
         };
         let survivor = self.nodes.get(&id).filter(|node| node.is_certified());
         let cluster = survivor.ok_or(Refusal::NodeUnknown { node: id })?.cluster.clone();
-        for token in self.tokens.values_mut() {
-            if matches!(token.grant, Grant::Join(_)) && !token.is_used_up() {
-                token.revoked_at.get_or_insert(at);
-            }
-        }
-        let federation = self.federation.as_mut().ok_or(Refusal::NotFounded)?;
+        self.revoke_joins(at, |_| true);
+        let federation = self.federation_mut().ok_or(Refusal::NotFounded)?;
         federation.lineage = Some(restoration.lineage);
         federation.restored_at = Some(at);
         federation.administrators.insert(cluster.clone());
@@ -115,7 +111,7 @@ mod tests {
     use crate::command::{Command, Entry};
     use crate::fixture::{self, FOUNDER, ROOT};
     use crate::registry::Epoch;
-    use crate::registry::token::TokenId;
+    use crate::registry::token::{Grant, TokenId};
 
     const MINTED: UnixMillis = UnixMillis(1);
     const NOW: UnixMillis = UnixMillis(100);

@@ -3,16 +3,18 @@
 
 mod departures;
 mod flood;
+mod form;
 mod properties;
 mod rotation;
 mod tokens;
 
+use super::exports::Exported;
 use super::node::ISSUED_MAX;
 use super::token::{Grant, TOKEN_USES_MAX};
 use super::*;
-use crate::catalog::{AppProtocol, IDENTITIES_PER_EXPORT_MAX, PORTS_PER_SERVICE_MAX, ServicePort};
+use crate::catalog::{AppProtocol, Export, IDENTITIES_PER_EXPORT_MAX, PORTS_PER_SERVICE_MAX, ServicePort};
 use crate::fixture::{self, FOUNDER, ROOT, issue, join, requests};
-use crate::name::Label;
+use crate::name::{Label, ServiceName};
 
 const MINUTE: u64 = 60_000;
 const SECRET: Digest = Digest([7; 32]);
@@ -83,6 +85,11 @@ fn export(ports: impl IntoIterator<Item = u16>) -> Export {
 
 fn set(name: &str, export: Export) -> Command {
     Command::SetExport { service: service(name), export }
+}
+
+/// What `us-east` offers.
+fn offer(fed: &Federated, name: &str) -> Arc<Exported> {
+    fed.registry.exports()[&service(name)].get(&cluster("us-east")).expect("on offer").clone()
 }
 
 fn entry(origin: &str, at: u64, command: Command) -> Entry {
@@ -259,7 +266,8 @@ fn a_gateway_is_where_other_machines_reach_it() {
     }
     // All on one machine, so far.
     fed.changes("us-west", moved("127.0.99.1:1"));
-    for node in fed.registry.nodes.values_mut() {
+    for id in [1, 2] {
+        let node = fed.registry.nodes.get_mut(&id).expect("a member");
         node.east_west = "10.0.0.1:15443".parse().expect("an address");
     }
     let address = "127.0.0.1:15443".parse().expect("an address");
@@ -298,7 +306,7 @@ fn a_cluster_moves_only_its_own_gateways() {
 #[test]
 fn an_export_keeps_its_age_until_it_is_withdrawn() {
     let mut fed = Federated::new();
-    let since = |fed: &Federated| fed.registry.exports()[&service("shop/reviews")][&cluster("us-east")].since;
+    let since = |fed: &Federated| offer(fed, "shop/reviews").since;
     fed.now = 100;
     fed.changes("us-east", set("shop/reviews", export([9080])));
     fed.now = 200;
@@ -322,7 +330,7 @@ fn time_does_not_run_backwards_when_the_leader_changes() {
     fed.changes("us-east", set("shop/old", export([1])));
     fed.now = 10;
     fed.changes("us-east", set("shop/new", export([1])));
-    assert_eq!(fed.registry.exports()[&service("shop/new")][&cluster("us-east")].since, UnixMillis(1_000));
+    assert_eq!(offer(&fed, "shop/new").since, UnixMillis(1_000));
 }
 
 #[test]
@@ -342,9 +350,10 @@ fn what_an_export_may_hold_is_limited() {
 #[test]
 fn a_cluster_at_its_limit_of_exports_still_changes_and_withdraws_them() {
     let mut fed = Federated::of_two();
-    let offer = BTreeMap::from([(cluster("us-east"), Exported { export: export([80]), since: UnixMillis(1) })]);
     let name = |number: usize| service(&format!("shop/s{number}"));
-    fed.registry.exports = (0..EXPORTS_PER_CLUSTER_MAX).map(|number| (name(number), offer.clone())).collect();
+    for number in 0..EXPORTS_PER_CLUSTER_MAX {
+        fed.changes("us-east", set(&name(number).to_string(), export([80])));
+    }
     let too_many = limit("exports of one cluster", EXPORTS_PER_CLUSTER_MAX);
     fed.refuses("us-east", set("shop/more", export([80])), too_many);
     fed.changes("us-west", set("shop/more", export([80])));

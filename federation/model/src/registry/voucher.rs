@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use super::Registry;
 use super::token::TokenId;
+use super::{Registry, retain};
 use crate::name::ClusterName;
 use crate::time::UnixMillis;
 
@@ -26,10 +26,13 @@ impl Registry {
 
     /// Takes a token's word back. `false` when it was.
     pub(super) fn withdraw_voucher(&mut self, cluster: &ClusterName, token: &TokenId, at: UnixMillis) -> bool {
-        self.withdrawn.retain(|_, withdrawn| {
-            withdrawn.retain(|_, since| since.saturating_add(WITHDRAWN_KEPT) > at);
-            !withdrawn.is_empty()
-        });
+        let clusters: Vec<ClusterName> = self.withdrawn.keys().cloned().collect();
+        for cluster in &clusters {
+            if let Some(withdrawn) = self.withdrawn.get_mut(cluster) {
+                retain(withdrawn, |since| since.saturating_add(WITHDRAWN_KEPT) > at);
+            }
+        }
+        retain(&mut self.withdrawn, |withdrawn| !withdrawn.is_empty());
         let withdrawn = self.withdrawn.entry(cluster.clone()).or_default();
         if withdrawn.contains_key(token) {
             return false;

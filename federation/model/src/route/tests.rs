@@ -1,6 +1,6 @@
 //! Plans over one service with local endpoints and remote clusters at every distance.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use proptest::prelude::*;
 
@@ -223,9 +223,9 @@ fn snapshot(coverage: Coverage) -> Snapshot {
     let mut snapshot = Snapshot::empty(site, coverage);
     let reviews = Arc::new(service(1, 1, Vec::new()));
     let internal: ServiceName = "shop/internal".parse().expect("a service name");
-    let unfederated = Service { name: internal.clone(), vip: None, federated: false, ..service(1, 1, Vec::new()) };
-    snapshot.vips = HashMap::from([([127, 11, 0, 1].into(), name())]);
-    snapshot.services = HashMap::from([(name(), reviews), (internal, Arc::new(unfederated))]);
+    let unfederated = Service { name: internal, vip: None, federated: false, ..service(1, 1, Vec::new()) };
+    snapshot.insert(reviews);
+    snapshot.insert(Arc::new(unfederated));
     snapshot
 }
 

@@ -1,10 +1,15 @@
 //! Snapshots built from a registry of three clusters, seen from `us-east`.
 
+mod incremental;
+
+use ipnet::IpNet;
+
 use super::*;
-use crate::catalog::{AppProtocol, Export, LocalService};
+use crate::catalog::{AppProtocol, Export, LocalCatalog, LocalService, PORTS_PER_SERVICE_MAX};
 use crate::command::{Command, Entry, Introduction, Outcome};
 use crate::fixture::{self, ROOT, introduction};
-use crate::health::PeerHealth;
+use crate::health::{FailedEndpoints, PeerHealth, PeerTable};
+use crate::registry::Registry;
 use crate::registry::token::{Digest, TokenId};
 use crate::time::UnixMillis;
 
@@ -12,12 +17,13 @@ const NEVER: UnixMillis = UnixMillis(u64::MAX);
 
 /// Everything that a snapshot is built from, owned.
 struct World {
-    site: Site,
+    site: Arc<Site>,
     registry: Registry,
     catalog: LocalCatalog,
     peers: PeerTable,
     failed: FailedEndpoints,
     vip_range: Option<IpNet>,
+    agreement: Agreement,
     clock: u64,
 }
 
@@ -64,12 +70,13 @@ impl World {
             locality: founder.locality.clone(),
         };
         let mut world = Self {
-            site,
+            site: Arc::new(site),
             registry: Registry::default(),
             catalog: LocalCatalog::default(),
             peers: PeerTable::new(),
             failed: FailedEndpoints::new(),
             vip_range: Some("127.11.0.0/16".parse().expect("a range")),
+            agreement: Agreement::default(),
             clock: 0,
         };
         let federation = world.site.federation.clone();
@@ -124,17 +131,20 @@ impl World {
         peer.services.insert(service(name), Capacity { ready, total });
     }
 
+    fn sources(&self) -> Sources {
+        Sources {
+            site: self.site.clone(),
+            registry: Arc::new(self.registry.clone()),
+            catalog: Arc::new(self.catalog.clone()),
+            peers: Arc::new(self.peers.clone()),
+            failed: Arc::new(self.failed.clone()),
+            vip_range: self.vip_range,
+            agreement: self.agreement.clone(),
+        }
+    }
+
     fn build(&self) -> Snapshot {
-        let sources = Sources {
-            site: &self.site,
-            registry: &self.registry,
-            catalog: &self.catalog,
-            peers: &self.peers,
-            failed: &self.failed,
-            vip_range: self.vip_range.as_ref(),
-            agreement: &Agreement::default(),
-        };
-        sources.build(7)
+        self.sources().build(7)
     }
 }
 

@@ -1,10 +1,11 @@
 //! The sidecar's side: the next view, out of the one that it has and a message.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use isthmus_model::name::ServiceName;
+use isthmus_model::shared::OrdMap;
 use isthmus_model::snapshot::{Coverage, RemoteBackend, Service, Snapshot};
 
 use super::decode::{self, Clusters};
@@ -13,7 +14,7 @@ use crate::control;
 use crate::error::WireError;
 use crate::field;
 
-type Services = HashMap<ServiceName, Arc<Service>>;
+type Services = OrdMap<ServiceName, Arc<Service>>;
 
 /// The view that a sidecar has after `update`. How near clusters are is computed from the view's own site.
 ///
@@ -67,6 +68,8 @@ pub fn apply(view: &Snapshot, update: control::Update) -> Result<Snapshot, WireE
         clusters,
         services,
         vips,
+        homes: OrdMap::new(),
+        offered: OrdMap::new(),
         coverage: Coverage::Partial { absent, absent_addresses },
         control_ports: match &update.control_ports {
             Some(message) => decode::control_ports(message)?,
@@ -82,7 +85,7 @@ pub fn apply(view: &Snapshot, update: control::Update) -> Result<Snapshot, WireE
 
 /// Links the backends of all services to `clusters`; services whose clusters are as before stay untouched.
 fn link(services: &mut Services, clusters: &Clusters) -> Result<(), WireError> {
-    for service in services.values_mut() {
+    for service in services.clone().values() {
         let linked = |remote: &RemoteBackend| {
             clusters.get(&remote.cluster.name).is_some_and(|cluster| Arc::ptr_eq(cluster, &remote.cluster))
         };
@@ -95,15 +98,15 @@ fn link(services: &mut Services, clusters: &Clusters) -> Result<(), WireError> {
                 };
                 remote.cluster = cluster.clone();
             }
-            *service = Arc::new(relinked);
+            services.insert(service.name.clone(), Arc::new(relinked));
         }
     }
     Ok(())
 }
 
 /// The index by virtual address, which no two services share.
-fn vips(services: &Services) -> Result<HashMap<IpAddr, ServiceName>, WireError> {
-    let mut vips = HashMap::with_capacity(services.len());
+fn vips(services: &Services) -> Result<OrdMap<IpAddr, ServiceName>, WireError> {
+    let mut vips = OrdMap::new();
     for service in services.values() {
         if let Some(vip) = service.vip
             && vips.insert(vip, service.name.clone()).is_some()

@@ -13,6 +13,7 @@ use isthmus_model::name::{ClusterName, ServiceName};
 use isthmus_model::registry::departure::DENIED_MAX;
 use isthmus_model::registry::token::Digest;
 use isthmus_model::registry::{Epoch, NODES_MAX};
+use isthmus_model::shared::OrdMap;
 use isthmus_model::snapshot::{Gateway, RemoteBackend, RemoteCluster, Service, Site};
 use isthmus_model::time::UnixMillis;
 
@@ -22,7 +23,7 @@ use crate::error::WireError;
 use crate::field;
 
 /// The members of a federation as a view holds them.
-pub(super) type Clusters = BTreeMap<ClusterName, Arc<RemoteCluster>>;
+pub(super) type Clusters = OrdMap<ClusterName, Arc<RemoteCluster>>;
 
 /// Roots and denied keys, and the state that they are of.
 pub(super) type Trust = (Arc<[Vec<u8>]>, Arc<BTreeSet<Digest>>, Epoch);

@@ -1,10 +1,11 @@
 //! The gateway's side: the next view of a sidecar, and the message that leads there.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use isthmus_model::name::ServiceName;
+use isthmus_model::shared::OrdMap;
 use isthmus_model::snapshot::{Coverage, RemoteBackend, Service, Snapshot};
 
 use super::{Asked, encode};
@@ -35,7 +36,7 @@ pub fn difference(from: &Snapshot, full: &Snapshot, asked: &Asked) -> (Snapshot,
 fn part(from: &Snapshot, full: &Snapshot, asked: &Asked) -> Snapshot {
     let (from_absent, from_absent_addresses) = absent(from);
     let names = from.services.keys().chain(from_absent.into_iter().flatten()).chain(&asked.services);
-    let mut services: HashMap<ServiceName, Arc<Service>> = HashMap::with_capacity(from.services.len());
+    let mut services: OrdMap<ServiceName, Arc<Service>> = OrdMap::new();
     let mut absent = HashSet::new();
     for name in names {
         match full.services.get(name) {
@@ -51,11 +52,9 @@ fn part(from: &Snapshot, full: &Snapshot, asked: &Asked) -> Snapshot {
         }
     }
     if let Some(own_address) = asked.own_address {
-        let lives_there = |service: &&Arc<Service>| service.endpoints.iter().any(|e| e.address == own_address);
-        let own = full.services.values().filter(lives_there);
-        services.extend(own.map(|service| (service.name.clone(), service.clone())));
+        services.extend(full.at(own_address).map(|service| (service.name.clone(), service.clone())));
     }
-    let vips: HashMap<IpAddr, ServiceName> =
+    let vips: OrdMap<IpAddr, ServiceName> =
         services.values().filter_map(|service| Some((service.vip?, service.name.clone()))).collect();
     Snapshot {
         generation: full.generation,
@@ -67,6 +66,8 @@ fn part(from: &Snapshot, full: &Snapshot, asked: &Asked) -> Snapshot {
         clusters: full.clusters.clone(),
         services,
         vips,
+        homes: OrdMap::new(),
+        offered: OrdMap::new(),
         coverage: Coverage::Partial { absent, absent_addresses },
         agreement: full.agreement.clone(),
         draining: None,
@@ -106,9 +107,7 @@ fn changed<'a>(from: &Snapshot, to: &'a Snapshot) -> Vec<&'a Arc<Service>> {
     let known = |service: &Arc<Service>| {
         from.services.get(&service.name).is_some_and(|known| Arc::ptr_eq(known, service) || same(known, service))
     };
-    let mut changed: Vec<_> = to.services.values().filter(|service| !known(service)).collect();
-    changed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    changed
+    to.services.values().filter(|service| !known(service)).collect()
 }
 
 /// Whether two services read the same on the wire, where backends only name their cluster.

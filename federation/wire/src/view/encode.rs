@@ -1,18 +1,16 @@
 //! Model to message. Infallible: the model is valid by construction.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use isthmus_model::catalog::{AppProtocol, Endpoint, ServicePort};
 use isthmus_model::health::{Agreement, Reach};
-use isthmus_model::name::ClusterName;
 use isthmus_model::registry::node::NodeId;
 use isthmus_model::snapshot::{Gateway, RemoteBackend, RemoteCluster, Service, Snapshot};
 
+use super::decode::Clusters;
 use crate::control;
 
-pub(super) fn clusters(clusters: &BTreeMap<ClusterName, Arc<RemoteCluster>>) -> control::Clusters {
+pub(super) fn clusters(clusters: &Clusters) -> control::Clusters {
     control::Clusters { clusters: clusters.values().map(|record| cluster(record)).collect() }
 }
 

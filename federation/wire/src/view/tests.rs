@@ -1,6 +1,6 @@
 //! The protocol as one property over random federations, then its bounds and its economy by example.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use prost::Message;
 
 use super::*;
 
-type Clusters = BTreeMap<ClusterName, Arc<RemoteCluster>>;
+type Clusters = isthmus_model::shared::OrdMap<ClusterName, Arc<RemoteCluster>>;
 
 const OWN_ADDRESS: [u8; 4] = [127, 1, 0, 1];
 
@@ -121,17 +121,15 @@ fn full() -> impl Strategy<Value = Snapshot> {
     let epoch = (0..2_u64, 0..3_u64);
     (clusters(), services, trust, agreement, 0..2_u8, any::<u64>(), ports, epoch).prop_map(
         |(clusters, offers, (roots, denied), agreement, shift, generation, ports, (restored_at, revision))| {
-            let services: HashMap<ServiceName, Arc<Service>> = offers
+            let services: Vec<Service> = offers
                 .into_iter()
                 .map(|(number, (service, remotes))| link(service, number, shift, &remotes, &clusters))
-                .map(|service| (service.name.clone(), Arc::new(service)))
                 .collect();
-            let vips = services.values().filter_map(|service| Some((service.vip?, service.name.clone()))).collect();
             let empty = Snapshot::empty(site(), Coverage::Complete);
             let (roots, denied) = (roots.into(), Arc::new(denied.into_iter().map(|key| Digest([key; 32])).collect()));
             let (control_ports, epoch) = (ports.into(), Epoch { restored_at: UnixMillis(restored_at), revision });
-            let known = Snapshot { generation, clusters, vips, services, roots, denied, agreement, ..empty };
-            Snapshot { control_ports, epoch, ..known }
+            let known = Snapshot { generation, clusters, roots, denied, agreement, ..empty };
+            Snapshot { control_ports, epoch, ..known }.with(services)
         },
     )
 }
@@ -209,7 +207,7 @@ fn one_cluster(reach: Reach) -> Clusters {
     let locality = "r1/a".parse().expect("valid");
     let proximity = site().locality.proximity(&locality);
     let cluster = RemoteCluster { name: name.clone(), locality, proximity, gateways: BTreeMap::from([(1, gateway)]) };
-    Clusters::from([(name, Arc::new(cluster))])
+    Clusters::unit(name, Arc::new(cluster))
 }
 
 /// Two services, of which both have a backend in the one other cluster.
@@ -222,9 +220,8 @@ fn two_services(reach: Reach) -> Snapshot {
             Service { name, vip, ports, federated: true, exported_here: false, endpoints, remotes: Vec::new() };
         link(service, number, 0, &BTreeMap::from([(0, (false, 1))]), &clusters)
     };
-    let services = [service(1), service(2)].map(|service| (service.name.clone(), Arc::new(service)));
-    let vips = services.iter().filter_map(|(name, service)| Some((service.vip?, name.clone()))).collect();
-    Snapshot { generation: 7, vips, services: HashMap::from(services), clusters, ..start() }
+    let services = [service(1), service(2)];
+    Snapshot { generation: 7, clusters, ..start() }.with(services)
 }
 
 fn asking(numbers: &[u8]) -> Asked {

@@ -6,6 +6,7 @@ use isthmus_model::health::Reach;
 use isthmus_model::locality::Proximity;
 use isthmus_model::name::ClusterName;
 use isthmus_model::registry::node::{Node, NodeId};
+use isthmus_model::shared::OrdMap;
 
 use super::Reading;
 use crate::admin::api;
@@ -69,7 +70,7 @@ impl Reading {
 
     /// How many services a cluster exports.
     pub(super) fn exports_of(&self, cluster: &ClusterName) -> usize {
-        self.registry.exports().values().filter(|offers| offers.contains_key(cluster)).count()
+        self.registry.exports().of(cluster).map_or(0, OrdMap::len)
     }
 }
 

@@ -1,7 +1,6 @@
 //! Services, and where requests for them go.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use isthmus_model::catalog::Endpoint;
 use isthmus_model::health::Reach;
@@ -34,9 +33,7 @@ pub(in crate::admin) enum NotFound {
 
 impl Reading {
     pub(in crate::admin) fn services(&self) -> api::Services {
-        let mut services: Vec<&Arc<Service>> = self.snapshot.services.values().collect();
-        services.sort_by(|a, b| a.name.cmp(&b.name));
-        api::Services { services: services.into_iter().map(|service| self.service(service)).collect() }
+        api::Services { services: self.snapshot.services.values().map(|service| self.service(service)).collect() }
     }
 
     fn service(&self, service: &Service) -> api::Service {

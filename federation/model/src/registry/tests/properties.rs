@@ -1,5 +1,7 @@
 //! What holds for any sequence of entries, however senseless.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -103,7 +105,7 @@ fn reread(registry: &Registry) -> Registry {
 /// Everything of others: what an entry of `origin` must leave alone.
 fn exports_of_others(registry: &Registry, origin: &ClusterName) -> Vec<(ServiceName, ClusterName, Exported)> {
     let all = registry.exports().iter().flat_map(|(service, offers)| {
-        offers.iter().map(|(cluster, offer)| (service.clone(), cluster.clone(), offer.clone()))
+        offers.iter().map(|(cluster, offer)| (service.clone(), cluster.clone(), (**offer).clone()))
     });
     all.filter(|(_, cluster, _)| cluster != origin).collect()
 }
