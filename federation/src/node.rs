@@ -238,7 +238,7 @@ impl Replica {
         );
         let dialer = Dialer::new(member.name.federation.clone(), identity, connect);
         let quorum = QuorumWord::default();
-        let config = Arc::new(raft_config(member, timing)?);
+        let config = Arc::new(without_elections(raft_config(member, timing).validate()?, timing));
         let protocols = Protocols::default();
         let network = Network {
             dialer: dialer.clone(),
@@ -389,9 +389,8 @@ pub(crate) fn lease(timing: Timing) -> Duration {
     timing.heartbeat + Duration::from_millis(2)
 }
 
-fn raft_config(member: &Member, timing: Timing) -> Result<Config, openraft::ConfigError> {
-    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let config = Config {
+fn raft_config(member: &Member, timing: Timing) -> Config {
+    Config {
         cluster_name: member.name.federation.to_string(),
         heartbeat_interval: millis(timing.heartbeat),
         election_timeout_min: millis(timing.election_min),
@@ -399,14 +398,17 @@ fn raft_config(member: &Member, timing: Timing) -> Result<Config, openraft::Conf
         snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_PER_SNAPSHOT),
         max_in_snapshot_log_to_keep: ENTRIES_KEPT,
         ..Config::default()
-    };
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Leaves elections to [`crate::election`].
+fn without_elections(config: Config, timing: Timing) -> Config {
     let lease = millis(lease(timing));
-    Ok(Config {
-        election_timeout_min: lease - 1,
-        election_timeout_max: lease,
-        enable_elect: false,
-        ..config.validate()?
-    })
+    Config { election_timeout_min: lease - 1, election_timeout_max: lease, enable_elect: false, ..config }
 }
 
 /// Opens the store that belongs to the gateway. One that had a registry never starts with an empty one: as a voter it

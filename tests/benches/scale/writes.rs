@@ -29,7 +29,7 @@ const TARGET: Quantity = Quantity::Times(2.0);
 /// Who takes writes.
 #[derive(Clone)]
 enum Writer {
-    Ours(Handle),
+    Ours(Box<Handle>),
     Etcd(Client),
 }
 
@@ -93,7 +93,7 @@ impl Seen {
 
 pub(crate) async fn measure(report: &mut Report) -> io::Result<()> {
     let (_places, gateways) = three().await?;
-    let ours: Vec<Writer> = gateways.iter().map(|gateway| Writer::Ours(gateway.handle.clone())).collect();
+    let ours: Vec<Writer> = gateways.iter().map(|gateway| Writer::Ours(Box::new(gateway.handle.clone()))).collect();
     let ours = Arc::new(ours);
     let theirs = match etcd::version() {
         None => {
