@@ -34,8 +34,6 @@ pub struct Clocks {
     others: Arc<Mutex<BTreeMap<NodeId, Reading>>>,
     /// The last verdict on the own clock.
     fit: Arc<AtomicBool>,
-    /// Whether this replica leads, and is not to be heard.
-    rests: Arc<AtomicBool>,
 }
 
 /// What another replica's clock said when this one's stopwatch did.
@@ -108,7 +106,7 @@ impl Clocks {
     /// No reading yet; this replica's own clock is `own`.
     #[must_use]
     pub fn new(own: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        Self { own: Arc::new(own), others: Arc::default(), fit: Arc::new(AtomicBool::new(true)), rests: Arc::default() }
+        Self { own: Arc::new(own), others: Arc::default(), fit: Arc::new(AtomicBool::new(true)) }
     }
 
     /// This replica's time, as it tells others.
@@ -173,19 +171,11 @@ impl Clocks {
         self.fit.load(Ordering::Relaxed)
     }
 
-    /// Stamps nothing for as long as this replica `rests`.
-    pub(crate) fn rest(&self, rests: bool) {
-        self.rests.store(rests, Ordering::Relaxed);
-    }
-
     /// The time for a leader to stamp an entry with.
     ///
     /// # Errors
     /// Why it may stamp none.
     pub(crate) fn stamp(&self, raft: &Raft) -> Result<UnixMillis, String> {
-        if self.rests.load(Ordering::Relaxed) {
-            return Err("another gateway is about to lead".to_owned());
-        }
         match self.verdict(raft) {
             Verdict::Outvoted(outvoted) => Err(outvoted.to_string()),
             Verdict::Open if !self.is_fit() => {

@@ -112,7 +112,7 @@ impl JoinService {
         // Waiting in vain is an answer too: the look-up below gives it.
         let _ = tokio::time::timeout(TOKEN_ARRIVAL, known).await;
         let registry = self.registry.borrow();
-        match registry.token(id)?.admits(secret_hash, newcomer, from, self.proposer.clocks.own())? {
+        match registry.token(id)?.admits(secret_hash, newcomer, from, self.proposer.local.clocks.own())? {
             Admitted::Again(Redemption { node, .. }) if registry.nodes().contains_key(&node) => Ok(Some(node)),
             _ => Ok(None),
         }

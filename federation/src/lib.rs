@@ -11,6 +11,7 @@
 mod admission;
 mod attempts;
 pub mod backup;
+mod batch;
 pub mod caller;
 mod claim;
 pub mod clocks;
@@ -25,6 +26,7 @@ pub mod lineage;
 mod membership;
 pub mod network;
 pub mod node;
+mod own_store;
 pub mod propose;
 pub mod protocol;
 pub mod publish;
@@ -42,6 +44,7 @@ pub mod store;
 mod tests;
 mod understood;
 mod voted;
+mod writer;
 
 pub use election::NotHandedOver;
 pub use membership::Voting;

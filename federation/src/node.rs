@@ -17,7 +17,6 @@ use isthmus_wire::peer::raft_server::RaftServer;
 use isthmus_wire::peer::registry_server::RegistryServer;
 use openraft::{Config, SnapshotPolicy};
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -32,7 +31,8 @@ use crate::join::JoinService;
 use crate::lineage::LineageCheck;
 use crate::membership::Voting;
 use crate::network::{MESSAGE_LEN_MAX, Network};
-use crate::propose::{ProposeError, Proposer, RegistryService};
+use crate::own_store::own_store;
+use crate::propose::{Local, ProposeError, Proposer, RegistryService};
 use crate::protocol::Protocols;
 use crate::quorum::QuorumWord;
 use crate::raft_service::RaftService;
@@ -40,7 +40,8 @@ use crate::raft_types::{Peer, PeerAddress, Raft};
 use crate::replicas::{Growth, Replicating};
 use crate::snapshot::{RATE_DEFAULT, Receiver, Sending};
 use crate::status::{self, RegistryStatus};
-use crate::store::{Disk, LogStore, StateMachine};
+use crate::store::Disk;
+use crate::writer::Writer;
 use crate::{clocks, lineage, membership, store};
 
 /// Entries after which the log is compacted into a snapshot.
@@ -50,10 +51,6 @@ const ENTRIES_PER_SNAPSHOT: u64 = 5_000;
 const ENTRIES_KEPT: u64 = ENTRIES_PER_SNAPSHOT;
 /// A JSON command of the widest export: 64 ports and 64 identities, and room.
 const COMMAND_LEN_MAX: usize = 64 << 10;
-
-/// How long a gateway that is being replaced may hold on to the data directory.
-const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(5);
-const REOPEN_PAUSE: Duration = Duration::from_millis(20);
 
 /// How patient the replicas are with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -251,16 +248,17 @@ impl Replica {
         let log_of = log.clone();
         let raft = Raft::new(member.node, config, network, log, machine).await.map_err(fatal)?;
         let (publish, status) = watch::channel(RegistryStatus::default());
-        let (cluster, clocks_of) = (member.name.cluster.clone(), clocks.clone());
+        let (writer, writing) = Writer::new(raft.clone(), protocols.clone(), shutdown.clone());
         let election = Election::new(
-            (raft.clone(), log_of),
+            (raft.clone(), log_of, writer.clone()),
             dialer.clone(),
             lineage.clone(),
             clocks.clone(),
             quorum.clone(),
             timing,
         );
-        let proposer = Proposer { cluster, raft: raft.clone(), dialer, clocks: clocks_of, protocols };
+        let local = Local { raft: raft.clone(), clocks: clocks.clone(), protocols, writer };
+        let proposer = Proposer { cluster: member.name.cluster.clone(), local, dialer };
         let growth = Growth::default();
         let (file, raft_of) = (member.data.registry(), raft.clone());
         let replicating = Replicating {
@@ -284,6 +282,7 @@ impl Replica {
         let mut first = handle.status();
         let _ = first.wait_for(|status| status.node == member.node).await;
         tasks.spawn(clocks::keep(raft.clone(), clocks.clone(), shutdown.clone()));
+        tasks.spawn(writing);
         tasks.spawn(election.keep(shutdown.clone()));
         tasks.spawn(membership::keep(raft.clone(), clocks, (voting, timing.election_max), registry, shutdown.clone()));
         let replica = Self { handle, raft, quorum, lineage, disk, tasks };
@@ -336,13 +335,13 @@ impl Replica {
     /// The gRPC services for other gateways, to be served under the gateways' SNI.
     #[must_use]
     pub fn gateway_services(&self) -> Routes {
-        let Proposer { clocks, protocols, .. } = self.handle.proposer.clone();
+        let local = &self.handle.proposer.local;
         let raft = RaftService {
             raft: self.raft.clone(),
             quorum: self.quorum.clone(),
             lineage: self.lineage.clone(),
-            clocks: clocks.clone(),
-            protocols: protocols.clone(),
+            clocks: local.clocks.clone(),
+            protocols: local.protocols.clone(),
             election: self.handle.election.clone(),
             receiver: Receiver::new(self.raft.clone(), self.disk.clone()),
             told: AtomicBool::default(),
@@ -350,8 +349,7 @@ impl Replica {
         let raft =
             RaftServer::new(raft).max_decoding_message_size(MESSAGE_LEN_MAX).max_encoding_message_size(MESSAGE_LEN_MAX);
         let elections = ElectionService::new(self.handle.election.clone());
-        let registry = RegistryServer::new(RegistryService::new(self.raft.clone(), clocks, protocols))
-            .max_decoding_message_size(COMMAND_LEN_MAX);
+        let registry = RegistryServer::new(RegistryService(local.clone())).max_decoding_message_size(COMMAND_LEN_MAX);
         let elections = ElectionServer::new(elections).max_decoding_message_size(COMMAND_LEN_MAX);
         Routes::new(raft).add_service(registry).add_service(elections).add_service(self.join_server())
     }
@@ -379,7 +377,7 @@ impl Replica {
     }
 }
 
-fn fatal(error: impl std::fmt::Display) -> StartError {
+pub(crate) fn fatal(error: impl std::fmt::Display) -> StartError {
     StartError::Raft(error.to_string())
 }
 
@@ -411,27 +409,6 @@ fn without_elections(config: Config, timing: Timing) -> Config {
     Config { election_timeout_min: lease - 1, election_timeout_max: lease, enable_elect: false, ..config }
 }
 
-/// Opens the store that belongs to the gateway. One that had a registry never starts with an empty one: as a voter it
-/// would have forgotten what it acknowledged.
-async fn own_store(member: &Member, disk: &Disk) -> Result<(LogStore, StateMachine), StartError> {
-    let (path, shown) = (member.data.registry(), || member.data.registry().display().to_string());
-    let known = member.data.read_node()?.and_then(|file| file.registry);
-    if known.is_some() && !path.exists() {
-        return Err(StartError::RegistryGone { path: shown() });
-    }
-    let (log, machine) = open_store(member, disk).await?;
-    let found = log.id().map_err(fatal)?;
-    if known.is_some() && found != known {
-        return Err(StartError::RegistrySwapped { path: shown() });
-    }
-    if let Some(found) = found {
-        member.data.update_node(|file| file.with_registry(found))?;
-    }
-    // Of a recovery that was killed in its last step.
-    member.data.remove(&member.data.recovery())?;
-    Ok((log, machine))
-}
-
 /// Notes the lineage of the registry as it comes to be known.
 async fn keep_lineage(data: DataDir, mut registry: watch::Receiver<Arc<Registry>>, shutdown: CancellationToken) {
     loop {
@@ -444,20 +421,6 @@ async fn keep_lineage(data: DataDir, mut registry: watch::Receiver<Arc<Registry>
         tokio::select! {
             () = shutdown.cancelled() => return,
             changed = registry.wait_for(other) => if changed.is_err() { return },
-        }
-    }
-}
-
-/// Opens the store, waiting a little for a predecessor that is still finishing its requests.
-async fn open_store(member: &Member, disk: &Disk) -> Result<(LogStore, StateMachine), store::OpenError> {
-    let path = member.data.registry();
-    let deadline = Instant::now() + PREDECESSOR_PATIENCE;
-    loop {
-        match store::open(&path, disk) {
-            Err(store::OpenError::InUse { .. }) if Instant::now() < deadline => {
-                tokio::time::sleep(REOPEN_PAUSE).await;
-            }
-            result => return result,
         }
     }
 }

@@ -15,7 +15,6 @@ use isthmus_wire::peer::propose_reply::Result as ReplyResult;
 use isthmus_wire::peer::registry_client::RegistryClient;
 use isthmus_wire::peer::registry_server;
 use isthmus_wire::peer::{ProposeReply, ProposeRequest};
-use openraft::error::{ClientWriteError, RaftError};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
@@ -23,8 +22,9 @@ use crate::caller;
 use crate::clocks::Clocks;
 use crate::dial::Dialer;
 use crate::protocol::Protocols;
-use crate::raft_types::{Applied, Raft};
+use crate::raft_types::Raft;
 use crate::understood;
+use crate::writer::{Writer, Written};
 
 /// How long a write may look for a leader and a quorum. Longer than two elections on a slow WAN.
 pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,10 +56,8 @@ pub enum ProposeError {
 #[derive(Clone)]
 pub(crate) struct Proposer {
     pub(crate) cluster: ClusterName,
-    pub(crate) raft: Raft,
+    pub(crate) local: Local,
     pub(crate) dialer: Dialer,
-    pub(crate) clocks: Clocks,
-    pub(crate) protocols: Protocols,
 }
 
 /// What one try came to.
@@ -118,7 +116,7 @@ impl Proposer {
     }
 
     async fn attempt(&self, command: &Command, token_secret: &[u8]) -> Attempt {
-        match write(&self.raft, &self.clocks, &self.protocols, self.cluster.clone(), command.clone()).await {
+        match self.local.write(self.cluster.clone(), command.clone()).await {
             Attempt::Elsewhere(Some(leader)) => {
                 let attempt = self.forward(leader, command, token_secret).await;
                 if let Attempt::Settled(_, index) = &attempt {
@@ -132,14 +130,15 @@ impl Proposer {
 
     /// Waits for the own replica to have applied the entry at `index`. What is agreed is agreed, if it does not.
     async fn catch_up(&self, index: u64) {
-        let applied = self.raft.wait(Some(CATCH_UP_MAX)).applied_index_at_least(Some(index), "the own write").await;
+        let applied =
+            self.local.raft.wait(Some(CATCH_UP_MAX)).applied_index_at_least(Some(index), "the own write").await;
         if let Err(error) = applied {
             tracing::debug!(index, %error, "a write is agreed and not here yet");
         }
     }
 
     async fn forward(&self, leader: NodeId, command: &Command, token_secret: &[u8]) -> Attempt {
-        let metrics = self.raft.metrics();
+        let metrics = self.local.raft.metrics();
         let peer = metrics.borrow().membership_config.membership().get_node(&leader).and_then(|peer| peer.0.clone());
         let Some(peer) = peer else { return Attempt::Elsewhere(None) };
         let command = match serde_json::to_vec(command) {
@@ -157,33 +156,38 @@ impl Proposer {
     }
 }
 
-/// Writes to the local replica, if it leads.
-async fn write(raft: &Raft, clocks: &Clocks, protocols: &Protocols, origin: ClusterName, command: Command) -> Attempt {
-    {
-        let metrics = raft.metrics();
-        let metrics = metrics.borrow();
-        if !metrics.state.is_leader() {
-            // One that was just elected may not show it yet: then nobody is known, and the next try finds it.
-            return Attempt::Elsewhere(metrics.current_leader.filter(|leader| *leader != metrics.id));
+/// Writes to the local replica, if it leads. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Local {
+    pub(crate) raft: Raft,
+    pub(crate) clocks: Clocks,
+    pub(crate) protocols: Protocols,
+    pub(crate) writer: Writer,
+}
+
+impl Local {
+    async fn write(&self, origin: ClusterName, command: Command) -> Attempt {
+        {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow();
+            if !metrics.state.is_leader() {
+                // One that was just elected may not show it yet: then nobody is known, and the next try finds it.
+                return Attempt::Elsewhere(metrics.current_leader.filter(|leader| *leader != metrics.id));
+            }
+            let replicas = metrics.membership_config.membership();
+            if let Err(why) = self.protocols.check_command(&command, metrics.id, replicas) {
+                return Attempt::Failed(why);
+            }
         }
-        let replicas = metrics.membership_config.membership();
-        if let Err(why) = protocols.check_command(&command, metrics.id, replicas) {
-            return Attempt::Failed(why);
+        let at = match self.clocks.stamp(&self.raft) {
+            Ok(at) => at,
+            Err(why) => return Attempt::Failed(format!("the registry's leader stamps nothing: {why}")),
+        };
+        match self.writer.write(Entry { origin, at, command }).await {
+            Written::Settled(result, index) => Attempt::Settled(result, index),
+            Written::Elsewhere(leader) => Attempt::Elsewhere(leader),
+            Written::Unclear(why) => Attempt::Failed(why),
         }
-    }
-    let at = match clocks.stamp(raft) {
-        Ok(at) => at,
-        Err(why) => return Attempt::Failed(format!("the registry's leader stamps nothing: {why}")),
-    };
-    let entry = Entry { origin, at, command };
-    match raft.client_write(entry).await {
-        Ok(written) => match written.data {
-            Applied::Done(outcome) => Attempt::Settled(Ok(outcome), written.log_id.index),
-            Applied::Refused(refusal) => Attempt::Settled(Err(refusal), written.log_id.index),
-            Applied::Nothing => Attempt::Failed("the entry was not applied".to_owned()),
-        },
-        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => Attempt::Elsewhere(forward.leader_id),
-        Err(error) => Attempt::Failed(error.to_string()),
     }
 }
 
@@ -200,19 +204,7 @@ fn read_reply(result: ReplyResult, index: u64) -> Attempt {
 }
 
 /// The server side: takes writes of other gateways while this one leads.
-pub struct RegistryService {
-    raft: Raft,
-    clocks: Clocks,
-    protocols: Protocols,
-}
-
-impl RegistryService {
-    /// Serves `raft`; entries are stamped by `clocks`, and written if all that speak `protocols` know them.
-    #[must_use]
-    pub fn new(raft: Raft, clocks: Clocks, protocols: Protocols) -> Self {
-        Self { raft, clocks, protocols }
-    }
-}
+pub(crate) struct RegistryService(pub(crate) Local);
 
 /// What another gateway may not propose, whoever it is: a founding, and the redemption of a token that it has not seen.
 /// Every member knows the hashes of all tokens.
@@ -236,7 +228,7 @@ impl registry_server::Registry for RegistryService {
         check_proposal(&command, &token_secret)?;
         let internal = |error: serde_json::Error| Status::internal(error.to_string());
         let mut index = 0;
-        let result = match write(&self.raft, &self.clocks, &self.protocols, origin, command).await {
+        let result = match self.0.write(origin, command).await {
             Attempt::Settled(settled, at) => {
                 index = at;
                 match settled {

@@ -8,7 +8,7 @@
 //! | protocol | since |
 //! | --- | --- |
 //! | 2 | Raft's messages as JSON of openraft 0.9; snapshots as one of them |
-//! | 3 | snapshots in pieces; the range itself is told |
+//! | 3 | snapshots in pieces; several writes in one entry of the log; the range itself is told |
 //!
 //! What is agreed has to mean the same everywhere: a kind of command that came with a protocol ([`since`]) is written only
 //! when every replica speaks that, and a replica takes no entry that it does not understand whole
@@ -31,6 +31,8 @@ use crate::raft_types::Peer;
 pub const EARLIEST: u32 = 2;
 /// The latest.
 pub const LATEST: u32 = 3;
+/// The protocol that knows several writes in one entry.
+const BATCHES_SINCE: u32 = 3;
 /// Characters of another gateway's version that are shown.
 const SOFTWARE_LEN_MAX: usize = 32;
 
@@ -183,6 +185,14 @@ impl Protocols {
         replicas: &Membership<NodeId, Peer>,
     ) -> Result<(), String> {
         self.check(since(command), own, replicas)
+    }
+
+    /// Whether every replica can take several writes in one entry.
+    ///
+    /// # Errors
+    /// Which one cannot, or was not heard.
+    pub(crate) fn check_batches(&self, own: NodeId, replicas: &Membership<NodeId, Peer>) -> Result<(), String> {
+        self.check(BATCHES_SINCE, own, replicas)
     }
 
     fn check(&self, needed: u32, own: NodeId, replicas: &Membership<NodeId, Peer>) -> Result<(), String> {

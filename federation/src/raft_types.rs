@@ -1,11 +1,12 @@
 //! The registry in the Raft library's terms.
 
-use isthmus_model::command::{Entry, Outcome, Refusal};
+use isthmus_model::command::{Outcome, Refusal};
 use isthmus_model::name::{ClusterName, Label};
 use isthmus_model::registry::node::NodeId;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
+pub use crate::batch::Batch;
 use crate::snapshot::Encoded;
 
 /// What the Raft library runs on.
@@ -18,7 +19,7 @@ pub type Runtime = crate::simulation::SeedableRuntime;
 openraft::declare_raft_types!(
     /// The registry as a replicated state machine.
     pub RegistryRaft:
-        D = Entry,
+        D = Batch,
         R = Applied,
         NodeId = NodeId,
         Node = Peer,
@@ -42,10 +43,8 @@ pub type StoredMembership = openraft::StoredMembership<NodeId, Peer>;
 pub enum Applied {
     /// An entry of the Raft library's own.
     Nothing,
-    /// The registry took it.
-    Done(Outcome),
-    /// The registry refused it.
-    Refused(Refusal),
+    /// What the registry did with each of its writes.
+    Each(Vec<Result<Outcome, Refusal>>),
 }
 
 /// Where a replica is reached. It is part of the Raft membership, not looked up in the registry, because

@@ -41,6 +41,7 @@ use crate::node::Timing;
 use crate::quorum::QuorumWord;
 use crate::raft_types::{LogId, Peer, Raft};
 use crate::store::LogStore;
+use crate::writer::Writer;
 
 use patience::Patience;
 pub(crate) use service::ElectionService;
@@ -65,6 +66,7 @@ pub(crate) struct Election {
     lineage: LineageCheck,
     clocks: Clocks,
     quorum: QuorumWord,
+    writer: Writer,
     timing: Timing,
     shared: Arc<Shared>,
 }
@@ -106,7 +108,7 @@ fn voters(metrics: &RaftMetrics<NodeId, Peer>) -> BTreeSet<NodeId> {
 
 impl Election {
     pub(crate) fn new(
-        (raft, log): (Raft, LogStore),
+        (raft, log, writer): (Raft, LogStore, Writer),
         dialer: Dialer,
         lineage: LineageCheck,
         clocks: Clocks,
@@ -118,7 +120,7 @@ impl Election {
             distances: Mutex::default(),
             handing_over: AtomicBool::default(),
         };
-        Self { raft, log, dialer, lineage, clocks, quorum, timing, shared: Arc::new(shared) }
+        Self { raft, log, dialer, lineage, clocks, quorum, writer, timing, shared: Arc::new(shared) }
     }
 
     /// Notes that a leader was heard just now, or a vote given.
@@ -172,7 +174,7 @@ impl Election {
     /// would be heard.
     fn speak(&self, aloud: bool) {
         self.raft.runtime_config().heartbeat(aloud);
-        self.clocks.rest(!aloud);
+        self.writer.rest(!aloud);
     }
 
     async fn lead(&self, leading: &mut Leading, own: NodeId, voters: &BTreeSet<NodeId>) {

@@ -57,10 +57,10 @@ impl StateMachine {
                     self.membership = StoredMembership::new(Some(entry.log_id), membership);
                     Applied::Nothing
                 }
-                EntryPayload::Normal(entry) => match Arc::make_mut(&mut registry).apply(&entry) {
-                    Ok(outcome) => Applied::Done(outcome),
-                    Err(refusal) => Applied::Refused(refusal),
-                },
+                EntryPayload::Normal(batch) => {
+                    let registry = Arc::make_mut(&mut registry);
+                    Applied::Each(batch.entries().iter().map(|entry| registry.apply(entry)).collect())
+                }
             });
         }
         let changed = registry.revision() != before;

@@ -44,7 +44,7 @@ fn founding(index: u64) -> LogEntry {
     let founder = fixture::introduction("us-east", "gw-1", "us-east-1", 1);
     let command = fixture::found("acme.mesh".parse().expect("valid"), founder);
     let entry = Entry { origin: "us-east".parse().expect("valid"), at: UnixMillis(1), command };
-    LogEntry { log_id: LogId::new(CommittedLeaderId::new(1, 1), index), payload: EntryPayload::Normal(entry) }
+    LogEntry { log_id: LogId::new(CommittedLeaderId::new(1, 1), index), payload: EntryPayload::Normal(entry.into()) }
 }
 
 #[tokio::test]
@@ -54,7 +54,7 @@ async fn a_snapshot_survives_a_restart() {
     let registry = {
         let (_, mut machine) = open(&path, &Disk::Real).expect("opens");
         let applied = machine.apply([founding(1)]).await.expect("applies");
-        assert!(matches!(applied[..], [Applied::Done(_)]));
+        assert!(matches!(applied[..], [Applied::Each(_)]));
         let mut builder = machine.get_snapshot_builder().await;
         builder.build_snapshot().await.expect("builds");
         Arc::clone(&machine.watch().borrow())
@@ -195,7 +195,7 @@ async fn a_batch_of_entries_fits_a_message_and_is_never_empty() {
                 };
                 let entry = Entry { origin: "us-east".parse().expect("valid"), at: UnixMillis(1), command };
                 let log_id = LogId::new(CommittedLeaderId::new(1, 1), index);
-                let entry = LogEntry { log_id, payload: EntryPayload::Normal(entry) };
+                let entry = LogEntry { log_id, payload: EntryPayload::Normal(entry.into()) };
                 table.insert(index, serde_json::to_vec(&entry).expect("serializable").as_slice())?;
             }
             Ok(())

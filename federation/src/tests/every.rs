@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::raft_types::{LogEntry, LogId, Peer, PeerAddress, RegistryRaft, StoredMembership};
+use crate::raft_types::{Batch, LogEntry, LogId, Peer, PeerAddress, RegistryRaft, StoredMembership};
 use isthmus_model::catalog::{AppProtocol, Export, ServicePort};
 use isthmus_model::command::{Command, Entry};
 use isthmus_model::fixture;
@@ -128,11 +128,20 @@ fn membership() -> Membership<u64, Peer> {
 /// A log with entries of every kind.
 pub(super) fn entries() -> Vec<LogEntry> {
     let normal = |(number, command): (u64, Command)| {
-        EntryPayload::Normal(Entry { origin: valid("us-east"), at: UnixMillis(1_800_000_000_000 + number), command })
+        let at = UnixMillis(1_800_000_000_000 + number);
+        EntryPayload::Normal(Entry { origin: valid("us-east"), at, command }.into())
     };
     let own = [EntryPayload::Blank, EntryPayload::Membership(membership())];
     let payloads = own.into_iter().chain((0..).zip(commands()).map(normal));
     (1..).zip(payloads).map(|(index, payload)| LogEntry { log_id: log_id(index), payload }).collect()
+}
+
+/// An entry of several writes.
+pub(super) fn several() -> LogEntry {
+    let at = UnixMillis(1_800_000_000_000);
+    let write = |command| Entry { origin: valid("us-west"), at, command };
+    let batch = Batch::new(commands().into_iter().rev().take(2).map(write).collect());
+    LogEntry { log_id: log_id(1), payload: EntryPayload::Normal(batch) }
 }
 
 /// The registry after all of them.
@@ -143,9 +152,11 @@ pub(super) fn registry() -> Registry {
 pub(super) fn registry_after(entries: &[LogEntry]) -> Registry {
     let mut registry = Registry::default();
     for entry in entries {
-        if let EntryPayload::Normal(entry) = &entry.payload {
-            // Some are refused, as they may be.
-            let _ = registry.apply(entry);
+        if let EntryPayload::Normal(batch) = &entry.payload {
+            for entry in batch.entries() {
+                // Some are refused, as they may be.
+                let _ = registry.apply(entry);
+            }
         }
     }
     registry

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::every;
 use crate::protocol::{self, Spoken};
-use crate::raft_types::RegistryRaft;
+use crate::raft_types::{LogEntry, RegistryRaft};
 use crate::snapshot::{Answer, Encoded, Head, Image};
 use crate::store::{self, OpenError};
 use crate::understood;
@@ -113,6 +113,13 @@ fn messages_of_the_version_before_are_read() {
     assert_eq!(read, message(2, None));
     let spoken = Spoken::told(read.spoken, read.format);
     assert_eq!(Spoken::own().common(&spoken), Some(2), "its sender is answered as it understands");
+}
+
+#[test]
+fn an_entry_of_several_writes_is_what_it_was() {
+    assert_kept("several.json", &serde_json::to_vec(&every::several()).expect("serializable"));
+    let read: LogEntry = understood::read(&kept(protocol::LATEST, "several.json")).expect("understood");
+    assert_eq!(read, every::several());
 }
 
 #[test]
