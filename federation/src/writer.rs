@@ -21,8 +21,11 @@ use crate::raft_types::{Applied, Batch, Peer, Raft, RegistryRaft};
 const WAITING_MAX: usize = 1_024;
 /// Writes in one entry: with the widest exports it stays below the largest message.
 const BATCH_MAX: usize = 64;
-/// Entries under way at once: one is on its way to the others while the next is synced here.
-const UNDER_WAY_MAX: usize = 2;
+/// Entries of single writes under way at once.
+const UNDER_WAY_MAX: usize = 64;
+/// As many of them does a batch stand for, so that two are under way: one is on its way to the others while the next is
+/// synced here, and what comes meanwhile gathers.
+const BATCH_WEIGHT: u32 = 32;
 
 /// What became of a write.
 pub(crate) enum Written {
@@ -83,11 +86,11 @@ impl Writer {
 async fn work(raft: Raft, protocols: Protocols, mut queue: mpsc::Receiver<Waiting>) {
     let under_way = Arc::new(Semaphore::new(UNDER_WAY_MAX));
     loop {
-        // Nobody closes it.
-        let Ok(place) = under_way.clone().acquire_owned().await else { return };
         let Some(first) = queue.recv().await else { return };
+        let (weight, most) = if takes_batches(&raft, &protocols) { (BATCH_WEIGHT, BATCH_MAX) } else { (1, 1) };
+        // Nobody closes it.
+        let Ok(place) = under_way.clone().acquire_many_owned(weight).await else { return };
         let mut batch = vec![first];
-        let most = if takes_batches(&raft, &protocols) { BATCH_MAX } else { 1 };
         while batch.len() < most
             && let Ok(next) = queue.try_recv()
         {
