@@ -20,15 +20,15 @@ demo *ARGS:
 
 # The simulation from one seed, told as it goes
 sim SEED:
-    SIM_SEED={{SEED}} SIM_ALOUD=1 cargo test --release -p isthmus-tests --test simulation no_seed -- --nocapture
+    SIM_SEED={{SEED}} SIM_ALOUD=1 cargo test --release -p isthmus-federation --test simulation no_seed -- --nocapture
 
 # Many seeds, as a nightly run
 sim-nightly SEEDS="500":
-    SIM_SEEDS={{SEEDS}} cargo test --release -p isthmus-tests --test simulation no_seed -- --nocapture
+    SIM_SEEDS={{SEEDS}} cargo test --release -p isthmus-federation --test simulation no_seed -- --nocapture
 
 # 200 clusters of 50 exports for an hour of virtual time
 sim-hour:
-    cargo test --release -p isthmus-tests --test simulation two_hundred -- --ignored --nocapture
+    cargo test --release -p isthmus-federation --test simulation two_hundred -- --ignored --nocapture
 
 # Figures: how soon it is ready, how fast changes travel, what a lost region costs, what it weighs, what trust costs; `just bench ready` runs one
 bench *NAMES:
