@@ -27,6 +27,7 @@ use crate::quorum::QuorumWord;
 use crate::raft_types::{Peer, RegistryRaft};
 use crate::snapshot::{Answer, Encoded, Head, Sending, Transfer};
 use crate::voted::Voted;
+use crate::writer::Rest;
 
 /// The largest Raft message either way: a batch of entries, of which the store gives no more at once than fit, or a piece
 /// of a snapshot.
@@ -49,6 +50,8 @@ pub struct Network {
     pub(crate) clocks: Clocks,
     pub(crate) protocols: Protocols,
     pub(crate) sending: Sending,
+    /// While it is set, no entries are sent.
+    pub(crate) rest: Rest,
 }
 
 /// One other replica.
@@ -287,6 +290,9 @@ impl RaftNetwork<RegistryRaft> for Replica {
         rpc: AppendEntriesRequest<RegistryRaft>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<NodeId>, CallError> {
+        if self.network.rest.is_set() {
+            return Err(Unreachable::new(&std::io::Error::other("this replica leads, and is not to be heard")).into());
+        }
         Ok(self.call(Call::Append, &rpc, option.hard_ttl()).await?)
     }
 

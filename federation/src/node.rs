@@ -7,6 +7,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use isthmus_identity::{INTERMEDIATE_LIFETIME, LiveIdentity};
+#[cfg(feature = "simulation")]
+use isthmus_model::command::Refusal;
 use isthmus_model::command::{Command, Outcome};
 use isthmus_model::name::ClusterName;
 use isthmus_model::registry::Registry;
@@ -41,7 +43,7 @@ use crate::replicas::{Growth, Replicating};
 use crate::snapshot::{RATE_DEFAULT, Receiver, Sending};
 use crate::status::{self, RegistryStatus};
 use crate::store::Disk;
-use crate::writer::Writer;
+use crate::writer::{Rest, Writer};
 use crate::{clocks, lineage, membership, store};
 
 /// Entries after which the log is compacted into a snapshot.
@@ -55,8 +57,8 @@ const COMMAND_LEN_MAX: usize = 64 << 10;
 /// How patient the replicas are with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// How often a leader tells that it is there, and how long it waits for an answer: longer than the longest round
-    /// trip, or nothing can be agreed.
+    /// How long a leader waits for an answer: longer than the longest round trip, or nothing can be agreed. Half as much
+    /// again is between two signs that it is there.
     pub heartbeat: Duration,
     /// The shortest silence after which a voter stands for election.
     pub election_min: Duration,
@@ -171,9 +173,9 @@ impl Handle {
         self.proposer.propose(command).await
     }
 
-    /// Tries once to write.
+    /// Tries once to write. `None` when it is not known whether that happened, or will.
     #[cfg(feature = "simulation")]
-    pub async fn try_to_propose(&self, command: &Command) -> crate::propose::Tried {
+    pub async fn try_to_propose(&self, command: &Command) -> Option<Result<Outcome, Refusal>> {
         self.proposer.try_once(command).await
     }
 
@@ -229,14 +231,12 @@ impl Replica {
     ) -> Result<Self, StartError> {
         let (log, machine) = own_store(member, &disk).await?;
         let registry = machine.watch();
-        let lineage = LineageCheck::new(
-            registry.clone(),
-            member.data.read_node()?.map(|file| file.discarded).unwrap_or_default(),
-        );
+        let discarded = member.data.read_node()?.map(|file| file.discarded).unwrap_or_default();
+        let lineage = LineageCheck::new(registry.clone(), discarded);
         let dialer = Dialer::new(member.name.federation.clone(), identity, connect);
         let quorum = QuorumWord::default();
         let config = Arc::new(without_elections(raft_config(member, timing).validate()?, timing));
-        let protocols = Protocols::default();
+        let (protocols, rest) = (Protocols::default(), Rest::default());
         let network = Network {
             dialer: dialer.clone(),
             quorum: quorum.clone(),
@@ -244,6 +244,7 @@ impl Replica {
             clocks: clocks.clone(),
             protocols: protocols.clone(),
             sending: Sending::new(snapshot_rate),
+            rest: rest.clone(),
         };
         let log_of = log.clone();
         let raft = Raft::new(member.node, config, network, log, machine).await.map_err(fatal)?;
@@ -255,6 +256,7 @@ impl Replica {
             lineage.clone(),
             clocks.clone(),
             quorum.clone(),
+            rest,
             timing,
         );
         let local = Local { raft: raft.clone(), clocks: clocks.clone(), protocols, writer };
@@ -381,10 +383,11 @@ pub(crate) fn fatal(error: impl std::fmt::Display) -> StartError {
     StartError::Raft(error.to_string())
 }
 
-/// For how long a replica votes for nobody else after it heard a leader. It has to be longer than a heartbeat, for the
-/// Raft library; that voters keep to a leader for longer is seen to in [`crate::election`].
+/// For how long a replica votes for nobody else after it heard a leader: longer than the pause between two heartbeats,
+/// which the library sends every one and a half of `heartbeat`. That voters keep to a leader for longer is seen to in
+/// [`crate::election`].
 pub(crate) fn lease(timing: Timing) -> Duration {
-    timing.heartbeat + Duration::from_millis(2)
+    timing.heartbeat * 2
 }
 
 fn raft_config(member: &Member, timing: Timing) -> Config {

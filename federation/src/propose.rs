@@ -69,18 +69,6 @@ enum Attempt {
     Failed(String),
 }
 
-/// What one try to write came to, for who has to know what an unclear one may have left behind.
-#[cfg(feature = "simulation")]
-#[derive(Clone, Debug)]
-pub enum Tried {
-    /// It is agreed what came of it.
-    Settled(Result<Outcome, Refusal>),
-    /// Nobody took it.
-    NotTaken,
-    /// It may have been taken, or be taken yet.
-    Unclear,
-}
-
 impl Proposer {
     pub(crate) async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
         self.propose_proven(command, &[]).await
@@ -105,13 +93,13 @@ impl Proposer {
         }
     }
 
-    /// Tries once.
+    /// Tries once. `None` when it is not known whether that wrote, or will: also who was sent elsewhere may have left an
+    /// entry behind.
     #[cfg(feature = "simulation")]
-    pub(crate) async fn try_once(&self, command: &Command) -> Tried {
+    pub(crate) async fn try_once(&self, command: &Command) -> Option<Result<Outcome, Refusal>> {
         match self.attempt(command, &[]).await {
-            Attempt::Settled(result, _) => Tried::Settled(result),
-            Attempt::Elsewhere(_) => Tried::NotTaken,
-            Attempt::Failed(_) => Tried::Unclear,
+            Attempt::Settled(result, _) => Some(result),
+            Attempt::Elsewhere(_) | Attempt::Failed(_) => None,
         }
     }
 

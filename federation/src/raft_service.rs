@@ -19,7 +19,7 @@ use crate::lineage::LineageCheck;
 use crate::protocol::{self, LATEST, Protocols, Spoken};
 use crate::quorum::QuorumWord;
 use crate::raft_types::{Raft, RegistryRaft};
-use crate::snapshot::{Answer, Head, Receiver};
+use crate::snapshot::{Head, Receiver};
 use crate::understood;
 use crate::voted::Voted;
 
@@ -134,8 +134,9 @@ impl raft_server::Raft for RaftService {
         let received: Received<Head> = self.receive(&caller, message)?;
         let leader = received.message.vote;
         let answer = self.receiver.take(received.message, offset, &data).await?;
-        // Whoever has another leader by now was told nothing fresh.
-        if matches!(answer, Answer::Next(_)) || answer == Answer::Settled(leader) {
+        // Only the leader that this replica follows is heard: anybody can send the beginning of a snapshot.
+        let follows = self.raft.metrics().borrow().vote == leader && leader.is_committed();
+        if follows {
             self.election.heard();
             self.note(received.quorum_age_ms);
         }

@@ -19,8 +19,10 @@ use crate::raft_types::{Applied, Batch, Peer, Raft, RegistryRaft};
 
 /// Writes that wait for their turn. More are held back where they come from.
 const WAITING_MAX: usize = 1_024;
-/// Writes in one entry: with the widest exports it stays below the largest message.
+/// Writes in one entry.
 const BATCH_MAX: usize = 64;
+/// Bytes after which an entry takes no further write: with the widest one it still passes a slow link within a heartbeat.
+const BATCH_LEN_MAX: usize = 64 << 10;
 /// Entries of single writes under way at once.
 const UNDER_WAY_MAX: usize = 64;
 /// As many of them does a batch stand for, so that two are under way: one is on its way to the others while the next is
@@ -42,12 +44,26 @@ struct Waiting {
     answer: oneshot::Sender<Written>,
 }
 
+/// Whether this replica leads and is not to be heard: it takes no writes and sends no entries. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rest(Arc<AtomicBool>);
+
+impl Rest {
+    pub(crate) fn set(&self, rests: bool) {
+        self.0.store(rests, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Takes writes. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Writer {
     queue: mpsc::Sender<Waiting>,
-    /// Whether this replica leads and is not to be heard, which sending entries would be.
-    rests: Arc<AtomicBool>,
+    /// As if it did not lead.
+    closed: Rest,
 }
 
 impl Writer {
@@ -58,20 +74,22 @@ impl Writer {
         shutdown: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (waiting, queue) = mpsc::channel(WAITING_MAX);
+        let closed = Rest::default();
+        let shut = closed.clone();
         let work = async move {
-            shutdown.run_until_cancelled(work(raft, protocols, queue)).await;
+            shutdown.run_until_cancelled(work(raft, protocols, shut, queue)).await;
         };
-        (Self { queue: waiting, rests: Arc::default() }, work)
+        (Self { queue: waiting, closed }, work)
     }
 
-    /// Takes nothing for as long as this replica `rests`: as if it did not lead.
-    pub(crate) fn rest(&self, rests: bool) {
-        self.rests.store(rests, Ordering::Relaxed);
+    /// Takes nothing while it is closed: as if this replica did not lead.
+    pub(crate) fn close(&self, closed: bool) {
+        self.closed.set(closed);
     }
 
     /// Writes.
     pub(crate) async fn write(&self, entry: Entry) -> Written {
-        if self.rests.load(Ordering::Relaxed) {
+        if self.closed.is_set() {
             return Written::Elsewhere(None);
         }
         let stopped = || Written::Unclear("this gateway is stopping".to_owned());
@@ -83,20 +101,24 @@ impl Writer {
     }
 }
 
-async fn work(raft: Raft, protocols: Protocols, mut queue: mpsc::Receiver<Waiting>) {
+async fn work(raft: Raft, protocols: Protocols, closed: Rest, mut queue: mpsc::Receiver<Waiting>) {
     let under_way = Arc::new(Semaphore::new(UNDER_WAY_MAX));
     loop {
         let Some(first) = queue.recv().await else { return };
         let (weight, most) = if takes_batches(&raft, &protocols) { (BATCH_WEIGHT, BATCH_MAX) } else { (1, 1) };
         // Nobody closes it.
         let Ok(place) = under_way.clone().acquire_many_owned(weight).await else { return };
-        let mut batch = vec![first];
-        while batch.len() < most
-            && let Ok(next) = queue.try_recv()
-        {
-            batch.push(next);
-        }
+        // Meanwhile a replica may have come that knows no batches.
+        let most = if takes_batches(&raft, &protocols) { most } else { 1 };
+        let batch = gather(first, most, &mut queue);
         let (entries, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|one| (one.entry, one.answer)).unzip();
+        if closed.is_set() {
+            tell_all(answers, || Written::Elsewhere(None));
+            continue;
+        }
+        if entries.is_empty() {
+            continue;
+        }
         match raft.client_write_ff(Batch::new(entries)).await {
             Ok(written) => {
                 tokio::spawn(async move {
@@ -111,6 +133,41 @@ async fn work(raft: Raft, protocols: Protocols, mut queue: mpsc::Receiver<Waitin
             Err(error) => tell_all(answers, || Written::Unclear(error.to_string())),
         }
     }
+}
+
+/// What waits, up to the bounds of a batch. Who does not wait any more has come again, or given up.
+fn gather(first: Waiting, most: usize, queue: &mut mpsc::Receiver<Waiting>) -> Vec<Waiting> {
+    let mut batch = Vec::new();
+    let (mut next, mut len) = (Some(first), 0);
+    while let Some(waiting) = next.take() {
+        if !waiting.answer.is_closed() {
+            len += written_len(&waiting.entry);
+            batch.push(waiting);
+        }
+        if batch.len() < most && len < BATCH_LEN_MAX {
+            next = queue.try_recv().ok();
+        }
+    }
+    batch
+}
+
+/// Bytes of an entry as it is written.
+fn written_len(entry: &Entry) -> usize {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    // What cannot be written is not counted; that it cannot is told where it is written.
+    let _ = serde_json::to_writer(&mut count, entry);
+    count.0
 }
 
 /// Whether every replica can read an entry of several writes.

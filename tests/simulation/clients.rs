@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use isthmus_federation::enroll::{EnrollError, Patience};
-use isthmus_federation::propose::Tried;
 use isthmus_identity::BearerToken;
 use isthmus_model::catalog::{AppProtocol, Export, ServicePort};
 use isthmus_model::command::{Command, Outcome, Refusal};
@@ -125,16 +124,12 @@ impl Client {
             let op = self.wish();
             let invocation = self.seen.lock().expect("no panic").invoke(self.number, op);
             let command = command(op, self.last);
-            let tried = life.run_until_cancelled(handle.try_to_propose(&command)).await.unwrap_or(Tried::Unclear);
-            let told = match tried {
-                Tried::Settled(Ok(Outcome::Changed)) => Told::Changed,
-                Tried::Settled(Ok(Outcome::Unchanged)) => Told::Unchanged,
-                Tried::Settled(other) => panic!("{op:?} came to {other:?}"),
-                Tried::NotTaken => {
-                    self.seen.lock().expect("no panic").turned_away(invocation);
-                    continue;
-                }
-                Tried::Unclear => {
+            let settled = life.run_until_cancelled(handle.try_to_propose(&command)).await.flatten();
+            let told = match settled {
+                Some(Ok(Outcome::Changed)) => Told::Changed,
+                Some(Ok(Outcome::Unchanged)) => Told::Unchanged,
+                Some(other) => panic!("{op:?} came to {other:?}"),
+                None => {
                     self.story.tell(format!("client {} does not know what became of {op:?}", self.number));
                     continue;
                 }

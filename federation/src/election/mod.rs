@@ -13,6 +13,8 @@
 //!
 //! Safety is the library's: whatever is wrong here costs time, not entries.
 
+mod canvass;
+mod handover;
 mod patience;
 mod placement;
 mod service;
@@ -22,17 +24,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
-use isthmus_model::registry::NODES_MAX;
 use isthmus_model::registry::node::NodeId;
-use isthmus_wire::peer::election_client::ElectionClient;
-use isthmus_wire::peer::{Candidacy, Opinion};
 use openraft::RaftMetrics;
 use openraft::storage::RaftLogStorage;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Status};
 
 use crate::clocks::Clocks;
 use crate::dial::Dialer;
@@ -41,8 +37,9 @@ use crate::node::Timing;
 use crate::quorum::QuorumWord;
 use crate::raft_types::{LogId, Peer, Raft};
 use crate::store::LogStore;
-use crate::writer::Writer;
+use crate::writer::{Rest, Writer};
 
+pub use handover::NotHandedOver;
 use patience::Patience;
 pub(crate) use service::ElectionService;
 
@@ -54,8 +51,6 @@ const SOUNDING_INTERVAL: Duration = Duration::from_secs(10);
 const DISTANCE_FRESH: Duration = Duration::from_secs(60);
 /// How long a leader leads at least before it hands over to one that is better placed: distances have settled by then.
 const PLACEMENT_AFTER: Duration = Duration::from_secs(60);
-/// How long a handover may take: the successor has all entries at once, or is not in step.
-const HANDOVER_MAX: Duration = Duration::from_secs(2);
 
 /// One replica's part in elections. Clones share it.
 #[derive(Clone)]
@@ -67,6 +62,8 @@ pub(crate) struct Election {
     clocks: Clocks,
     quorum: QuorumWord,
     writer: Writer,
+    /// While it is set, no entries are sent.
+    rest: Rest,
     timing: Timing,
     shared: Arc<Shared>,
 }
@@ -74,7 +71,9 @@ pub(crate) struct Election {
 struct Shared {
     /// When a leader was last heard, or a vote given.
     heard: Mutex<Instant>,
-    /// How far other voters say that they are from the others.
+    /// How far away other voters are.
+    round_trips: Mutex<BTreeMap<NodeId, Duration>>,
+    /// How far they say that they are from the others.
     distances: Mutex<BTreeMap<NodeId, (Duration, Instant)>>,
     handing_over: AtomicBool,
 }
@@ -88,20 +87,6 @@ struct Leading {
     sounded: Instant,
 }
 
-/// Why a leader did not hand over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotHandedOver {
-    /// Nothing to hand over.
-    #[error("this gateway does not lead the registry")]
-    DoesNotLead,
-    /// Nobody to hand over to.
-    #[error("no other voter is in step and answers")]
-    NoSuccessor,
-    /// Nobody leads in its place yet: the others will elect one.
-    #[error("the successor was not elected in time")]
-    NotElected,
-}
-
 fn voters(metrics: &RaftMetrics<NodeId, Peer>) -> BTreeSet<NodeId> {
     metrics.membership_config.membership().voter_ids().collect()
 }
@@ -113,14 +98,16 @@ impl Election {
         lineage: LineageCheck,
         clocks: Clocks,
         quorum: QuorumWord,
+        rest: Rest,
         timing: Timing,
     ) -> Self {
         let shared = Shared {
             heard: Mutex::new(Instant::now()),
+            round_trips: Mutex::default(),
             distances: Mutex::default(),
             handing_over: AtomicBool::default(),
         };
-        Self { raft, log, dialer, lineage, clocks, quorum, writer, timing, shared: Arc::new(shared) }
+        Self { raft, log, dialer, lineage, clocks, quorum, writer, rest, timing, shared: Arc::new(shared) }
     }
 
     /// Notes that a leader was heard just now, or a vote given.
@@ -168,13 +155,19 @@ impl Election {
             }
         };
         shutdown.run_until_cancelled(every_round).await;
+        // Nobody is to wait for what stops.
+        self.speak(false);
     }
 
-    /// Lets this replica be heard as a leader, or not. One that is not heard takes no writes either, for sending them
+    /// Lets this replica be heard as a leader, or not. One that is not heard takes no writes either, and sends none: that
     /// would be heard.
     fn speak(&self, aloud: bool) {
+        if aloud && self.shared.handing_over.load(Ordering::Relaxed) {
+            return;
+        }
         self.raft.runtime_config().heartbeat(aloud);
-        self.writer.rest(!aloud);
+        self.rest.set(!aloud);
+        self.writer.close(!aloud);
     }
 
     async fn lead(&self, leading: &mut Leading, own: NodeId, voters: &BTreeSet<NodeId>) {
@@ -199,8 +192,8 @@ impl Election {
         if leading.sounded.elapsed() >= SOUNDING_INTERVAL {
             leading.sounded = Instant::now();
             self.sound(own, voters).await;
-            if leading.since.elapsed() >= PLACEMENT_AFTER {
-                self.make_way(own, voters).await;
+            if leading.since.elapsed() >= PLACEMENT_AFTER && self.make_way(own, voters).await {
+                leading.since = Instant::now();
             }
         }
     }
@@ -218,7 +211,10 @@ impl Election {
 
     async fn follow(&self, patience: &mut Patience, sounded: &mut Instant, own: NodeId, voters: &BTreeSet<NodeId>) {
         if voters.len() == 1 {
-            self.stand().await;
+            if patience.has_rested(Instant::now()) {
+                self.stand().await;
+                patience.stood(Instant::now());
+            }
             return;
         }
         if self.clocks.is_fit() && patience.is_over(self.last_heard(), Instant::now()) {
@@ -239,161 +235,5 @@ impl Election {
     async fn stand(&self) {
         // Fails only when the replica has stopped, which its status tells.
         let _ = self.raft.trigger().elect().await;
-    }
-
-    /// Whether most voters would vote for this replica.
-    async fn would_be_elected(&self, own: NodeId, voters: &BTreeSet<NodeId>) -> bool {
-        let needed = voters.len() / 2 + 1;
-        let mut answers = self.canvass(own, voters).await;
-        let mut willing = 1;
-        while willing < needed {
-            match answers.next().await {
-                Some((_, Some(opinion))) => willing += usize::from(opinion.would_vote),
-                Some((_, None)) => {}
-                None => return false,
-            }
-        }
-        // Meanwhile another may have been elected.
-        self.is_abandoned()
-    }
-
-    /// Asks all other voters for their opinion of this replica. Opinions come as they are given, in good time or not at
-    /// all.
-    async fn canvass(
-        &self,
-        own: NodeId,
-        voters: &BTreeSet<NodeId>,
-    ) -> FuturesUnordered<impl Future<Output = (NodeId, Option<Opinion>)>> {
-        let last = self.last_entry().await;
-        let peers: Vec<(NodeId, Peer)> = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow();
-            let membership = metrics.membership_config.membership();
-            let others = voters.iter().filter(|voter| **voter != own);
-            others.filter_map(|voter| Some((*voter, membership.get_node(voter)?.clone()))).collect()
-        };
-        peers.into_iter().map(|(voter, peer)| async move { (voter, self.ask(own, voter, &peer, last).await) }).collect()
-    }
-
-    fn candidacy(&self, own: NodeId, last: Option<LogId>) -> Candidacy {
-        let (term, leader) = last.map_or((0, 0), |last| (last.leader_id.term, last.leader_id.node_id));
-        let index = last.map_or(0, |last| last.index);
-        Candidacy { node: own, term, leader, index, lineage: self.lineage.own(), clock_ms: Some(self.clocks.own().0) }
-    }
-
-    async fn ask(&self, own: NodeId, voter: NodeId, peer: &Peer, last: Option<LogId>) -> Option<Opinion> {
-        let mut client = ElectionClient::new(self.dialer.channel(peer.0.as_ref()?));
-        let asked = Instant::now();
-        let answer =
-            timeout(self.timing.heartbeat, client.canvass(Request::new(self.candidacy(own, last)))).await.ok()?;
-        match answer {
-            Ok(opinion) => {
-                let opinion = opinion.into_inner();
-                self.clocks.note(voter, opinion.clock_ms, Some(asked.elapsed()));
-                if let Some(micros) = opinion.distance_us {
-                    self.note_distance(voter, Duration::from_micros(micros));
-                }
-                Some(opinion)
-            }
-            // A version that knows no opinions: it will say so by its vote.
-            Err(status) if status.code() == Code::Unimplemented => {
-                Some(Opinion { would_vote: true, ..Opinion::default() })
-            }
-            Err(status) => {
-                tracing::debug!(voter, %status, "a voter gives no opinion");
-                None
-            }
-        }
-    }
-
-    /// Measures how far the other voters are, and hears how far they are from each other.
-    async fn sound(&self, own: NodeId, voters: &BTreeSet<NodeId>) {
-        let mut answers = self.canvass(own, voters).await;
-        while answers.next().await.is_some() {}
-    }
-
-    fn note_distance(&self, voter: NodeId, distance: Duration) {
-        let mut distances = self.shared.distances.lock().unwrap_or_else(PoisonError::into_inner);
-        distances.retain(|_, (_, at)| at.elapsed() <= DISTANCE_FRESH);
-        if distances.len() < NODES_MAX {
-            distances.insert(voter, (distance, Instant::now()));
-        }
-    }
-
-    /// The median of the round trips to the other voters, once all are known.
-    fn own_distance(&self, own: NodeId, voters: &BTreeSet<NodeId>) -> Option<Duration> {
-        let others = voters.iter().filter(|voter| **voter != own);
-        placement::median(others.map(|voter| self.clocks.round_trip(*voter)).collect::<Option<Vec<_>>>()?)
-    }
-
-    /// Voters that could lead at once, with their distance from the others if they told it.
-    fn candidates(&self, own: NodeId, voters: &BTreeSet<NodeId>) -> BTreeMap<NodeId, Option<Duration>> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        let distances = self.shared.distances.lock().unwrap_or_else(PoisonError::into_inner);
-        let in_step = |voter: &NodeId| {
-            let matched = metrics.replication.as_ref()?.get(voter)?.as_ref()?;
-            let lately = self.clocks.heard(*voter)? <= self.timing.election_min;
-            (lately && Some(matched.index) >= metrics.last_log_index).then_some(*voter)
-        };
-        let others = voters.iter().filter(|voter| **voter != own).filter_map(in_step);
-        let fresh = |voter: NodeId| {
-            let (distance, at) = distances.get(&voter)?;
-            (at.elapsed() <= DISTANCE_FRESH).then_some(*distance)
-        };
-        others.map(|voter| (voter, fresh(voter))).collect()
-    }
-
-    /// Hands over to a voter that is much better placed, if there is one.
-    async fn make_way(&self, own: NodeId, voters: &BTreeSet<NodeId>) {
-        let Some(distance) = self.own_distance(own, voters) else { return };
-        let Some(successor) = placement::better(distance, &self.candidates(own, voters)) else { return };
-        tracing::info!(successor, "another voter is nearer to all others: it is to lead the registry");
-        if let Err(error) = self.hand_over_to(own, successor).await {
-            tracing::info!(successor, %error, "the registry's leader stays");
-        }
-    }
-
-    /// Hands over to the voter that is best placed, before this replica stops.
-    pub(crate) async fn hand_over(&self) -> Result<NodeId, NotHandedOver> {
-        let (own, voters) = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow();
-            if !metrics.state.is_leader() {
-                return Err(NotHandedOver::DoesNotLead);
-            }
-            (metrics.id, voters(&metrics))
-        };
-        let successor = placement::nearest(&self.candidates(own, &voters)).ok_or(NotHandedOver::NoSuccessor)?;
-        self.hand_over_to(own, successor).await?;
-        Ok(successor)
-    }
-
-    /// Falls silent until voters are free to vote for another, and lets the successor stand.
-    async fn hand_over_to(&self, own: NodeId, successor: NodeId) -> Result<(), NotHandedOver> {
-        self.shared.handing_over.store(true, Ordering::Relaxed);
-        self.speak(false);
-        let handed_over = timeout(HANDOVER_MAX, async {
-            // As long as the library's voters keep to a leader that they heard.
-            tokio::time::sleep(crate::node::lease(self.timing)).await;
-            let peer = {
-                let metrics = self.raft.metrics();
-                let metrics = metrics.borrow();
-                metrics.membership_config.membership().get_node(&successor).and_then(|peer| peer.0.clone())
-            };
-            let peer = peer.ok_or(NotHandedOver::NoSuccessor)?;
-            let candidacy = self.candidacy(own, self.last_entry().await);
-            let mut client = ElectionClient::new(self.dialer.channel(&peer));
-            client.stand(Request::new(candidacy)).await.map_err(|status: Status| {
-                tracing::debug!(successor, %status, "the successor does not stand");
-                NotHandedOver::NotElected
-            })?;
-            let elected = self.raft.wait(None).metrics(|metrics| !metrics.state.is_leader(), "another leads").await;
-            elected.map(drop).map_err(|_| NotHandedOver::NotElected)
-        });
-        let handed_over = handed_over.await.unwrap_or(Err(NotHandedOver::NotElected));
-        self.shared.handing_over.store(false, Ordering::Relaxed);
-        self.speak(true);
-        handed_over
     }
 }

@@ -30,7 +30,12 @@ impl Patience {
 
     /// Whether it is over at `now`, where a leader was last heard at `heard`.
     pub(super) fn is_over(&self, heard: Instant, now: Instant) -> bool {
-        now >= heard + self.silence && self.not_before.is_none_or(|at| now >= at)
+        now >= heard + self.silence && self.has_rested(now)
+    }
+
+    /// Whether it may try again at `now`.
+    pub(super) fn has_rested(&self, now: Instant) -> bool {
+        self.not_before.is_none_or(|at| now >= at)
     }
 
     /// Too few would have voted for it. To have asked cost nothing, so it asks again soon.

@@ -65,6 +65,9 @@ impl election_server::Election for ElectionService {
         if leader != Some(candidacy.node) {
             return Err(Status::failed_precondition("only the leader gives its place away"));
         }
+        if !self.0.clocks.is_fit() {
+            return Err(Status::failed_precondition("this gateway's clock is not that of the gateways that vote"));
+        }
         tracing::info!(from = candidacy.node, "this gateway is handed the registry's lead: it stands for election");
         self.0.stand().await;
         Ok(Response::new(Standing {}))

@@ -28,8 +28,6 @@ pub enum Outcome<Ret> {
     },
     /// Its client got no answer: it took effect at some time after its invocation, or never.
     Unknown,
-    /// Its client was told that it is not done.
-    Never,
 }
 
 /// One operation of a history.
@@ -50,7 +48,7 @@ impl<Op, Ret> Operation<Op, Ret> {
     pub fn answered_at(&self) -> Option<usize> {
         match self.outcome {
             Outcome::Returned { at, .. } => Some(at),
-            Outcome::Unknown | Outcome::Never => None,
+            Outcome::Unknown => None,
         }
     }
 }
@@ -107,16 +105,6 @@ impl<Op, Ret> History<Op, Ret> {
         operation.outcome = Outcome::Returned { answer, at };
     }
 
-    /// The client of `invocation` is told that nothing was done, and nothing will be.
-    ///
-    /// # Panics
-    ///
-    /// As [`History::returned`].
-    pub fn turned_away(&mut self, invocation: Invocation) {
-        let operation = self.operations.get_mut(invocation.position).expect("an invocation belongs to its history");
-        operation.outcome = Outcome::Never;
-    }
-
     /// A copy of an operation that may take effect once more, at any time after the event `invoked_at`.
     ///
     /// A client that repeats a command after an unclear answer leaves the earlier attempt behind: it may
@@ -161,7 +149,6 @@ impl<Op: fmt::Debug, Ret: fmt::Debug> fmt::Display for Operation<Op, Ret> {
                 write!(formatter, "[{invoked_at}..{at}] {caller}: {operation:?} -> {answer:?}")
             }
             Outcome::Unknown => write!(formatter, "[{invoked_at}..?] {caller}: {operation:?} -> unanswered"),
-            Outcome::Never => write!(formatter, "[{invoked_at}] {caller}: {operation:?} -> not done"),
         }
     }
 }

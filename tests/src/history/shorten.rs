@@ -40,8 +40,8 @@ fn until<Op: Clone, Ret: Clone>(operations: &[&Operation<Op, Ret>], last: usize)
     let invoked = operations.iter().filter(|operation| operation.invoked_at <= last);
     invoked
         .map(|operation| {
-            let known = operation.answered_at().is_none_or(|at| at <= last);
-            let outcome = if known { operation.outcome.clone() } else { Outcome::Unknown };
+            let answered = operation.answered_at().is_some_and(|at| at <= last);
+            let outcome = if answered { operation.outcome.clone() } else { Outcome::Unknown };
             Operation { outcome, operation: operation.operation.clone(), ..**operation }
         })
         .collect()

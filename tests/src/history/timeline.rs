@@ -61,7 +61,7 @@ fn in_order_of_answers<'h, Op, Ret>(operations: &[&'h Operation<Op, Ret>]) -> Ve
             Outcome::Returned { answer, at } => {
                 Some(Answered { recorded, answer, returned_at: *at, overlapping: Vec::new() })
             }
-            Outcome::Unknown | Outcome::Never => None,
+            Outcome::Unknown => None,
         })
         .collect();
     answered.sort_by_key(|operation| operation.returned_at);

@@ -41,18 +41,6 @@ fn a_lost_write_takes_no_effect_before_its_invocation() {
 }
 
 #[test]
-fn a_write_that_was_turned_away_never_takes_effect() {
-    let mut history = History::new();
-    let invocation = history.invoke(1, Write(1));
-    history.turned_away(invocation);
-    read(&mut history, 2, 0);
-    assert_eq!(check(&Register, &history), Verdict::Linearizable);
-    read(&mut history, 2, 1);
-    let violation = violation(check(&Register, &history));
-    assert_eq!(violation.unknown_left, 0, "{violation}");
-}
-
-#[test]
 fn one_lost_write_hides_another() {
     let mut history = History::new();
     for value in [1, 2, 3] {
