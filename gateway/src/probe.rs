@@ -23,6 +23,8 @@ const TIMEOUT: Duration = Duration::from_millis(500);
 const AT_ONCE: usize = 64;
 /// Addresses probed per round. Beyond, requests and the source's own readiness have to do.
 const ADDRESSES_MAX: usize = 4_096;
+/// Addresses that the log names at once.
+const LOGGED_MAX: usize = 3;
 
 /// Where the catalog says that something listens.
 fn addresses(catalog: &LocalCatalog) -> BTreeSet<SocketAddr> {
@@ -42,6 +44,15 @@ async fn failed(addresses: BTreeSet<SocketAddr>) -> FailedEndpoints {
     futures_util::stream::iter(probes).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
 }
 
+/// Says what has changed, by a few examples: a node that is gone may have had thousands.
+fn log(known: &FailedEndpoints, found: &FailedEndpoints) {
+    let examples = |of: &FailedEndpoints, without: &FailedEndpoints| {
+        of.difference(without).take(LOGGED_MAX).map(SocketAddr::to_string).collect::<Vec<_>>().join(", ")
+    };
+    let (silent, back) = (examples(found, known), examples(known, found));
+    tracing::info!(failed = found.len(), %silent, %back, "the endpoints that do not answer have changed");
+}
+
 /// Probes until told to stop, and publishes the addresses that do not answer.
 #[must_use]
 pub fn start(
@@ -56,7 +67,7 @@ pub fn start(
             publish.send_if_modified(|known: &mut Arc<FailedEndpoints>| {
                 let news = **known != found;
                 if news {
-                    tracing::info!(failed = ?found, "the endpoints that do not answer have changed");
+                    log(known, &found);
                     *known = Arc::new(found);
                 }
                 news

@@ -11,7 +11,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::limits::{Entry, Gate, Limits};
@@ -22,8 +22,11 @@ const BACKLOG: i32 = 1_024;
 /// Pause after an accept that failed for want of something (file descriptors, memory), so that the loop
 /// does not spin until some are given back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long connections may finish what they do once a listener is told to stop.
-pub const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+/// How long what is open may take to finish once a process is told to stop, by default: with the time that a gateway takes to
+/// let another lead, below the 30 s that Kubernetes grants.
+pub const DRAIN_WITHIN: Duration = Duration::from_secs(20);
+/// The same at most. A gateway that drains no longer follows the registry: what is revoked meanwhile must not hold for long.
+pub const DRAIN_WITHIN_MAX: Duration = Duration::from_secs(600);
 
 /// How long a predecessor that was just killed may hold its addresses: the kernel closes a process's sockets only
 /// once it has taken its memory apart.
@@ -110,7 +113,7 @@ pub struct Accepted {
     pub entry: Arc<Entry>,
 }
 
-/// When the tasks of a listener end: `drain` asks them to finish, `stop` drops them.
+/// When the tasks of a listener end: `drain` asks them to finish; the end of their [`Tasks`] drops them.
 #[derive(Clone, Debug)]
 pub struct Lifetime {
     pub(crate) drain: CancellationToken,
@@ -118,12 +121,16 @@ pub struct Lifetime {
     tasks: TaskTracker,
 }
 
-impl Lifetime {
-    pub(crate) fn new(drain: CancellationToken) -> Self {
-        Self { drain, stop: CancellationToken::new(), tasks: TaskTracker::new() }
-    }
+/// Whoever holds it waits for the tasks of a [`Lifetime`]. They are dropped with it, so that giving up the wait, however
+/// that comes about, ends them.
+#[derive(Debug)]
+pub(crate) struct Tasks {
+    life: Lifetime,
+    _stop: DropGuard,
+}
 
-    /// Runs `task` until it ends or the listener's time is up.
+impl Lifetime {
+    /// Runs `task` until it ends or its owner does.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
@@ -133,23 +140,24 @@ impl Lifetime {
             }
         });
     }
+}
 
-    /// Waits for the tasks as long as nobody asks for the end, then as [`finish`](Self::finish).
-    pub(crate) async fn finish_open(&self) {
-        self.tasks.close();
-        tokio::select! {
-            () = self.tasks.wait() => {}
-            () = self.drain.cancelled() => self.finish().await,
-        }
+impl Tasks {
+    /// None yet. `drain` will ask them to finish.
+    pub(crate) fn new(drain: CancellationToken) -> Self {
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        Self { _stop: stop.clone().drop_guard(), life: Lifetime { drain, stop, tasks } }
     }
 
-    /// Waits for the tasks, [`DRAIN_WITHIN`] at most, then drops them.
-    pub(crate) async fn finish(&self) {
-        self.tasks.close();
-        if tokio::time::timeout(DRAIN_WITHIN, self.tasks.wait()).await.is_err() {
-            self.stop.cancel();
-            self.tasks.wait().await;
-        }
+    /// What the tasks know of it.
+    pub(crate) fn life(&self) -> &Lifetime {
+        &self.life
+    }
+
+    /// Waits until all have ended, as long as that takes: how long that may be is for whoever drops this.
+    pub(crate) async fn finish(self) {
+        self.life.tasks.close();
+        self.life.tasks.wait().await;
     }
 }
 
@@ -178,12 +186,12 @@ impl Accepting {
         self.local
     }
 
-    /// Accepts until `shutdown`, handing each connection to its own task, then drains.
+    /// Accepts until `shutdown`, handing each connection to its own task, then waits for those. Dropping this drops them.
     pub async fn run<F>(self, metrics: &Metrics, shutdown: CancellationToken, handle: impl Fn(Accepted) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let life = Lifetime::new(shutdown.clone());
+        let tasks = Tasks::new(shutdown.clone());
         let labels = DirectionLabels { direction: self.direction };
         let gate = Gate::new(Limits::LISTENER, metrics.connections.get_or_create_owned(&labels));
         let mut short_of = false;
@@ -216,11 +224,11 @@ impl Accepting {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "cannot set TCP_NODELAY");
             }
-            let accepted = Accepted { stream, peer, gate: gate.clone(), life: life.clone(), entry };
-            life.spawn(handle(accepted));
+            let accepted = Accepted { stream, peer, gate: gate.clone(), life: tasks.life().clone(), entry };
+            tasks.life().spawn(handle(accepted));
         }
         drop(self.listener);
-        life.finish().await;
+        tasks.finish().await;
     }
 }
 

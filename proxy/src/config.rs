@@ -34,6 +34,7 @@ use tracing_subscriber::filter::Targets;
 pub use introduction::{GATEWAYS_MAX, TokenSource};
 pub use workload_api::{UIDS_MAX, WorkloadApiConfig};
 
+use crate::accept::{DRAIN_WITHIN, DRAIN_WITHIN_MAX};
 use crate::agent::AgentConfig;
 use introduction::Introduced;
 
@@ -41,9 +42,6 @@ use introduction::Introduced;
 pub const OUTBOUND_PORT: u16 = 15_001;
 /// Where tunnels arrive, by default.
 pub const INBOUND_PORT: u16 = 15_006;
-/// How long requests may finish after a signal, by default and at most: as long as listeners wait for them.
-/// Below the 30 s that Kubernetes grants.
-pub const DRAIN_MAX: Duration = crate::accept::DRAIN_WITHIN;
 /// The largest configuration or token file. Real ones are below 1 KiB.
 pub const FILE_BYTES_MAX: u64 = 64 * 1024;
 
@@ -182,10 +180,10 @@ fn value<T>(path: &Path, field: &'static str, at: &Spanned<T>, reason: impl fmt:
 }
 
 fn drain(path: &Path, seconds: Option<Spanned<u64>>) -> Result<Duration, ConfigError> {
-    let Some(seconds) = seconds else { return Ok(DRAIN_MAX) };
+    let Some(seconds) = seconds else { return Ok(DRAIN_WITHIN) };
     let drain = Duration::from_secs(seconds.value);
-    if drain > DRAIN_MAX {
-        return Err(value(path, "drain_seconds", &seconds, format!("at most {}", DRAIN_MAX.as_secs())));
+    if drain > DRAIN_WITHIN_MAX {
+        return Err(value(path, "drain_seconds", &seconds, format!("at most {}", DRAIN_WITHIN_MAX.as_secs())));
     }
     Ok(drain)
 }
@@ -263,7 +261,7 @@ mod tests {
         assert_eq!(gateways, token.contacts);
         assert_eq!(config.outbound, ([10, 0, 7, 21], 15001).into());
         assert_eq!(config.inbound, ([10, 0, 7, 21], 15006).into());
-        assert_eq!((config.metrics, config.drain), (None, DRAIN_MAX));
+        assert_eq!((config.metrics, config.drain), (None, DRAIN_WITHIN));
     }
 
     #[test]
@@ -335,7 +333,7 @@ mod tests {
             (with("metric: 1"), "metric"),
             (with("metric: 1"), "3"),
             (with("inbound: 10.0.7.21"), "3"),
-            (with("drain_seconds: 6"), "sidecar.yaml:3: drain_seconds: at most 5"),
+            (with("drain_seconds: 601"), "sidecar.yaml:3: drain_seconds: at most 600"),
             (with("log: loud,=x"), "sidecar.yaml:3: log: use error"),
             (
                 with("workload_api:\n  socket: run/workload.sock"),

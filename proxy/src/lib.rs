@@ -30,6 +30,6 @@ pub mod tunnel;
 pub mod unix_socket;
 pub mod workload_api;
 
-pub use accept::{BindError, DRAIN_WITHIN};
+pub use accept::BindError;
 pub use metrics::Metrics;
 pub use plane::{DataPlane, Demand};

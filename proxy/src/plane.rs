@@ -45,7 +45,7 @@ impl DataPlane {
         identity: LiveIdentity,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let tunnels = tunnel::Pool::new(identity.clone(), metrics.clone());
+        let tunnels = tunnel::Pool::new(view.clone(), identity.clone(), metrics.clone());
         let balancer = Balancer::new(metrics.clone());
         let apps = plaintext::Pool::default();
         Self(Arc::new(Shared { view, demand, identity, metrics, balancer, tunnels, apps }))

@@ -73,7 +73,7 @@ impl Cluster {
         let raft = if extra.contains("raft:") { "" } else { quick };
         format!(
             "federation: {federation}\ncluster: {name}\nlocality: {name}-1/a\ndata_dir: data\nmanifests: manifests\n\
-             address: {}\nvip_range: {}\ndrain: 1s\n{raft}{extra}\n",
+             address: {}\nvip_range: {}\n{raft}{extra}\n",
             self.block.ip(GATEWAY_HOST),
             self.vips.cidr(),
         )

@@ -1,10 +1,18 @@
-//! Several gateways of one cluster.
+//! Gateways that stop in order, and several of one cluster.
 
-use isthmus_tests::harness::wait_until;
+use std::time::{Duration, Instant};
 
-use crate::federation::{Cluster, SOON, metric, port, settled, start};
+use isthmus_tests::harness::{http, wait_until};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::time::{interval, timeout};
+
+use crate::federation::{Cluster, SOON, host, metric, port, settled, start};
 use crate::load::Load;
-use crate::workload::{Client, Mesh, Offer, Workload, answers_from};
+use crate::workload::{Client, Mesh, Offer, TCP, Workload, answers_from};
+
+/// How long a gateway may take to stop that has nothing to wait for, the lead of the registry handed over.
+const STOPS_WITHIN: Duration = Duration::from_secs(8);
 
 /// A second gateway of a cluster.
 async fn second(first: &Cluster, clusters: usize) -> Cluster {
@@ -18,9 +26,13 @@ async fn second(first: &Cluster, clusters: usize) -> Cluster {
 
 /// Stops a gateway in order and starts it again.
 async fn restart(gateway: &mut Cluster) {
+    let began = Instant::now();
     gateway.process().terminate().expect("it runs");
     let status = gateway.process().wait(SOON).await;
     assert!(status.success(), "{}", gateway.process().stderr());
+    let took = began.elapsed();
+    println!("{} stopped within {took:?}", gateway.name);
+    assert!(took < STOPS_WITHIN, "sessions without requests kept it from stopping: {took:?}");
     gateway.start(None);
     gateway.ready().await;
 }
@@ -49,6 +61,38 @@ async fn a_rolling_restart_of_every_gateway_loses_no_request() {
         let report = load.stop().await;
         assert!(report.failed.is_empty(), "{:#?}", report.failed);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_stops_waits_for_tunnels_through_it_and_for_nothing_else() {
+    let [east, mut west] = start(["us-east", "us-west"]).await;
+    let _reviews = Workload::exported(&west, "reviews", 20).await;
+    let client = Client::run(&east, "productpage", 30).await;
+    answers_from(client.outbound(), "reviews", "us-west").await;
+    let tunnel = http::connect_via_proxy(client.outbound(), &format!("{}:{TCP}", host("reviews"))).await;
+    let mut lines = BufReader::new(tunnel.expect("a tunnel")).lines();
+    lines.next_line().await.expect("it is open").expect("a greeting");
+
+    // It takes nothing new, and the tunnel goes on for longer than anything else would keep the gateway.
+    west.process().terminate().expect("it runs");
+    let closed = async || TcpStream::connect(west.at(port::EAST_WEST)).await.is_err();
+    wait_until(SOON, "the gateway to take nothing new", closed).await;
+    let (mut turn, began) = (interval(Duration::from_millis(100)), Instant::now());
+    while began.elapsed() < STOPS_WITHIN {
+        turn.tick().await;
+        lines.get_mut().write_all(b"again\n").await.expect("the tunnel is open");
+        assert_eq!(lines.next_line().await.expect("the tunnel is open").as_deref(), Some("again"));
+    }
+    let ends = west.process().wait(SOON);
+    let ends = timeout(Duration::from_millis(100), ends).await;
+    assert!(ends.is_err(), "it waits");
+
+    // It ends with the tunnel.
+    drop(lines);
+    let began = Instant::now();
+    let status = west.process().wait(SOON).await;
+    println!("stopped {:?} after its last tunnel", began.elapsed());
+    assert!(status.success() && began.elapsed() < STOPS_WITHIN, "{}", west.process().stderr());
 }
 
 #[tokio::test(flavor = "multi_thread")]

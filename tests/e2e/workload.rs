@@ -182,7 +182,7 @@ pub(crate) async fn sidecar(cluster: &Cluster, workload: &str, ip: Ipv4Addr, ext
 
 /// Writes a sidecar's configuration, which is `some` and what all have.
 fn configure(cluster: &Cluster, workload: &str, ip: Ipv4Addr, some: &str) {
-    let config = format!("workload_address: {ip}\nmetrics: \"{ip}:{SIDECAR_STATUS}\"\ndrain_seconds: 1\n{some}");
+    let config = format!("workload_address: {ip}\nmetrics: \"{ip}:{SIDECAR_STATUS}\"\n{some}");
     fs::write(cluster.path(&format!("{workload}.sidecar.yaml")), config).expect("written");
 }
 

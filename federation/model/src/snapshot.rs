@@ -214,6 +214,14 @@ impl Snapshot {
         *cluster == self.site.cluster || self.clusters.contains_key(cluster)
     }
 
+    /// Whether nothing more should be sent to `cluster` through its gateway at `east_west`: that one is down, as it is for
+    /// those whom it told that it stops, or has left. Of a cluster that is not known nothing is said.
+    #[must_use]
+    pub fn is_deserted(&self, cluster: &ClusterName, east_west: SocketAddr) -> bool {
+        let serves = |gateway: &Gateway| gateway.east_west == east_west && gateway.reach != Reach::Down;
+        self.clusters.get(cluster).is_some_and(|cluster| !cluster.gateways.values().any(serves))
+    }
+
     /// The services that have an instance at `address`, by name.
     pub fn at(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Service>> {
         self.names_at(address).filter_map(|name| self.services.get(name))

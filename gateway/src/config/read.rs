@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use isthmus_model::spiffe::WorkloadName;
 use isthmus_model::voters::VOTERS_MAX;
-use isthmus_proxy::accept::DRAIN_WITHIN;
+use isthmus_proxy::accept::{DRAIN_WITHIN, DRAIN_WITHIN_MAX};
 use isthmus_proxy::unix_socket::{PATH_BYTES_MAX, is_one_user};
 
 use super::tree::{self, Located, Problem, Section};
@@ -77,7 +77,7 @@ fn gateway(top: &mut Section<'_>, base: &Path) -> Option<GatewayConfig> {
     let ttl = top.scalar("workload_certificate_ttl", within(CERTIFICATE_TTL_MIN, CERTIFICATE_TTL_MAX));
     let raft = top.section("raft", raft);
     let join = top.section("join", join);
-    let drain = top.scalar("drain", within(Duration::ZERO, DRAIN_WITHIN));
+    let drain = top.scalar("drain", within(Duration::ZERO, DRAIN_WITHIN_MAX));
     Some(GatewayConfig {
         federation: federation?,
         cluster: cluster?,

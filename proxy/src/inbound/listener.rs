@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::Landing;
 use super::session::{Session, log_refusal};
-use crate::accept::{Accepted, Accepting, BindError, Lifetime};
+use crate::accept::{Accepted, Accepting, BindError, Lifetime, Tasks};
 use crate::handshake;
 use crate::metrics::Direction;
 use crate::plane::DataPlane;
@@ -70,9 +70,10 @@ pub async fn serve_terminated<S>(tls: TlsStream<S>, plane: DataPlane, shutdown: 
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let life = Lifetime::new(shutdown);
-    serve_session(tls, plane, Landing::Gateway, life.clone(), None, None).await;
-    life.finish_open().await;
+    let tasks = Tasks::new(shutdown);
+    serve_session(tls, plane, Landing::Gateway, tasks.life().clone(), None, None).await;
+    // Tunnels outlive the session.
+    tasks.finish().await;
 }
 
 async fn serve_session<S>(

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use isthmus_identity::tls::LiveIdentity;
 use isthmus_model::name::ServiceName;
 use isthmus_model::route::{Destination, DestinationKey};
-use isthmus_model::snapshot::Site;
+use isthmus_model::snapshot::{Site, Snapshot};
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
@@ -45,6 +45,7 @@ type Dialed = Result<Arc<Session>, DialError>;
 pub struct Pool(Arc<Shared>);
 
 struct Shared {
+    view: watch::Receiver<Arc<Snapshot>>,
     identity: LiveIdentity,
     metrics: Arc<Metrics>,
     slots: Mutex<HashMap<Key, Slot>>,
@@ -59,10 +60,10 @@ struct Slot {
 }
 
 impl Pool {
-    /// A pool without sessions.
+    /// A pool without sessions, to what `view` knows.
     #[must_use]
-    pub fn new(identity: LiveIdentity, metrics: Arc<Metrics>) -> Self {
-        Self(Arc::new(Shared { identity, metrics, slots: Mutex::default() }))
+    pub fn new(view: watch::Receiver<Arc<Snapshot>>, identity: LiveIdentity, metrics: Arc<Metrics>) -> Self {
+        Self(Arc::new(Shared { view, identity, metrics, slots: Mutex::default() }))
     }
 
     /// A place on a session to `destination`, which has a sidecar or is remote; dials when there is none.
@@ -170,7 +171,15 @@ impl Shared {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a session out, so that no new request gets on it.
+    /// Whether requests should take another way than through the gateway that a session goes through.
+    fn is_deserted(&self, destination: &DestinationKey) -> bool {
+        match destination {
+            DestinationKey::Remote(cluster, east_west) => self.view.borrow().is_deserted(cluster, *east_west),
+            DestinationKey::Local(_) => false,
+        }
+    }
+
+    /// Takes a session out, so that no new request gets on it. It ends when those that are on it have.
     fn forget(&self, key: &Key, session: &Arc<Session>) {
         let mut slots = self.slots();
         if let Some(slot) = slots.get_mut(key) {

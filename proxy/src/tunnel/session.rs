@@ -24,8 +24,9 @@ use crate::tcp::Prefixed;
 /// A session without requests is closed after this: long enough for a service that is called every minute
 /// or so to stay warm.
 pub const SESSION_IDLE: Duration = Duration::from_secs(60);
-/// How often a session looks whether it is idle.
-const IDLE_CHECK: Duration = Duration::from_secs(15);
+/// How often a session looks whether it is needed. A gateway that stops waits that long for sessions without requests: they
+/// pass through it unopened, so that it cannot tell their ends itself.
+const NEED_CHECK: Duration = Duration::from_secs(1);
 
 type Io = TokioIo<Guarded<Watched<Prefixed<TlsStream<TcpStream>>>>>;
 pub(super) type Connection = http2::Connection<Io, Body, TokioExecutor>;
@@ -100,13 +101,13 @@ async fn drive(connection: Connection, session: Weak<Session>, pool: Weak<Shared
     let Some(metrics) = pool.upgrade().map(|pool| pool.metrics.clone()) else { return };
     metrics.tunnels.inc();
     let mut connection = pin!(connection);
-    let mut check = tokio::time::interval(IDLE_CHECK);
+    let mut check = tokio::time::interval(NEED_CHECK);
     let ended = loop {
         tokio::select! {
             ended = connection.as_mut() => break ended,
             _ = check.tick() => {
                 if let (Some(session), Some(pool)) = (session.upgrade(), pool.upgrade())
-                    && session.idle_for() >= SESSION_IDLE
+                    && (session.idle_for() >= SESSION_IDLE || pool.is_deserted(&key.0))
                 {
                     pool.forget(&key, &session);
                 }

@@ -15,6 +15,7 @@ use isthmus_model::catalog::{AppProtocol, Endpoint, ServicePort};
 use isthmus_model::health::{Capacity, Reach};
 use isthmus_model::locality::Proximity;
 use isthmus_model::name::{ClusterName, FederationDomain, ServiceName};
+use isthmus_model::shared::OrdMap;
 use isthmus_model::snapshot::{Coverage, Gateway, RemoteBackend, RemoteCluster, Service, Site, Snapshot};
 use isthmus_model::spiffe::SpiffeId;
 use isthmus_proxy::inbound::{InboundListener, serve_terminated};
@@ -112,7 +113,9 @@ impl Federation {
                 .collect(),
             ..Snapshot::empty(site, Coverage::Complete)
         };
-        known.with([service])
+        let offering = service.remotes.iter().map(|remote| (remote.cluster.name.clone(), remote.cluster.clone()));
+        let clusters = offering.collect::<OrdMap<_, _>>().union(known.clusters.clone());
+        Snapshot { clusters, ..known }.with([service])
     }
 
     /// The sidecar of a workload in `cluster`, listening for clients; what it sees can be changed.

@@ -295,6 +295,9 @@ fn gateways_carry_their_reach_and_members_are_known() {
     let west = &snapshot.clusters[&cluster("us-west")];
     assert_eq!(west.gateways[&first].reach, Reach::Down);
     assert_eq!(west.gateways[&second].reach, Reach::Unknown);
+    let is_deserted = |of: &str, gateway| snapshot.is_deserted(&cluster(of), west.gateways[gateway].east_west);
+    assert!(is_deserted("us-west", &first) && !is_deserted("us-west", &second), "down, and not heard of yet");
+    assert!(!is_deserted("nowhere", &first) && snapshot.is_deserted(&cluster("us-west"), ([192, 0, 2, 1], 1).into()));
     assert!(snapshot.is_member(&cluster("us-east")) && snapshot.is_member(&cluster("us-west")));
     assert!(!snapshot.is_member(&cluster("nowhere")));
     assert_eq!(&*snapshot.roots, [vec![0xde, 0xad, ROOT]]);
