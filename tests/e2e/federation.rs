@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use isthmus_tests::harness::dns::{self, Answer, RecordType};
 use isthmus_tests::harness::{Loopback, Process, Spawn, http, wait_for, wait_until};
+use isthmus_tests::wan::RoutedWan;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -36,16 +37,46 @@ pub(crate) struct Cluster {
     pub(crate) name: &'static str,
     /// Its gateway's process while it runs.
     pub(crate) gateway: Option<Process>,
-    block: Loopback,
+    block: Block,
     vips: Loopback,
     netns: Option<String>,
     directory: TempDir,
 }
 
+/// A cluster's addresses.
+enum Block {
+    /// This machine's own.
+    Loopback(Loopback),
+    /// A site's of a network of namespaces: a /24.
+    Site(Ipv4Addr),
+}
+
+impl Block {
+    fn ip(&self, host: u8) -> Ipv4Addr {
+        match self {
+            Self::Loopback(block) => block.ip(host),
+            Self::Site(network) => {
+                let [a, b, c, _] = network.octets();
+                Ipv4Addr::new(a, b, c, host)
+            }
+        }
+    }
+}
+
 impl Cluster {
     /// A cluster that does not run yet. `extra` goes into its gateway's configuration.
     pub(crate) fn new(name: &'static str, extra: &str) -> Self {
-        let (block, vips) = (Loopback::block(), Loopback::block());
+        Self::with_block(name, Block::Loopback(Loopback::block()), extra)
+    }
+
+    /// A cluster at a site of `wan`.
+    pub(crate) fn at_site(name: &'static str, wan: &RoutedWan, site: u8, extra: &str) -> Self {
+        let local_admin = format!("listen: {{admin: \"127.0.0.1:{}\"}}\n{extra}", port::ADMIN);
+        Self::with_block(name, Block::Site(wan.network(site)), &local_admin).within(wan.namespace(site))
+    }
+
+    fn with_block(name: &'static str, block: Block, extra: &str) -> Self {
+        let vips = Loopback::block();
         let directory = tempfile::tempdir().expect("a directory");
         let cluster = Self { name, gateway: None, block, vips, netns: None, directory };
         fs::create_dir(cluster.path("manifests")).expect("a directory");
@@ -91,7 +122,7 @@ impl Cluster {
 
     /// One of the gateway's ports.
     pub(crate) fn at(&self, port: u16) -> SocketAddr {
-        self.block.address(GATEWAY_HOST, port)
+        (self.block.ip(GATEWAY_HOST), port).into()
     }
 
     /// An address for a workload.
@@ -104,9 +135,9 @@ impl Cluster {
         self.vips.cidr()
     }
 
-    /// Whether it is in another network namespace than the test.
+    /// Whether its addresses are out of the test's reach.
     pub(crate) fn is_apart(&self) -> bool {
-        self.netns.is_some()
+        self.netns.is_some() && matches!(self.block, Block::Loopback(_))
     }
 
     /// Starts a process of the binary in this cluster, with as few file descriptors as a login shell or systemd
@@ -168,9 +199,9 @@ impl Cluster {
         self.ask(["status"]).await
     }
 
-    /// A route of the admin port; `None` while nobody answers.
+    /// A route of the admin API; `None` while nobody answers.
     pub(crate) async fn admin(&self, route: &str) -> Option<Value> {
-        http::get(self.at(port::ADMIN), route).await.ok()?.json().ok()
+        http::get_unix(&self.path("data/admin.sock"), route).await.ok()?.json().ok()
     }
 
     /// How many entries changed the registry, as this gateway knows.

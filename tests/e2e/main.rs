@@ -10,6 +10,7 @@ mod containment;
 mod exhaustion;
 mod failover;
 mod federation;
+mod halves;
 mod hostile;
 mod introduction;
 mod join;

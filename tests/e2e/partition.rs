@@ -4,15 +4,17 @@
 //! it and with its answers; what it sends itself goes over theirs.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use isthmus_tests::harness::dns::RecordType;
 use isthmus_tests::harness::{Loopback, wait_until};
-use isthmus_tests::wan::{Direction, Link, Shape};
+use isthmus_tests::wan::{Direction, Fault, Link, Shape};
+use tokio::time::interval;
 
-use crate::federation::{Cluster, SOON, federate, host, port, settled, text};
+use crate::federation::{Cluster, SOON, federate, host, port, settled};
 use crate::load::Load;
-use crate::registry::agreed;
+use crate::registry::{agreed, mint};
 use crate::workload::{Client, Mesh, Offer, Workload, answers_from, call, manifests};
 
 /// Until everything is as before, from when the network is.
@@ -25,6 +27,10 @@ const SOME: usize = 100;
 const FLAPS: usize = 3;
 /// From one continent to another, one way.
 const FAR: Shape = Shape { delay: Duration::from_millis(150), jitter: Duration::from_millis(10), bandwidth: None };
+/// How long a lost packet holds back what comes after it: until it is sent again, a round trip and some later.
+const STALL: Duration = Duration::from_millis(350);
+/// How often one is lost, on one link or another: a hundredth of the requests meet it.
+const STALL_EVERY: Duration = Duration::from_secs(1);
 /// Writes of each cluster over a slow network.
 const WRITES: usize = 5;
 
@@ -72,16 +78,6 @@ impl Network {
 
     /// Every cluster writes a token. Returns those that were confirmed, which their own cluster shows at once.
     async fn mint(&self) -> BTreeSet<String> {
-        let mint = async |cluster: &Cluster| {
-            let output = cluster.cli(["token", "create", "--workload", "shop/reviews", "--ttl", "1h"]).await;
-            if !output.status.success() {
-                return None;
-            }
-            let token: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-            let id = text(&token["id"]);
-            assert!(agreed(cluster).await.0.contains(&id), "{} forgot what it confirmed", cluster.name);
-            Some(id)
-        };
         let [east, west, eu] = &self.clusters;
         let (east, west, eu) = tokio::join!(mint(east), mint(west), mint(eu));
         [east, west, eu].into_iter().flatten().collect()
@@ -188,9 +184,21 @@ async fn nothing_confirmed_is_lost_while_the_leaders_link_comes_and_goes() {
     assert!(minted.len() >= FLAPS, "hardly anything could be written");
 }
 
+/// Packets are lost now and then, for ever.
+async fn lose_packets(links: &[Link]) -> Infallible {
+    let mut turn = interval(STALL_EVERY);
+    for (link, direction) in links.iter().cycle().zip([Direction::Forward, Direction::Backward].into_iter().cycle()) {
+        turn.tick().await;
+        link.fault(direction, Fault::Stall);
+        tokio::time::sleep(STALL).await;
+        link.fault(direction, Fault::None);
+    }
+    unreachable!("there are links")
+}
+
 /// With the timing that is the default.
 #[tokio::test(flavor = "multi_thread")]
-async fn continents_apart_the_leader_stays_and_every_write_and_call_succeeds() {
+async fn continents_apart_the_leader_stays_and_every_write_and_call_succeeds_although_packets_are_lost() {
     let network = Network::start("raft: {voters: 3}").await;
     let [east, west, _] = &network.clusters;
     let _details = Workload::exported(west, "details", 20).await;
@@ -206,10 +214,21 @@ async fn continents_apart_the_leader_stays_and_every_write_and_call_succeeds() {
     let before = term().await;
     let began = Instant::now();
     let mut minted = BTreeSet::new();
-    for _ in 0..WRITES {
-        minted.extend(network.mint().await);
+    let write = async {
+        for _ in 0..WRITES {
+            minted.extend(network.mint().await);
+        }
+        load.goes_on(SOME).await;
+    };
+    tokio::select! {
+        () = write => {}
+        never = lose_packets(&network.links) => match never {},
     }
-    println!("{} writes over links of 150 ms one way, in {:?}", minted.len(), began.elapsed());
+    println!(
+        "{} writes and 100 requests a second over links of 150 ms one way that stall, in {:?}",
+        minted.len(),
+        began.elapsed()
+    );
     assert_eq!(minted.len(), WRITES * network.clusters.len(), "every write is confirmed");
     network.agree(&minted).await;
     assert_eq!(term().await, before, "nobody was elected anew");

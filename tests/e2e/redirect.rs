@@ -3,10 +3,9 @@
 //! Needs root, `ip`, `iptables` and `setpriv`: a network namespace of the test's own, in which everything runs.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
-use isthmus_tests::harness::{Spawn, wait_for};
+use isthmus_tests::harness::{Netns, Spawn, wait_for};
 
 use crate::federation::{Cluster, host};
 use crate::workload::{HTTP, INBOUND, Mesh, OUTBOUND, Offer, TCP, manifests, sidecar};
@@ -18,63 +17,35 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// it would be redirected to itself.
 const APPLICATION: &str = "65534";
 
-/// A network namespace, gone with this value.
-struct Netns(String);
-
-impl Netns {
-    /// Makes one whose loopback is up. `None`, with the reason, where that is not possible.
-    fn new() -> Result<Self, String> {
-        let netns = Self(format!("isthmus-e2e-{}", std::process::id()));
-        run("ip", &["netns", "add", &netns.0])?;
-        run("ip", &["-n", &netns.0, "link", "set", "lo", "up"])?;
-        netns.run("iptables", &["-t", "nat", "-L", "-n"])?;
-        netns.application("true")?;
-        Ok(netns)
-    }
-
-    /// Leads the application's connections to `destination` to the sidecar.
-    fn redirect(&self, destination: &str) {
-        let to = OUTBOUND.to_string();
-        let rule =
-            ["-t", "nat", "-A", "OUTPUT", "-p", "tcp", "-d", destination, "-m", "owner", "--uid-owner", APPLICATION];
-        self.run("iptables", &[&rule[..], &["-j", "REDIRECT", "--to-ports", &to]].concat()).expect("a rule");
-    }
-
-    /// Runs a script as the application.
-    fn application(&self, script: &str) -> Result<String, String> {
-        let user = ["--reuid", APPLICATION, "--regid", APPLICATION, "--clear-groups"];
-        self.run("setpriv", &[&user[..], &["bash", "-c", script]].concat())
-    }
-
-    /// Runs a command inside.
-    fn run(&self, command: &str, args: &[&str]) -> Result<String, String> {
-        run("ip", &[&["netns", "exec", &self.0, command], args].concat())
-    }
+/// A namespace in which iptables works and the application has a user of its own; or why there is none.
+fn namespace() -> Result<Netns, String> {
+    let netns = Netns::new("redirect")?;
+    netns.run("iptables", &["-t", "nat", "-L", "-n"])?;
+    application(&netns, "true")?;
+    Ok(netns)
 }
 
-impl Drop for Netns {
-    fn drop(&mut self) {
-        // Only a left-over name if it fails; the next run has another.
-        let _ = run("ip", &["netns", "del", &self.0]);
-    }
+/// Leads the application's connections to `destination` to the sidecar.
+fn redirect(netns: &Netns, destination: &str) {
+    let to = OUTBOUND.to_string();
+    let rule = ["-t", "nat", "-A", "OUTPUT", "-p", "tcp", "-d", destination, "-m", "owner", "--uid-owner", APPLICATION];
+    netns.run("iptables", &[&rule[..], &["-j", "REDIRECT", "--to-ports", &to]].concat()).expect("a rule");
 }
 
-fn run(command: &str, args: &[&str]) -> Result<String, String> {
-    let output = Command::new(command).args(args).output().map_err(|error| format!("{command}: {error}"))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Err(format!("{command} {args:?}: {}{}", output.status, String::from_utf8_lossy(&output.stderr)))
+/// Runs a script as the application.
+fn application(netns: &Netns, script: &str) -> Result<String, String> {
+    let user = ["--reuid", APPLICATION, "--regid", APPLICATION, "--clear-groups"];
+    netns.run("setpriv", &[&user[..], &["bash", "-c", script]].concat())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redirected_connection_reaches_the_service_that_its_address_stands_for() {
-    let netns = match Netns::new() {
+    let netns = match namespace() {
         Ok(netns) => netns,
         Err(reason) => return eprintln!("SKIPPED: transparent redirection needs root, ip and iptables: {reason}"),
     };
     // Everything is inside: gateway, sidecars, application.
-    let mut east = Cluster::new("us-east", "found: true").within(&netns.0);
+    let mut east = Cluster::new("us-east", "found: true").within(netns.name());
     east.start(None);
     east.process().wait_for_output(PATIENCE, "founded the federation").await;
     let (app, client) = (east.host(20), east.host(30));
@@ -87,13 +58,13 @@ async fn a_redirected_connection_reaches_the_service_that_its_address_stands_for
     let redirected = format!("outbound: \"127.0.0.1:{OUTBOUND}\"\ninbound: \"{client}:{INBOUND}\"\n");
     let beside_client = sidecar(&east, "productpage", client, &redirected).await;
     beside_client.wait_for_output(PATIENCE, "certified").await;
-    netns.redirect(&east.vip_range());
+    redirect(&netns, &east.vip_range());
 
     // A client that speaks plain HTTP to what DNS told. Its sidecar answers, with the client's identity: had
     // the gateway listening on that address answered, the caller would be the gateway.
     let services = || {
         let admin = format!("unix:{}", east.path("data/admin.sock").display());
-        let listed = run(crate::federation::BINARY, &["--admin", &admin, "-o", "json", "services"]).ok()?;
+        let listed = netns.run(crate::federation::BINARY, &["--admin", &admin, "-o", "json", "services"]).ok()?;
         let listed: serde_json::Value = serde_json::from_str(&listed).ok()?;
         listed["services"][0]["vip"].as_str().map(str::to_owned)
     };
@@ -102,31 +73,31 @@ async fn a_redirected_connection_reaches_the_service_that_its_address_stands_for
     let request = format!("GET / HTTP/1.1\\r\\nHost: {authority}\\r\\nConnection: close\\r\\n\\r\\n");
     let script = format!("exec 3<>/dev/tcp/{vip}/{HTTP}; printf '{request}' >&3; cat <&3");
     let answer = wait_for(PATIENCE, "an answer", async || {
-        netns.application(&script).ok().filter(|answer| answer.starts_with("HTTP/1.1 200"))
+        application(&netns, &script).ok().filter(|answer| answer.starts_with("HTTP/1.1 200"))
     })
     .await;
     assert!(answer.contains("spiffe://us-east.acme.mesh/ns/shop/sa/productpage"), "{answer}");
 
     // TCP is redirected alike, and the server speaks first.
     let script = format!("exec 3<>/dev/tcp/{vip}/{TCP}; read -t 10 line <&3; echo \"$line\"");
-    assert_eq!(netns.application(&script).expect("a greeting"), "hello from us-east/reviews\n");
+    assert_eq!(application(&netns, &script).expect("a greeting"), "hello from us-east/reviews\n");
 
     // What is redirected without being the federation's goes where it was going.
-    netns.redirect("127.1.2.3");
+    redirect(&netns, "127.1.2.3");
     let elsewhere = ["sample-app", "--service", "other", "--cluster", "nowhere", "--listen", "127.1.2.3:80"];
-    let inside = ["netns", "exec", &netns.0, crate::federation::BINARY];
+    let inside = ["netns", "exec", netns.name(), crate::federation::BINARY];
     let _elsewhere = Spawn::new("elsewhere", Path::new("ip")).args(inside).args(elsewhere).start(east.directory());
     let script = "exec 3<>/dev/tcp/127.1.2.3/80; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3";
     wait_for(PATIENCE, "an answer from elsewhere", async || {
-        netns.application(script).ok().filter(|answer| answer.contains("nowhere"))
+        application(&netns, script).ok().filter(|answer| answer.contains("nowhere"))
     })
     .await;
 
     // A rule that catches the sidecar's own connections too costs these connections, not the sidecar.
     let everyone = ["-t", "nat", "-A", "OUTPUT", "-p", "tcp", "-d", "127.1.2.4", "-j", "REDIRECT", "--to-ports"];
     netns.run("iptables", &[&everyone[..], &[&OUTBOUND.to_string()]].concat()).expect("a rule");
-    netns.application("exec 3<>/dev/tcp/127.1.2.4/80; cat <&3").expect("connected, then cut");
+    application(&netns, "exec 3<>/dev/tcp/127.1.2.4/80; cat <&3").expect("connected, then cut");
     beside_client.wait_for_output(PATIENCE, "redirected to itself").await;
-    let answer = netns.application(script).expect("the sidecar serves on");
+    let answer = application(&netns, script).expect("the sidecar serves on");
     assert!(answer.contains("nowhere"), "{answer}");
 }

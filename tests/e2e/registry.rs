@@ -27,6 +27,18 @@ pub(crate) async fn agreed(cluster: &Cluster) -> (BTreeSet<String>, BTreeSet<Str
     (names(&tokens["tokens"], "id"), names(&services["services"], "name"))
 }
 
+/// Has a cluster write a token. Returns its id if that was confirmed, which the cluster then shows at once.
+pub(crate) async fn mint(cluster: &Cluster) -> Option<String> {
+    let output = cluster.cli(["token", "create", "--workload", "shop/reviews", "--ttl", "1h"]).await;
+    if !output.status.success() {
+        return None;
+    }
+    let token: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let id = text(&token["id"]);
+    assert!(agreed(cluster).await.0.contains(&id), "{} forgot what it confirmed", cluster.name);
+    Some(id)
+}
+
 /// Tokens are the evidence: what an operator was told is agreed, and no file could bring it back.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_committed_is_lost_whichever_gateway_is_killed_at_whatever_moment() {

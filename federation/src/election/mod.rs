@@ -7,7 +7,7 @@
 //!
 //! - a voter first asks the others whether they would vote for it (pre-vote, §9.6 of Ongaro's thesis), and stands only if most
 //!   would: nobody has heard a leader for a while, and it has all that they have;
-//! - its patience is drawn anew each time;
+//! - its patience is drawn anew each time, and that of the foremost candidate is the shortest;
 //! - a leader that no quorum answers falls silent, so that the others elect one that they reach;
 //! - a leader hands over before it stops, and to a voter that is much nearer to the others than it is (§3.10).
 //!
@@ -217,7 +217,8 @@ impl Election {
             }
             return;
         }
-        if self.clocks.is_fit() && patience.is_over(self.last_heard(), Instant::now()) {
+        let foremost = self.raft.metrics().borrow().vote.leader_id.node_id == own;
+        if self.clocks.is_fit() && patience.is_over(self.last_heard(), foremost, Instant::now()) {
             if self.would_be_elected(own, voters).await {
                 tracing::info!("no leader of the registry is heard: this gateway stands for election");
                 self.heard();

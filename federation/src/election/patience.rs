@@ -28,9 +28,12 @@ impl Patience {
         Self { timing, silence: draw(timing.election_min, timing.election_max), not_before: None }
     }
 
-    /// Whether it is over at `now`, where a leader was last heard at `heard`.
-    pub(super) fn is_over(&self, heard: Instant, now: Instant) -> bool {
-        now >= heard + self.silence && self.has_rested(now)
+    /// Whether it is over at `now`, where a leader was last heard at `heard`, or this voter last stood or voted. It is
+    /// shortest for the `foremost`: the voter whose candidacy came to nothing, but beats all others that it knows of. Those
+    /// whom it beats have learnt so, and wait longer.
+    pub(super) fn is_over(&self, heard: Instant, foremost: bool, now: Instant) -> bool {
+        let silence = if foremost { self.timing.election_min } else { self.silence };
+        now >= heard + silence && self.has_rested(now)
     }
 
     /// Whether it may try again at `now`.
@@ -46,7 +49,7 @@ impl Patience {
     /// It stood. If that came to nothing, another had some of the votes: they should not meet again.
     pub(super) fn stood(&mut self, now: Instant) {
         *self = Self::new(self.timing);
-        self.not_before = Some(now + draw(self.timing.election_min / 2, self.timing.election_max / 2));
+        self.not_before = Some(now + draw(self.timing.election_min / 2, self.timing.election_min));
     }
 }
 
@@ -60,15 +63,18 @@ mod tests {
         let heard = Instant::now();
         for _ in 0..100 {
             let mut patience = Patience::new(timing);
-            assert!(!patience.is_over(heard, heard + timing.election_min - Duration::from_millis(1)));
-            assert!(patience.is_over(heard, heard + timing.election_max));
+            for foremost in [false, true] {
+                assert!(!patience.is_over(heard, foremost, heard + timing.election_min - Duration::from_millis(1)));
+            }
+            assert!(patience.is_over(heard, false, heard + timing.election_max));
             let now = heard + timing.election_max;
             patience.turned_down(now);
-            assert!(!patience.is_over(heard, now));
-            assert!(patience.is_over(heard, now + timing.election_min / 4));
+            assert!(!patience.is_over(heard, false, now));
+            assert!(patience.is_over(heard, false, now + timing.election_min / 4));
             patience.stood(now);
-            assert!(!patience.is_over(heard, now + timing.election_min / 2 - Duration::from_millis(1)));
-            assert!(patience.is_over(heard, now + timing.election_max));
+            assert!(!patience.is_over(heard, true, now + timing.election_min / 2 - Duration::from_millis(1)));
+            assert!(patience.is_over(now, true, now + timing.election_min), "who is foremost is so at once");
+            assert!(patience.is_over(now, false, now + timing.election_max));
         }
     }
 }

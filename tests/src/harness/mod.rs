@@ -17,10 +17,12 @@
 pub mod dns;
 pub mod http;
 mod loopback;
+mod netns;
 mod process;
 mod wait;
 
 pub use loopback::Loopback;
+pub use netns::Netns;
 pub use process::{Process, Spawn};
 pub use wait::{wait_for, wait_until};
 

@@ -14,11 +14,13 @@ mod lane;
 mod link;
 mod mesh;
 mod pipe;
+mod routed;
 mod r#virtual;
 
 pub use lane::{Direction, Fault, Shape};
 pub use link::Link;
 pub use mesh::{Site, Wan};
+pub use routed::RoutedWan;
 pub use r#virtual::{Accepted, MachineId, VirtualWan};
 
 #[cfg(test)]
