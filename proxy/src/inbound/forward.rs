@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
+use hyper::ext::Protocol;
 use hyper_util::rt::TokioIo;
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ServiceName;
@@ -13,6 +14,7 @@ use super::session::Session;
 use crate::message::authority::requested;
 use crate::message::body::Replay;
 use crate::message::fields::{Outcome, set_client_certificate, strip_claims, strip_hop_by_hop};
+use crate::message::upgrade::{Asked, is_tunnel};
 use crate::message::{Body, Received, reply};
 use crate::metrics::Direction;
 use crate::plaintext::CONNECT_WITHIN;
@@ -22,8 +24,8 @@ use crate::tcp::{IDLE_MAX, connect, copy_both};
 pub(super) async fn answer(session: Arc<Session>, request: Request<Received>) -> Response<Body> {
     let started = Instant::now();
     let response = match admit(&session, &request) {
-        Ok(admitted) if request.method() == Method::CONNECT => tunnel(&session, &admitted, request).await,
-        Ok(admitted) => Box::pin(forward(&session, &admitted, request)).await,
+        Ok(admitted) if is_tunnel(&request) => tunnel(&session, &admitted, request).await,
+        Ok(admitted) => Box::pin(exchange(&session, &admitted, request)).await,
         Err(refused) => {
             tracing::debug!(peer = %session.peer, service = %session.service, reason = refused.reason, "refused");
             reply::outcome(refused.status, &refused.reason, refused.outcome)
@@ -48,7 +50,7 @@ fn admit(session: &Session, request: &Request<Received>) -> Result<Admitted, Ref
     })?;
     let random = session.plane.balancer().random();
     let admitted = session.landing.admit(&session.plane.snapshot(), &session.peer, &service, authority.port, random)?;
-    if request.method() == Method::CONNECT && admitted.protocol.is_http() {
+    if is_tunnel(request) && admitted.protocol.is_http() {
         // The application believes what requests say about their caller, because it is written here.
         let reason = format!("port {} of {service} speaks HTTP: it takes requests, and no CONNECT", authority.port);
         return Err(Refused::denied(StatusCode::FORBIDDEN, reason));
@@ -83,9 +85,20 @@ async fn tunnel(session: &Session, admitted: &Admitted, request: Request<Receive
     reply::outcome(StatusCode::SERVICE_UNAVAILABLE, &failed, Outcome::NotSent)
 }
 
+/// Passes the request on, and joins the two streams if both sides want that.
+async fn exchange(session: &Session, admitted: &Admitted, mut request: Request<Received>) -> Response<Body> {
+    let asked = Asked::take(&mut request);
+    let response = forward(session, admitted, request).await;
+    match asked {
+        Some(asked) => asked.answer(response, &session.life, session.entry.clone()),
+        None => response,
+    }
+}
+
 /// Passes the request to the first instance that takes it.
 async fn forward(session: &Session, admitted: &Admitted, request: Request<Received>) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
+    let protocol = parts.extensions.remove::<Protocol>();
     strip_hop_by_hop(&mut parts.headers);
     strip_claims(&mut parts.headers);
     set_client_certificate(&mut parts.headers, session.plane.identity().id().as_ref(), &session.peer);
@@ -97,6 +110,9 @@ async fn forward(session: &Session, admitted: &Admitted, request: Request<Receiv
         *request.method_mut() = parts.method.clone();
         *request.uri_mut() = parts.uri.clone();
         *request.headers_mut() = parts.headers.clone();
+        if let Some(protocol) = protocol.clone() {
+            request.extensions_mut().insert(protocol);
+        }
         match session.plane.apps().send(*target, http2, request).await {
             Ok(mut response) => {
                 strip_hop_by_hop(response.headers_mut());

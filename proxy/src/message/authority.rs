@@ -7,6 +7,8 @@ use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::Scheme;
 use http::{HeaderMap, Method, Request, Version};
 
+use super::upgrade::{is_tunnel, is_understood};
+
 /// The port that an `http` authority without a port means.
 pub const HTTP_PORT: u16 = 80;
 /// The longest host name (RFC 1035 §2.3.4, in presentation form, with the root's dot).
@@ -48,6 +50,9 @@ pub enum BadRequest {
     /// A path that does not start with a slash.
     #[error("the request's path does not start with a slash")]
     Path,
+    /// An extended CONNECT for another protocol, which is no request at all without it.
+    #[error("the only protocol that a request can change to is websocket")]
+    Protocol,
     /// A transfer coding other than one `chunked`.
     #[error("the only transfer coding understood is a single chunked")]
     TransferCoding,
@@ -92,7 +97,10 @@ fn parse_port(text: &str) -> Result<u16, BadRequest> {
 /// The reason for a 400.
 pub fn requested<B>(request: &Request<B>) -> Result<Authority, BadRequest> {
     check_framing(request.headers())?;
-    let connect = request.method() == Method::CONNECT;
+    if !is_understood(request) {
+        return Err(BadRequest::Protocol);
+    }
+    let connect = is_tunnel(request);
     check_target(request, connect)?;
     let default_port = if connect { None } else { Some(HTTP_PORT) };
     let target = request.uri().authority().map(|authority| Authority::parse(authority.as_str(), default_port));
@@ -129,7 +137,7 @@ fn check_framing(headers: &HeaderMap) -> Result<(), BadRequest> {
 fn host<B>(request: &Request<B>) -> Result<Option<&str>, BadRequest> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let Some(host) = hosts.next() else {
-        let needed = request.version() == Version::HTTP_11 && request.method() != Method::CONNECT;
+        let needed = request.version() == Version::HTTP_11 && !is_tunnel(request);
         return if needed { Err(BadRequest::NoHost) } else { Ok(None) };
     };
     if hosts.next().is_some() {

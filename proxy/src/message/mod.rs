@@ -6,6 +6,7 @@ pub mod fields;
 pub mod received;
 pub mod reply;
 pub mod server;
+pub mod upgrade;
 
 pub use body::Body;
 pub use received::Received;

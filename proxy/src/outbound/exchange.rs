@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use hyper::ext::Protocol;
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ClusterName;
 use isthmus_model::route::{Destination, DestinationKey};
@@ -22,7 +23,7 @@ use crate::balance::ejection::Failure;
 use crate::balance::{Pick, Tried};
 use crate::message::body::Replay;
 use crate::message::fields::{Outcome, strip_claims, strip_hop_by_hop, take_outcome};
-use crate::message::{Body, Received, reply};
+use crate::message::{Body, Received, reply, upgrade};
 use crate::metrics::ServiceLabels;
 use crate::plane::DataPlane;
 use crate::tunnel::{DialError, SESSIONS_USUAL, SendError};
@@ -42,6 +43,8 @@ pub(super) fn authority(target: &Target) -> Authority {
 /// A request as it is sent, again and again if need be.
 struct Outgoing {
     method: Method,
+    /// The protocol that it asks for.
+    protocol: Option<Protocol>,
     uri: Uri,
     headers: HeaderMap,
     body: Replay,
@@ -52,7 +55,8 @@ impl Outgoing {
         target: &Target,
         request: Request<Received>,
     ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let protocol = parts.extensions.remove::<Protocol>();
         let mut headers = parts.headers;
         strip_hop_by_hop(&mut headers);
         strip_claims(&mut headers);
@@ -63,7 +67,13 @@ impl Outgoing {
         uri.authority = Some(authority(target));
         let path = parts.uri.into_parts().path_and_query;
         uri.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
-        Ok(Self { method: parts.method, uri: Uri::from_parts(uri)?, headers, body: Replay::prepare(body).await? })
+        let (method, uri) = (parts.method, Uri::from_parts(uri)?);
+        Ok(Self { method, protocol, uri, headers, body: Replay::prepare(body).await? })
+    }
+
+    /// Whether it may be seen twice. A protocol is asked for by a GET, whatever form that has meanwhile.
+    fn is_idempotent(&self) -> bool {
+        self.method.is_idempotent() || self.protocol.is_some()
     }
 
     fn attempt(&self) -> Request<Body> {
@@ -71,6 +81,9 @@ impl Outgoing {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = self.headers.clone();
+        if let Some(protocol) = self.protocol.clone() {
+            request.extensions_mut().insert(protocol);
+        }
         request
     }
 }
@@ -122,7 +135,7 @@ pub(super) async fn send(plane: &DataPlane, target: &Target, request: Request<Re
         };
         tracing::debug!(service = %name, %cluster, reason = failed.reason, sent = failed.sent, "attempt failed");
         let again = outgoing.body.is_intact()
-            && (!failed.sent || (outgoing.method.is_idempotent() && traffic.budget().spend(Instant::now())));
+            && (!failed.sent || (outgoing.is_idempotent() && traffic.budget().spend(Instant::now())));
         last = Some(failed);
         if !again {
             break;
@@ -218,7 +231,12 @@ async fn through_tunnel(
                     lease.retire();
                     (Failed { sent: false, failure: Some(Failure::Unreachable), reason }, true)
                 }
-                told => return told_by_far_side(told, response.map(|body| Body::streamed(body).holding(lease))),
+                told => {
+                    if outgoing.protocol.is_some() {
+                        upgrade::from_http2(&mut response);
+                    }
+                    return told_by_far_side(told, response.map(|body| Body::streamed(body).holding(lease)));
+                }
             },
             Err(error) => (Failed::session(&error), matches!(error, SendError::NotSent(_))),
         };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::CONNECTION;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use isthmus_model::name::{ClusterName, ServiceName};
 
@@ -14,6 +14,7 @@ use super::{exchange, listener};
 use crate::accept::Lifetime;
 use crate::limits::{Entry, Gate};
 use crate::message::authority::{Authority, requested};
+use crate::message::upgrade::{Asked, is_tunnel};
 use crate::message::{Body, Received, reply};
 use crate::metrics::Direction;
 use crate::plane::DataPlane;
@@ -69,28 +70,36 @@ impl Client {
 
     async fn target(&self, request: &Request<Received>) -> Result<Target, NoTarget> {
         let authority = requested(request)?;
-        if self.within_connect && request.method() == Method::CONNECT {
+        if self.within_connect && is_tunnel(request) {
             // One level is what clients need; without a bound, a client could nest connections at will.
             return Err(NoTarget::Nested);
         }
         let found = match &self.scope {
             Scope::Federation => self.plane.find_host(&authority.host, authority.port).await,
             Scope::Service(name, port) => {
-                check_scope(&authority, name, *port, request.method() == Method::CONNECT)?;
+                check_scope(&authority, name, *port, is_tunnel(request))?;
                 self.plane.find_service(name, *port).await
             }
         };
         target(found, &authority.host, authority.port)
     }
 
-    async fn serve(&self, target: &Target, request: Request<Received>) -> Answer {
-        if request.method() != Method::CONNECT {
-            return exchange::send(&self.plane, target, request).await;
+    async fn serve(&self, target: &Target, mut request: Request<Received>) -> Answer {
+        if is_tunnel(&request) {
+            if target.port.protocol.is_http() {
+                return self.requests_within(target, request).into();
+            }
+            return self.tunnel(target, request).await.into();
         }
-        if target.port.protocol.is_http() {
-            return self.requests_within(target, request).into();
+        let asked = Asked::take(&mut request);
+        let answer = exchange::send(&self.plane, target, request).await;
+        match asked {
+            Some(asked) => {
+                let response = asked.answer(answer.response, &self.life, self.entry.clone());
+                Answer { response, ..answer }
+            }
+            None => answer,
         }
-        self.tunnel(target, request).await.into()
     }
 
     /// What comes through a CONNECT to a port that speaks HTTP is served as requests, as on a connection that was

@@ -11,12 +11,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, Version};
+use http::{Request, Response, StatusCode, Version};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
-use crate::message::Body;
 use crate::message::server::{CONNECTION_WINDOW, HEAD_BYTES_MAX, HEADER_LIST_BYTES_MAX, SEND_BUFFER, STREAM_WINDOW};
+use crate::message::{Body, reply, upgrade};
 use crate::tcp::connect;
 use crate::tunnel::{SendError, classify};
 use hear_out::HearOut;
@@ -55,7 +55,8 @@ impl AppError {
 pub struct Pool(Arc<Kept>);
 
 impl Pool {
-    /// Sends a request whose target is in absolute form.
+    /// Sends a request whose target is in absolute form. One that asks for a protocol is in this data plane's form
+    /// ([`upgrade`]), as its response is.
     ///
     /// # Errors
     /// See [`AppError`].
@@ -70,6 +71,10 @@ impl Pool {
 
     async fn send_http1(&self, address: SocketAddr, request: Request<Body>) -> Result<Response<Body>, AppError> {
         let mut request = origin_form(request);
+        let asked = upgrade::is_asked(&request);
+        if asked {
+            upgrade::to_http1(&mut request);
+        }
         loop {
             let reused = self.0.take(address);
             let is_reused = reused.is_some();
@@ -78,6 +83,9 @@ impl Pool {
                 None => self.open_http1(address).await?,
             };
             match sender.try_send_request(request).await {
+                Ok(response) if asked && response.status().is_success() => {
+                    return Ok(not_switched(address, response.status()));
+                }
                 Ok(response) => {
                     let returning = self.0.returning(address, sender);
                     return Ok(response.map(|body| Body::streamed(body).holding(returning)));
@@ -101,12 +109,13 @@ impl Pool {
         builder.max_buf_size(HEAD_BYTES_MAX).max_header_size(HEAD_BYTES_MAX);
         let opened = builder.handshake(TokioIo::new(HearOut::new(stream))).await;
         let (sender, connection) = opened.map_err(|error| AppError::Connect(address, io::Error::other(error)))?;
-        drive(address, slot, connection);
+        drive(address, slot, connection.with_upgrades());
         Ok(sender)
     }
 
     async fn send_http2(&self, address: SocketAddr, request: Request<Body>) -> Result<Response<Body>, AppError> {
         let mut request = request;
+        let asked = upgrade::is_asked(&request);
         loop {
             let shared = self.0.shared(address);
             let is_reused = shared.is_some();
@@ -115,7 +124,12 @@ impl Pool {
                 None => self.open_http2(address).await?,
             };
             match sender.try_send_request(request).await {
-                Ok(response) => return Ok(response.map(Body::streamed)),
+                Ok(mut response) => {
+                    if asked {
+                        upgrade::from_http2(&mut response);
+                    }
+                    return Ok(response.map(Body::streamed));
+                }
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if is_reused => request = unsent,
                     returned => {
@@ -153,6 +167,14 @@ fn drive(address: SocketAddr, slot: Slot, connection: impl Future<Output = hyper
         }
         drop(slot);
     });
+}
+
+/// An application may ignore that it was asked to switch, and answer. Between data planes a success would say that it did.
+fn not_switched(address: SocketAddr, status: StatusCode) -> Response<Body> {
+    let reason = format!(
+        "the application at {address} answered {status} to a request for a websocket, and did not switch to it"
+    );
+    reply::text(StatusCode::NOT_IMPLEMENTED, &reason)
 }
 
 /// What an HTTP/1.1 origin expects: the authority in `Host`, the rest in the target.
