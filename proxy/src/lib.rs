@@ -8,8 +8,8 @@
 //!
 //! Beside that path, [`workload_api`] hands a sidecar's identity to an application that does its TLS itself.
 //!
-//! Deliberately absent: HTTP/1 `Upgrade` across the federation (the header is dropped, which RFC 9110 §7.8
-//! allows), response caching and buffering, and any retry of a request that may have had an effect.
+//! Deliberately absent: protocols other than WebSocket behind `Upgrade`, response caching and buffering, and any retry of a
+//! request that may have had an effect.
 
 pub mod accept;
 pub mod agent;

@@ -25,5 +25,6 @@ pub mod snapshot;
 pub mod speaker;
 pub mod spiffe;
 pub mod time;
+pub mod traffic;
 pub mod vip;
 pub mod voters;

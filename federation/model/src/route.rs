@@ -5,6 +5,8 @@
 //! snapshot or the set of unusable destinations changes, so a data plane keeps it between requests. Which
 //! destination within a level is the balancer's choice, for it knows the load.
 
+pub mod failback;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -18,6 +20,9 @@ use crate::snapshot::{Coverage, RemoteBackend, Service, Snapshot};
 /// How much more than its share a level is trusted to take before traffic spills (Envoy's
 /// overprovisioning factor), in per mille: a level keeps all traffic until under 1/1.4 of it is healthy.
 pub const OVERPROVISIONING_PERMILLE: u64 = 1_400;
+/// A level of which less than this is free of suspicion is used whole, suspected or not, when there is not enough elsewhere
+/// (Envoy's panic threshold of 50 %), in per mille.
+pub const PANIC_PERMILLE: u64 = 500;
 /// All of the traffic, in the unit of shares.
 pub const WHOLE: u32 = 1_000;
 /// Capacity of one instance in the unit that levels are weighed in, so that a cluster's capacity can be
@@ -178,12 +183,34 @@ impl Plan {
 }
 
 /// Plans requests for `port` of `service`. `usable` says whether a destination is free of suspicion (not
-/// ejected). When nothing is, suspicion is ignored: a request that may fail beats one that must.
+/// ejected). Suspicion is ignored where it would leave too little: of a level most of which is suspected, when the others
+/// cannot take all of the rest ([`PANIC_PERMILLE`]); and everywhere when nothing else is left. A request that may fail beats one
+/// that must.
 pub fn plan(service: &Service, port: u16, usable: impl Fn(&DestinationKey) -> bool) -> Plan {
     let candidates = candidates(service, port);
-    let healthy = |candidate: &Candidate| candidate.reachable && usable(&candidate.destination.key(port));
-    let plan = spread(&candidates, healthy);
-    if plan.levels.is_empty() { spread(&candidates, |_| true) } else { plan }
+    let usable: Vec<bool> = candidates.iter().map(|candidate| usable(&candidate.destination.key(port))).collect();
+    let well = |index: usize| candidates[index].reachable && usable[index];
+    let (plan, is_short) = spread(&candidates, well);
+    if !is_short {
+        return plan;
+    }
+    let panicking = panicking(&candidates, &usable);
+    let bearable = |index: usize| {
+        let candidate = &candidates[index];
+        candidate.reachable && (usable[index] || panicking.contains(&candidate.proximity))
+    };
+    let (plan, _) = spread(&candidates, bearable);
+    if plan.levels.is_empty() { spread(&candidates, |_| true).0 } else { plan }
+}
+
+/// The levels of which less than [`PANIC_PERMILLE`] is free of suspicion.
+fn panicking(candidates: &[Candidate], usable: &[bool]) -> Vec<Proximity> {
+    let reachable = || candidates.iter().zip(usable).filter(|(candidate, _)| candidate.reachable);
+    let ready = |of: Proximity, only_usable: bool| -> u64 {
+        let members = reachable().filter(|(candidate, usable)| candidate.proximity == of && (**usable || !only_usable));
+        members.map(|(candidate, _)| candidate.ready).sum()
+    };
+    Proximity::ALL.into_iter().filter(|of| 1_000 * ready(*of, true) < PANIC_PERMILLE * ready(*of, false)).collect()
 }
 
 struct Candidate {
@@ -223,14 +250,16 @@ fn candidates(service: &Service, port: u16) -> Vec<Candidate> {
     local.chain(remote).collect()
 }
 
-/// Gives each level what it can take of what nearer levels could not, in proportion to its health.
-fn spread(candidates: &[Candidate], healthy: impl Fn(&Candidate) -> bool) -> Plan {
+/// Gives each level what it can take of what nearer levels could not, in proportion to its health. Whether all of them
+/// together are short of what is needed.
+fn spread(candidates: &[Candidate], healthy: impl Fn(usize) -> bool) -> (Plan, bool) {
     let mut levels = Vec::new();
     let mut unassigned = u64::from(WHOLE);
     for proximity in Proximity::ALL {
-        let members = || candidates.iter().filter(move |candidate| candidate.proximity == proximity);
-        let total: u64 = members().map(|candidate| candidate.total).sum();
-        let chosen: Vec<&Candidate> = members().filter(|c| c.ready > 0 && healthy(c)).collect();
+        let members = || candidates.iter().enumerate().filter(move |(_, candidate)| candidate.proximity == proximity);
+        let total: u64 = members().map(|(_, candidate)| candidate.total).sum();
+        let chosen = members().filter(|(index, candidate)| candidate.ready > 0 && healthy(*index));
+        let chosen: Vec<&Candidate> = chosen.map(|(_, candidate)| candidate).collect();
         if chosen.is_empty() {
             continue;
         }
@@ -242,7 +271,7 @@ fn spread(candidates: &[Candidate], healthy: impl Fn(&Candidate) -> bool) -> Pla
         levels.push(Level { proximity, share: u32::try_from(able).unwrap_or(WHOLE), destinations });
     }
     share_out_rest(&mut levels, unassigned);
-    Plan { levels }
+    (Plan { levels }, unassigned > 0)
 }
 
 /// When all levels together cannot take everything, each gets more in proportion to what it takes.

@@ -1,22 +1,17 @@
 //! How many requests may be sent a second time.
 //!
-//! A token bucket per service: every request earns a fifth of a retry, and time earns a few, so that a
-//! service in trouble gets at most a fifth more load than it had. What was never sent costs nothing, for
+//! A token bucket per service: every request earns a part of a retry, by default a fifth, and time earns a few, so that a
+//! service in trouble gets at most that much more load than it had. What was never sent costs nothing, for
 //! nobody saw it.
 
 use std::time::Instant;
 
-/// Retries earned by a request, in thousandths: 20 %.
-pub const PER_REQUEST_MILLI: u64 = 200;
-/// Retries earned by a second, so that a service with little traffic is retried too.
-pub const PER_SECOND: u64 = 10;
-/// Retries that can be saved up, and what a service starts with: when a busy session breaks, everything
-/// in flight on it is retried at once.
-pub const SAVED_MAX: u64 = 500;
+use isthmus_model::traffic::Retries;
 
 /// The budget of one service.
 #[derive(Debug)]
 pub struct RetryBudget {
+    policy: Retries,
     saved_milli: u64,
     at: Instant,
 }
@@ -24,14 +19,14 @@ pub struct RetryBudget {
 impl RetryBudget {
     /// A full budget.
     #[must_use]
-    pub fn new(now: Instant) -> Self {
-        Self { saved_milli: SAVED_MAX * 1_000, at: now }
+    pub fn new(policy: Retries, now: Instant) -> Self {
+        Self { saved_milli: policy.saved_max * 1_000, policy, at: now }
     }
 
     /// A request came.
     pub fn earn(&mut self, now: Instant) {
         self.tick(now);
-        self.saved_milli = (self.saved_milli + PER_REQUEST_MILLI).min(SAVED_MAX * 1_000);
+        self.saved_milli = (self.saved_milli + self.policy.per_request_permille).min(self.policy.saved_max * 1_000);
     }
 
     /// Takes one retry, if there is one.
@@ -46,10 +41,12 @@ impl RetryBudget {
 
     fn tick(&mut self, now: Instant) {
         let millis = u64::try_from(now.saturating_duration_since(self.at).as_millis()).unwrap_or(u64::MAX);
-        // One millisecond earns PER_SECOND thousandths. Less than that is kept for the next tick.
+        // One millisecond earns `per_second` thousandths. Less than that is kept for the next tick.
         if millis > 0 {
-            self.saved_milli =
-                millis.saturating_mul(PER_SECOND).saturating_add(self.saved_milli).min(SAVED_MAX * 1_000);
+            self.saved_milli = millis
+                .saturating_mul(self.policy.per_second)
+                .saturating_add(self.saved_milli)
+                .min(self.policy.saved_max * 1_000);
             self.at = now;
         }
     }
@@ -64,14 +61,14 @@ mod tests {
     #[test]
     fn retries_are_a_share_of_requests_and_time() {
         let start = Instant::now();
-        let mut budget = RetryBudget::new(start);
-        assert_eq!((0..10_000).filter(|_| budget.spend(start)).count() as u64, SAVED_MAX);
+        let mut budget = RetryBudget::new(Retries::default(), start);
+        assert_eq!((0..10_000).filter(|_| budget.spend(start)).count() as u64, Retries::default().saved_max);
         (0..10).for_each(|_| budget.earn(start));
         assert!(budget.spend(start) && budget.spend(start), "ten requests earn two");
         assert!(!budget.spend(start));
         let later = start + Duration::from_secs(1);
-        assert_eq!((0..100).filter(|_| budget.spend(later)).count() as u64, PER_SECOND);
+        assert_eq!((0..100).filter(|_| budget.spend(later)).count() as u64, Retries::default().per_second);
         let much_later = later + Duration::from_secs(86_400);
-        assert_eq!((0..10_000).filter(|_| budget.spend(much_later)).count() as u64, SAVED_MAX);
+        assert_eq!((0..10_000).filter(|_| budget.spend(much_later)).count() as u64, Retries::default().saved_max);
     }
 }

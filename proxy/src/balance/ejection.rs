@@ -13,10 +13,8 @@
 
 use std::time::{Duration, Instant};
 
-/// The first ejection. Short, because a restart looks like a failure.
-pub const EJECTED_FIRST: Duration = Duration::from_secs(1);
-/// The longest ejection, so that recovery is noticed.
-pub const EJECTED_MAX: Duration = Duration::from_secs(30);
+use isthmus_model::traffic::Ejection;
+
 /// How long a trial blocks another one; its outcome may never come (the client left).
 pub const TRIAL_WITHIN: Duration = Duration::from_secs(3);
 
@@ -27,20 +25,24 @@ pub enum Failure {
     Unreachable,
     /// The session broke while a request was on it.
     Broken,
-    /// The application's own 502, 503 or 504.
+    /// The application's own 5xx.
     Unwell,
 }
 
 impl Failure {
-    /// How many of these in a row eject. An unreachable destination is certain; one broken session may be
-    /// a restart; the application's own errors may be the request's fault.
-    #[must_use]
-    pub fn tolerated(self) -> u32 {
+    /// How many of these in a row eject.
+    fn tolerated(self, policy: &Ejection) -> u32 {
         match self {
-            Self::Unreachable => 1,
-            Self::Broken => 2,
-            Self::Unwell => 5,
+            Self::Unreachable => policy.unreachable,
+            Self::Broken => policy.broken,
+            Self::Unwell => policy.unwell,
         }
+    }
+
+    /// Whether it says for certain that requests would be lost there.
+    #[must_use]
+    pub fn is_certain(self) -> bool {
+        self == Self::Unreachable
     }
 }
 
@@ -109,20 +111,24 @@ impl Record {
         }
     }
 
-    /// It failed. The duration for which that ejected it, if it did.
-    pub fn fail(&mut self, failure: Failure, now: Instant) -> Option<Duration> {
+    /// It failed. The duration for which that ejected it, if it did; `spare` keeps it from that.
+    pub fn fail(&mut self, failure: Failure, policy: &Ejection, spare: bool, now: Instant) -> Option<Duration> {
         match self.state {
             State::Ejected { .. } => return None,
             State::Healthy => {
                 self.failures += 1;
-                if self.failures < failure.tolerated() {
+                if self.failures < failure.tolerated(policy) {
+                    return None;
+                }
+                if spare {
+                    self.failures = 0;
                     return None;
                 }
             }
             State::Trial { .. } => {}
         }
-        let doubled = EJECTED_FIRST.saturating_mul(1 << self.ejections.min(10));
-        let ejected_for = doubled.min(EJECTED_MAX);
+        let doubled = policy.first.saturating_mul(1 << self.ejections.min(10));
+        let ejected_for = doubled.min(policy.longest);
         self.ejections = self.ejections.saturating_add(1);
         self.failures = 0;
         self.state = State::Ejected { until: now + ejected_for };
@@ -140,22 +146,28 @@ impl Record {
 mod tests {
     use super::*;
 
+    const FIRST: Duration = Duration::from_secs(1);
+
+    fn fail(record: &mut Record, failure: Failure, now: Instant) -> Option<Duration> {
+        record.fail(failure, &Ejection::default(), false, now)
+    }
+
     #[test]
     fn unreachable_ejects_at_once_and_one_trial_decides() {
         let start = Instant::now();
         let mut record = Record::default();
-        assert_eq!(record.fail(Failure::Unreachable, start), Some(EJECTED_FIRST));
+        assert_eq!(fail(&mut record, Failure::Unreachable, start), Some(FIRST));
         assert!(!record.usable(start) && !record.admit(start));
-        assert_eq!(record.fail(Failure::Unreachable, start), None, "late failures do not prolong");
+        assert_eq!(fail(&mut record, Failure::Unreachable, start), None, "late failures do not prolong");
         assert!(!record.succeed(), "late answers do not shorten");
 
-        let expired = start + EJECTED_FIRST;
+        let expired = start + FIRST;
         assert!(record.usable(expired));
         assert!(record.admit(expired), "the trial");
         assert!(!record.admit(expired), "one at a time");
-        assert_eq!(record.fail(Failure::Broken, expired), Some(EJECTED_FIRST * 2));
+        assert_eq!(fail(&mut record, Failure::Broken, expired), Some(FIRST * 2));
 
-        let again = expired + EJECTED_FIRST * 2;
+        let again = expired + FIRST * 2;
         assert!(record.admit(again));
         assert!(record.succeed());
         assert!(record.is_clean());
@@ -167,11 +179,11 @@ mod tests {
         let mut record = Record::default();
         let mut last = Duration::ZERO;
         for _ in 0..100 {
-            last = record.fail(Failure::Unreachable, now).expect("ejected");
+            last = fail(&mut record, Failure::Unreachable, now).expect("ejected");
             now += last;
             assert!(record.admit(now));
         }
-        assert_eq!(last, EJECTED_MAX);
+        assert_eq!(last, Ejection::default().longest);
     }
 
     #[test]
@@ -179,21 +191,31 @@ mod tests {
         let now = Instant::now();
         let mut record = Record::default();
         for _ in 0..4 {
-            assert_eq!(record.fail(Failure::Unwell, now), None);
+            assert_eq!(fail(&mut record, Failure::Unwell, now), None);
         }
         record.succeed();
         for _ in 0..4 {
-            assert_eq!(record.fail(Failure::Unwell, now), None);
+            assert_eq!(fail(&mut record, Failure::Unwell, now), None);
         }
-        assert!(record.fail(Failure::Unwell, now).is_some());
+        assert!(fail(&mut record, Failure::Unwell, now).is_some());
+    }
+
+    #[test]
+    fn one_that_is_spared_starts_over() {
+        let (now, policy) = (Instant::now(), Ejection::default());
+        let mut record = Record::default();
+        for _ in 0..10 {
+            assert_eq!(record.fail(Failure::Unwell, &policy, true, now), None);
+        }
+        assert!(record.is_clean() && record.usable(now));
     }
 
     #[test]
     fn a_trial_without_outcome_makes_room_for_another() {
         let start = Instant::now();
         let mut record = Record::default();
-        record.fail(Failure::Unreachable, start);
-        let expired = start + EJECTED_FIRST;
+        fail(&mut record, Failure::Unreachable, start);
+        let expired = start + FIRST;
         assert!(record.admit(expired));
         assert!(record.admit(expired + TRIAL_WITHIN));
     }

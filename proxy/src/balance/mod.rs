@@ -1,12 +1,15 @@
 //! Which destination gets a request.
 //!
 //! The model's plan says which levels of destinations share the traffic; here one destination of a level
-//! is chosen by two random choices over load and weight, and destinations that fail are left out for a
-//! while ([`ejection`]). Plans are kept between requests ([`plans`]) and retries are rationed ([`budget`]).
+//! is chosen by two random choices over latency, load and weight ([`load`]), and destinations that fail are left out for a
+//! while ([`ejection`]). Plans are kept between requests ([`plans`]), retries are rationed ([`budget`]), and all that is under
+//! way is bounded ([`permits`]).
 
 pub mod budget;
 pub mod ejection;
+mod latency;
 mod load;
+pub mod permits;
 mod plans;
 mod tried;
 
@@ -19,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use isthmus_model::name::ServiceName;
+use isthmus_model::traffic::TrafficPolicy;
 
 use crate::metrics::Metrics;
 
@@ -55,7 +59,7 @@ impl Balancer {
         if services.len() >= SERVICES_MAX {
             services.retain(|_, traffic| Arc::strong_count(traffic) > 1);
         }
-        let new = || Arc::new(Traffic::new(service.clone(), self.metrics.clone()));
+        let new = || Arc::new(Traffic::new(service.clone(), TrafficPolicy::default(), self.metrics.clone()));
         services.entry(service.clone()).or_insert_with(new).clone()
     }
 

@@ -8,10 +8,11 @@ use isthmus_model::route::DestinationKey;
 use isthmus_model::snapshot::{Gateway, RemoteBackend, RemoteCluster, Service};
 use prometheus_client::registry::Registry;
 
-use super::ejection::{EJECTED_FIRST, Failure};
+use super::ejection::Failure;
 use super::*;
 
 const PORT: u16 = 80;
+const EJECTED_FIRST: Duration = Duration::from_secs(1);
 
 fn service(endpoints: u8) -> Arc<Service> {
     let endpoint = |last: u8| Endpoint {
@@ -30,6 +31,25 @@ fn service(endpoints: u8) -> Arc<Service> {
         endpoints: (1..=endpoints).map(endpoint).collect(),
         remotes: vec![],
     })
+}
+
+/// Another cluster with so many instances behind its only gateway.
+fn remote(number: u8, instances: u32) -> RemoteBackend {
+    let east_west = ([10, 1, 0, number], 15443).into();
+    let gateway = Gateway { name: "gw-1".parse().expect("valid"), east_west, reach: Reach::Up };
+    let cluster = RemoteCluster {
+        name: format!("cluster-{number}").parse().expect("valid"),
+        locality: "r2".parse().expect("valid"),
+        proximity: Proximity::OtherRegion,
+        gateways: BTreeMap::from([(1, gateway)]),
+    };
+    RemoteBackend {
+        cluster: Arc::new(cluster),
+        ports: vec![PORT],
+        identities: BTreeSet::new(),
+        terminated: false,
+        capacity: Capacity { ready: instances, total: instances },
+    }
 }
 
 fn balancer() -> Balancer {
@@ -80,11 +100,94 @@ fn a_slow_destination_gets_less() {
     }
 }
 
+/// How often each of two clusters is chosen when nothing else is under way.
 #[test]
-fn weights_are_honoured() {
-    assert!(load::lighter(1, 2, 1, 1), "the same load on twice the weight is lighter");
-    assert!(!load::lighter(3, 2, 1, 1));
-    assert!(load::lighter(0, 0, 1, 1), "no weight counts as one");
+fn idle_destinations_get_what_their_weights_say() {
+    let mut fixture = Fixture::of(0);
+    fixture.service = Arc::new(Service { remotes: vec![remote(1, 3), remote(2, 1)], ..Service::clone(&service(0)) });
+    let now = Instant::now();
+    let first = DestinationKey::Remote("cluster-1".parse().expect("valid"), ([10, 1, 0, 1], 15443).into());
+    let picked = (0..4_000).filter(|_| fixture.pick(&Tried::default(), now).is_some_and(|pick| *pick.key() == first));
+    let picked = picked.count();
+    assert!((2_850..3_150).contains(&picked), "three quarters: {picked}");
+}
+
+#[test]
+fn who_answers_late_gets_little_until_that_is_forgotten() {
+    let fixture = Fixture::of(2);
+    let start = Instant::now();
+    let slow = fixture.pick(&Tried::default(), start).expect("a destination");
+    slow.succeeded(start + Duration::from_millis(500));
+    let slow = slow.key().clone();
+    let mut tried = Tried::default();
+    let quick =
+        (0..100).filter_map(|_| fixture.pick(&tried, start)).find(|pick| *pick.key() != slow).expect("the other");
+    quick.succeeded(start + Duration::from_millis(5));
+    drop(quick);
+    let now = start + Duration::from_millis(600);
+    let picks =
+        |now| (0..100).filter(|_| fixture.pick(&Tried::default(), now).is_some_and(|pick| *pick.key() == slow)).count();
+    assert_eq!(picks(now), 0);
+    tried.note(&fixture.pick(&Tried::default(), now).expect("the quick one"));
+    assert_eq!(*fixture.pick(&tried, now).expect("the slow one").key(), slow, "better than nothing");
+}
+
+#[test]
+fn a_newcomer_gets_little_at_first() {
+    let mut fixture = Fixture::of(1);
+    let start = Instant::now();
+    drop(fixture.pick(&Tried::default(), start));
+    fixture.service = service(2);
+    let newcomer = DestinationKey::Local(([10, 0, 0, 2], 15006).into());
+    let picks = |now| {
+        (0..1_000).filter(|_| fixture.pick(&Tried::default(), now).is_some_and(|pick| *pick.key() == newcomer)).count()
+    };
+    let (at_first, later) = (picks(start), picks(start + Duration::from_secs(20)));
+    assert!((20..100).contains(&at_first), "a tenth of a half: {at_first}");
+    assert!((400..600).contains(&later), "{later}");
+}
+
+#[test]
+fn at_most_half_are_left_out_for_their_answers() {
+    let fixture = Fixture::of(4);
+    let now = Instant::now();
+    for _ in 0..200 {
+        if let Some(pick) = fixture.pick(&Tried::default(), now) {
+            pick.failed(Failure::Unwell, now);
+        }
+    }
+    let mut left: Vec<DestinationKey> =
+        (0..200).filter_map(|_| fixture.pick(&Tried::default(), now)).map(|pick| pick.key().clone()).collect();
+    left.sort();
+    left.dedup();
+    assert_eq!(left.len(), 2);
+}
+
+#[test]
+fn requests_come_back_to_a_nearer_level_little_by_little() {
+    let mut fixture = Fixture::of(1);
+    fixture.service = Arc::new(Service { remotes: vec![remote(1, 10)], ..Service::clone(&service(1)) });
+    let start = Instant::now();
+    let near = DestinationKey::Local(([10, 0, 0, 1], 15006).into());
+    let picks = |now| {
+        (0..1_000).filter(|_| fixture.pick(&Tried::default(), now).is_some_and(|pick| *pick.key() == near)).count()
+    };
+    assert_eq!(picks(start), 1_000);
+    fixture.pick(&Tried::default(), start).expect("the near one").failed(Failure::Unreachable, start);
+    assert_eq!(picks(start), 0);
+    let after = |millis| start + EJECTED_FIRST + Duration::from_millis(millis);
+    assert_eq!(picks(after(1)), 0, "it is not asked yet");
+    // Time passes as it does with traffic.
+    let mut shares = Vec::new();
+    for quarter in 1..=52 {
+        if let Some(pick) = fixture.pick(&Tried::default(), after(quarter * 250)) {
+            pick.succeeded(after(quarter * 250));
+        }
+        if quarter % 26 == 0 {
+            shares.push(picks(after(quarter * 250)));
+        }
+    }
+    assert!((250..650).contains(&shares[0]) && shares[1] == 1_000, "{shares:?}");
 }
 
 #[test]
@@ -119,7 +222,7 @@ fn an_ejected_destination_gets_nothing_then_one_trial_then_its_share() {
             assert!(trial.replace(pick).is_none(), "one trial at a time");
         }
     }
-    trial.expect("a trial").succeeded();
+    trial.expect("a trial").succeeded(expired);
     assert!(picks(expired) > 0);
 }
 
@@ -158,21 +261,7 @@ fn a_new_view_is_taken_over_and_keeps_what_was_learnt() {
 #[test]
 fn a_request_looks_further_away_before_it_has_tried_every_near_instance() {
     let mut near = Service::clone(&service(10));
-    let gateway =
-        Gateway { name: "gw-1".parse().expect("valid"), east_west: ([10, 1, 0, 1], 15443).into(), reach: Reach::Up };
-    let cluster = RemoteCluster {
-        name: "us-west".parse().expect("valid"),
-        locality: "r2".parse().expect("valid"),
-        proximity: Proximity::OtherRegion,
-        gateways: BTreeMap::from([(1, gateway)]),
-    };
-    near.remotes.push(RemoteBackend {
-        cluster: Arc::new(cluster),
-        ports: vec![PORT],
-        identities: BTreeSet::new(),
-        terminated: false,
-        capacity: Capacity { ready: 1, total: 1 },
-    });
+    near.remotes.push(remote(1, 1));
     let mut fixture = Fixture::of(1);
     fixture.service = Arc::new(near);
     let now = Instant::now();

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use super::exchange::{ATTEMPTS_MAX, SESSIONS_PER_ATTEMPT, authority};
 use super::target::Target;
 use crate::balance::ejection::Failure;
+use crate::balance::permits::{Kind, Overflow, Permit};
 use crate::balance::{Load, Pick, Tried};
 use crate::message::Body;
 use crate::message::fields::{Outcome, take_outcome};
@@ -33,12 +34,15 @@ pub(super) enum OpenError {
     Unreachable(ServiceName, String),
     #[error("{0} turns this caller away: {1}")]
     Denied(ServiceName, String),
+    #[error("{0}: {1}")]
+    Full(ServiceName, Overflow),
 }
 
 /// A way to an instance of the service.
 pub(super) struct Opened {
     way: Way,
     _load: Load,
+    _permit: Permit,
 }
 
 enum Way {
@@ -74,18 +78,23 @@ pub(super) async fn open(plane: &DataPlane, target: &Target) -> Result<Opened, O
     let name = &target.service.name;
     let site = plane.snapshot().site.clone();
     let traffic = plane.balancer().traffic(name);
+    let full = |overflow| OpenError::Full(name.clone(), overflow);
+    let permit = traffic.permits().take(Kind::Connections).map_err(full)?;
     let mut tried = Tried::default();
     let mut last = None;
     for _ in 0..ATTEMPTS_MAX {
         let random = plane.balancer().random();
         let Some(pick) = traffic.pick(&target.service, target.port.port, &tried, random, Instant::now()) else { break };
-        match open_at(plane, target, &site, &pick).await {
+        let pending = traffic.permits().take(Kind::Pending).map_err(full)?;
+        let opened = open_at(plane, target, &site, &pick).await;
+        drop(pending);
+        match opened {
             Ok(way) => {
-                pick.succeeded();
-                return Ok(Opened { way, _load: pick.into_load() });
+                pick.succeeded(Instant::now());
+                return Ok(Opened { way, _load: pick.into_load(), _permit: permit });
             }
             Err(Miss::Denied(reason)) => {
-                pick.succeeded();
+                pick.succeeded(Instant::now());
                 return Err(OpenError::Denied(name.clone(), reason));
             }
             Err(Miss::Unreachable(reason)) => {

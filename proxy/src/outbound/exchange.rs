@@ -3,11 +3,11 @@
 //! | what happened | another attempt elsewhere |
 //! | --- | --- |
 //! | never sent (no connection, refused stream, the far side says so) | always, if the body is still whole |
-//! | sent, no response headers came (session broke, fell silent) | idempotent methods, within the budget |
+//! | sent, no response headers came (session broke, fell silent) | idempotent methods, within the budget, after a pause |
 //! | a response came, whatever it says | never |
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
@@ -16,10 +16,12 @@ use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ClusterName;
 use isthmus_model::route::{Destination, DestinationKey};
 use isthmus_model::snapshot::Site;
+use isthmus_model::traffic::TrafficPolicy;
 
 use super::request::Answer;
 use super::target::Target;
 use crate::balance::ejection::Failure;
+use crate::balance::permits::{Kind, Overflow, Permit};
 use crate::balance::{Pick, Tried};
 use crate::message::body::Replay;
 use crate::message::fields::{Outcome, strip_claims, strip_hop_by_hop, take_outcome};
@@ -103,6 +105,10 @@ impl Failed {
         Self { sent: false, failure, reason: error.to_string() }
     }
 
+    fn overflow(overflow: Overflow) -> Self {
+        Self { sent: false, failure: None, reason: overflow.to_string() }
+    }
+
     fn session(error: &SendError) -> Self {
         let sent = matches!(error, SendError::Broken(_));
         let failure = if sent { Failure::Broken } else { Failure::Unreachable };
@@ -119,29 +125,51 @@ pub(super) async fn send(plane: &DataPlane, target: &Target, request: Request<Re
     let name = &target.service.name;
     let site = plane.snapshot().site.clone();
     let traffic = plane.balancer().traffic(name);
+    let permit = match traffic.permits().take(Kind::Requests) {
+        Ok(permit) => permit,
+        Err(overflow) => return reply::text(StatusCode::SERVICE_UNAVAILABLE, &format!("{name}: {overflow}")).into(),
+    };
     traffic.budget().earn(Instant::now());
     let mut tried = Tried::default();
     let mut last: Option<Failed> = None;
+    let mut retrying: Option<Permit> = None;
     for attempt in 0..ATTEMPTS_MAX {
         let random = plane.balancer().random();
+        if retrying.is_some() {
+            tokio::time::sleep(pause(traffic.policy(), attempt, random)).await;
+        }
         let Some(pick) = traffic.pick(&target.service, target.port.port, &tried, random, Instant::now()) else { break };
         if attempt > 0 {
             plane.metrics().retries.get_or_create(&ServiceLabels { service: name.to_string() }).inc();
         }
         let cluster = cluster_of(&pick.destination, &site);
         let failed = match Box::pin(attempt_at(plane, target, &site, &outgoing, pick, &mut tried)).await {
-            Ok(response) => return Answer { response, cluster: Some(cluster) },
+            Ok(response) => {
+                let response = response.map(|body| body.holding((permit, retrying)));
+                return Answer { response, cluster: Some(cluster) };
+            }
             Err(failed) => failed,
         };
         tracing::debug!(service = %name, %cluster, reason = failed.reason, sent = failed.sent, "attempt failed");
-        let again = outgoing.body.is_intact()
-            && (!failed.sent || (outgoing.is_idempotent() && traffic.budget().spend(Instant::now())));
+        let mut again = outgoing.body.is_intact();
+        if again && failed.sent {
+            retrying = retrying.or_else(|| traffic.permits().take(Kind::Retries).ok());
+            again = outgoing.is_idempotent() && retrying.is_some() && traffic.budget().spend(Instant::now());
+        }
         last = Some(failed);
         if !again {
             break;
         }
     }
     no_answer(target, last).into()
+}
+
+/// How long to wait before what was sent is sent again: drawn anew each time, so that those whom one failure met do not come
+/// back together.
+fn pause(policy: &TrafficPolicy, attempt: usize, random: u64) -> Duration {
+    let retries = &policy.retries;
+    let doubled = retries.pause.saturating_mul(1 << attempt.saturating_sub(1).min(10));
+    doubled.min(retries.pause_max).mul_f64((random & 0xFFFF) as f64 / 65_536.0)
 }
 
 fn cluster_of(destination: &Destination, site: &Site) -> ClusterName {
@@ -193,11 +221,10 @@ async fn attempt_at(
     };
     match sent {
         Ok(mut response) => {
-            let unwell = matches!(response.status().as_u16(), 502..=504);
-            if unwell {
+            if response.status().is_server_error() {
                 pick.failed(Failure::Unwell, Instant::now())
             } else {
-                pick.succeeded()
+                pick.succeeded(Instant::now())
             }
             strip_hop_by_hop(response.headers_mut());
             strip_claims(response.headers_mut());
@@ -223,8 +250,10 @@ async fn through_tunnel(
 ) -> Result<Response<Body>, Failed> {
     let mut closed = None;
     for _ in 0..SESSIONS_PER_ATTEMPT {
+        let pending = pick.permits().take(Kind::Pending).map_err(Failed::overflow)?;
         let lease = plane.tunnels().lease(&pick.destination, pick.key(), &target.service.name, site);
         let lease = lease.await.map_err(|error| Failed::dial(&error))?;
+        drop(pending);
         let (failed, again) = match lease.send(outgoing.attempt()).await {
             Ok(mut response) => match take_outcome(response.headers_mut()) {
                 Some((Outcome::SessionOver, reason)) => {

@@ -158,10 +158,22 @@ fn ejected_destinations_lose_their_share_to_the_next_level() {
 }
 
 #[test]
+fn a_level_that_is_mostly_suspected_is_used_whole_when_there_is_not_enough_elsewhere() {
+    let suspected = |last: u8| move |key: &DestinationKey| !matches!(key, DestinationKey::Local(at) if at.ip() <= IpAddr::from([127, 0, 11, last]));
+    let destinations = |service: &Service, last: u8| plan(service, PORT, suspected(last)).levels[0].destinations.len();
+    let alone = service(10, 10, vec![]);
+    assert_eq!(destinations(&alone, 3), 6, "four of ten are suspected, six take it");
+    assert_eq!(destinations(&alone, 6), 10, "seven of ten");
+    let helped = service(10, 10, vec![remote(1, Proximity::OtherRegion, &[Reach::Up], 10, 10)]);
+    assert_eq!(destinations(&helped, 6), 3, "the others can take the rest");
+}
+
+#[test]
 fn when_nothing_is_usable_suspicion_is_ignored() {
     let service = service(1, 1, vec![remote(1, OtherRegion, &[Down], 1, 1)]);
-    let plan = plan(&service, PORT, |_| false);
-    assert_eq!(shares(&plan), [(SameCluster, 1_000), (OtherRegion, 0)]);
+    assert_eq!(shares(&plan(&service, PORT, |_| false)), [(SameCluster, 1_000)]);
+    let down = self::service(0, 0, vec![remote(1, OtherRegion, &[Down], 1, 1)]);
+    assert_eq!(shares(&plan(&down, PORT, |_| false)), [(OtherRegion, 1_000)], "that it is down is suspicion too");
 }
 
 #[test]

@@ -1,0 +1,135 @@
+//! Back to a nearer level: after a while, and then little by little.
+//!
+//! A level loses its share at once, and gets it back slowly, as long as a level that carries it meanwhile still can: what
+//! has just recovered may not have.
+
+use std::time::Duration;
+
+use crate::locality::Proximity;
+use crate::route::{Plan, WHOLE};
+use crate::traffic::Arrival;
+
+/// The shares of a plan, and for how long what is held back has been well.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shares {
+    levels: Vec<(Proximity, u32)>,
+    /// `None` when nothing is held back.
+    calm_for: Option<Duration>,
+}
+
+impl Shares {
+    /// Of requests that go no further away than `proximity`.
+    fn within(&self, proximity: Proximity) -> u32 {
+        self.levels.iter().filter(|(level, _)| *level <= proximity).map(|(_, share)| *share).sum()
+    }
+
+    /// Whether the plan will be another one after a while, without anything else changing.
+    #[must_use]
+    pub fn are_moving(&self) -> bool {
+        self.calm_for.is_some()
+    }
+}
+
+/// Holds `plan` back to what may be given to its nearer levels `elapsed` after `before` was decided. Returns what it came to.
+pub fn hold_back(plan: &mut Plan, before: &Shares, elapsed: Duration, arrival: &Arrival) -> Shares {
+    let calm_for = before.calm_for.map_or(Duration::ZERO, |calm| calm + elapsed);
+    let gain = if before.levels.is_empty() { WHOLE } else { allowed(calm_for, elapsed, arrival) };
+    let (mut wanted, mut assigned) = (0, 0);
+    let (mut held, mut lost) = (false, false);
+    let count = plan.levels.len();
+    for (index, level) in plan.levels.iter_mut().enumerate() {
+        wanted += level.share;
+        let had = before.within(level.proximity);
+        // What the furthest level that is left does not get, nobody does.
+        let is_last = index + 1 == count;
+        let within = if is_last { WHOLE } else { wanted.min(had.saturating_add(gain)) };
+        held |= within < wanted;
+        lost |= within < had;
+        level.share = within - assigned;
+        assigned = within;
+    }
+    let levels: Vec<_> = plan.levels.iter().map(|level| (level.proximity, level.share)).collect();
+    Shares { levels, calm_for: held.then_some(if lost { Duration::ZERO } else { calm_for }) }
+}
+
+/// How much a nearer level may gain in the last `elapsed`.
+fn allowed(calm_for: Duration, elapsed: Duration, arrival: &Arrival) -> u32 {
+    let ramping = calm_for.saturating_sub(arrival.failback_after).min(elapsed);
+    let within = arrival.failback_within.as_millis().max(1);
+    u32::try_from(u128::from(WHOLE) * ramping.as_millis() / within).unwrap_or(WHOLE).min(WHOLE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::Level;
+
+    const NEAR: Proximity = Proximity::SameCluster;
+    const FAR: Proximity = Proximity::OtherRegion;
+
+    fn plan(shares: &[(Proximity, u32)]) -> Plan {
+        let level = |(proximity, share): &(Proximity, u32)| Level {
+            proximity: *proximity,
+            share: *share,
+            destinations: vec![],
+        };
+        Plan { levels: shares.iter().map(level).collect() }
+    }
+
+    /// The share of the nearest level, step by step.
+    fn walk(steps: &[(&[(Proximity, u32)], u64)]) -> Vec<u32> {
+        let mut shares = Shares::default();
+        let mut seen = Vec::new();
+        for (wanted, millis) in steps {
+            let mut plan = plan(wanted);
+            shares = hold_back(&mut plan, &shares, Duration::from_millis(*millis), &Arrival::default());
+            assert_eq!(plan.levels.iter().map(|level| level.share).sum::<u32>(), WHOLE, "{plan:?}");
+            seen.push(plan.levels.iter().find(|level| level.proximity == NEAR).map_or(0, |level| level.share));
+        }
+        assert!(seen.is_empty() || !shares.levels.is_empty());
+        seen
+    }
+
+    const WELL: &[(Proximity, u32)] = &[(NEAR, WHOLE), (FAR, 0)];
+    const GONE: &[(Proximity, u32)] = &[(FAR, WHOLE)];
+
+    #[test]
+    fn the_first_plan_holds_at_once_and_so_does_a_loss() {
+        assert_eq!(walk(&[(WELL, 0), (GONE, 1), (GONE, 1)]), [WHOLE, 0, 0]);
+        assert_eq!(walk(&[(WELL, 0), (&[(NEAR, 400), (FAR, 600)], 1)]), [WHOLE, 400]);
+    }
+
+    #[test]
+    fn what_is_back_gets_nothing_for_a_while_and_then_more_and_more() {
+        let steps =
+            [(WELL, 0), (GONE, 60_000), (WELL, 60_000), (WELL, 1_999), (WELL, 501), (WELL, 4_500), (WELL, 5_000)];
+        assert_eq!(walk(&steps), [WHOLE, 0, 0, 0, 50, 500, WHOLE]);
+    }
+
+    #[test]
+    fn a_relapse_starts_over() {
+        let steps = [(WELL, 0), (GONE, 1), (WELL, 1), (WELL, 5_000), (GONE, 1), (WELL, 1), (WELL, 1_900), (WELL, 600)];
+        assert_eq!(walk(&steps), [WHOLE, 0, 0, 300, 0, 0, 0, 50]);
+        let spilling: &[(Proximity, u32)] = &[(NEAR, 400), (FAR, 600)];
+        assert_eq!(walk(&[(WELL, 0), (spilling, 1), (WELL, 1_000), (WELL, 3_000)]), [WHOLE, 400, 400, 500]);
+    }
+
+    #[test]
+    fn nothing_waits_for_what_can_no_longer_carry_it() {
+        let only: &[(Proximity, u32)] = &[(NEAR, WHOLE)];
+        assert_eq!(walk(&[(WELL, 0), (GONE, 1), (only, 1)]), [WHOLE, 0, WHOLE]);
+    }
+
+    #[test]
+    fn a_plan_that_is_settled_stays() {
+        let mut settled = plan(WELL);
+        let shares = hold_back(&mut settled, &Shares::default(), Duration::ZERO, &Arrival::default());
+        assert!(!shares.are_moving());
+        let mut lost = plan(GONE);
+        let shares = hold_back(&mut lost, &shares, Duration::from_secs(9), &Arrival::default());
+        assert!(!shares.are_moving(), "nothing is held back");
+        let mut back = plan(WELL);
+        let shares = hold_back(&mut back, &shares, Duration::from_secs(9), &Arrival::default());
+        assert!(shares.are_moving());
+    }
+}
