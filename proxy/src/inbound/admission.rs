@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::StatusCode;
+use http::uri::Authority;
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ServiceName;
 use isthmus_model::policy::{Denial, admit, authorize};
@@ -30,6 +31,8 @@ pub(super) struct Admitted {
     pub(super) targets: Vec<SocketAddr>,
     /// How it is spoken to.
     pub(super) protocol: AppProtocol,
+    /// How it is called, in canonical form, whatever the peer wrote.
+    pub(super) authority: Authority,
 }
 
 /// A request that may not.
@@ -82,7 +85,9 @@ impl Landing {
         let known = snapshot.services.get(service).and_then(|service| service.port(port));
         // Without its protocol nobody could tell whether bytes may pass that claim to be somebody's.
         let known = known.ok_or_else(|| Denial::NoSuchPort(service.clone(), port))?;
-        Ok(Admitted { targets, protocol: known.protocol })
+        let authority = Authority::try_from(format!("{}:{port}", service.host()));
+        let authority = authority.map_err(|error| Refused::denied(StatusCode::BAD_REQUEST, error))?;
+        Ok(Admitted { targets, protocol: known.protocol, authority })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::header::HOST;
 use http::{Request, Response, StatusCode};
 use hyper::ext::Protocol;
 use hyper_util::rt::TokioIo;
@@ -11,13 +12,13 @@ use isthmus_model::name::ServiceName;
 
 use super::admission::{Admitted, Refused};
 use super::session::Session;
-use crate::message::authority::requested;
+use crate::message::authority::{passed_on, requested};
 use crate::message::body::Replay;
 use crate::message::fields::{Outcome, set_client_certificate, strip_claims, strip_hop_by_hop};
 use crate::message::upgrade::{Asked, is_tunnel};
 use crate::message::{Body, Received, reply};
 use crate::metrics::Direction;
-use crate::plaintext::CONNECT_WITHIN;
+use crate::plaintext::{AppError, CONNECT_WITHIN};
 use crate::tcp::{IDLE_MAX, connect, copy_both};
 
 /// Answers one request.
@@ -102,13 +103,19 @@ async fn forward(session: &Session, admitted: &Admitted, request: Request<Receiv
     strip_hop_by_hop(&mut parts.headers);
     strip_claims(&mut parts.headers);
     set_client_certificate(&mut parts.headers, session.plane.identity().id().as_ref(), &session.peer);
+    // The authority says it.
+    parts.headers.remove(HOST);
+    let uri = match passed_on(admitted.authority.clone(), parts.uri) {
+        Ok(uri) => uri,
+        Err(error) => return reply::outcome(StatusCode::BAD_REQUEST, &error.to_string(), Outcome::Denied),
+    };
     let body = Replay::once(body);
     let http2 = admitted.protocol == AppProtocol::Http2;
     let mut last = reply::outcome(StatusCode::SERVICE_UNAVAILABLE, "no instance", Outcome::NotSent);
     for target in &admitted.targets {
         let mut request = Request::new(body.lend());
         *request.method_mut() = parts.method.clone();
-        *request.uri_mut() = parts.uri.clone();
+        *request.uri_mut() = uri.clone();
         *request.headers_mut() = parts.headers.clone();
         if let Some(protocol) = protocol.clone() {
             request.extensions_mut().insert(protocol);
@@ -119,8 +126,12 @@ async fn forward(session: &Session, admitted: &Admitted, request: Request<Receiv
                 strip_claims(response.headers_mut());
                 return response;
             }
+            Err(_) if body.broke() => {
+                return reply::outcome(StatusCode::BAD_REQUEST, "the request broke off", Outcome::Denied);
+            }
             Err(error) if error.never_sent() => {
-                last = reply::outcome(StatusCode::SERVICE_UNAVAILABLE, &error.to_string(), Outcome::NotSent);
+                let outcome = if matches!(error, AppError::Crowded(_)) { Outcome::Busy } else { Outcome::NotSent };
+                last = reply::outcome(StatusCode::SERVICE_UNAVAILABLE, &error.to_string(), outcome);
                 if !body.is_intact() {
                     break;
                 }

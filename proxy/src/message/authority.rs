@@ -3,9 +3,9 @@
 //! hyper lets through what the two of RFC 9112 §3.2 and RFC 9113 §8.3.1 forbid a proxy to guess about: no
 //! host, two hosts, a target that disagrees with `Host`, user information. All of these are 400 here.
 
-use http::header::{HOST, TRANSFER_ENCODING};
-use http::uri::Scheme;
-use http::{HeaderMap, Method, Request, Version};
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderMap, Method, Request, Uri, Version};
 
 use super::upgrade::{is_tunnel, is_understood};
 
@@ -41,6 +41,9 @@ pub enum BadRequest {
     /// Not a host and port.
     #[error("the request's authority is not host:port")]
     Malformed,
+    /// CONNECT with a body.
+    #[error("CONNECT has no body: send no Content-Length and no Transfer-Encoding")]
+    ConnectBody,
     /// CONNECT without a port.
     #[error("CONNECT needs host:port")]
     NoPort,
@@ -91,6 +94,21 @@ fn parse_port(text: &str) -> Result<u16, BadRequest> {
     port.ok_or(BadRequest::Malformed)
 }
 
+/// A target as it is passed on: the canonical authority, and a path that starts with a slash.
+///
+/// # Errors
+/// When the path is none.
+pub fn passed_on(authority: http::uri::Authority, target: Uri) -> Result<Uri, http::Error> {
+    let path = target.into_parts().path_and_query;
+    let path = match path {
+        // `http://host?query` has an empty path, which means the slash (RFC 9110 §4.2.3).
+        Some(path) if path.as_str().starts_with('?') => PathAndQuery::try_from(format!("/{}", path.as_str()))?,
+        Some(path) => path,
+        None => PathAndQuery::from_static("/"),
+    };
+    Uri::builder().scheme(Scheme::HTTP).authority(authority).path_and_query(path).build()
+}
+
 /// The authority of a request whose head hyper accepted.
 ///
 /// # Errors
@@ -101,6 +119,9 @@ pub fn requested<B>(request: &Request<B>) -> Result<Authority, BadRequest> {
         return Err(BadRequest::Protocol);
     }
     let connect = is_tunnel(request);
+    if connect && has_body(request.headers()) {
+        return Err(BadRequest::ConnectBody);
+    }
     check_target(request, connect)?;
     let default_port = if connect { None } else { Some(HTTP_PORT) };
     let target = request.uri().authority().map(|authority| Authority::parse(authority.as_str(), default_port));
@@ -127,8 +148,17 @@ fn check_target<B>(request: &Request<B>, connect: bool) -> Result<(), BadRequest
     if connect || asterisk || path.starts_with('/') { Ok(()) } else { Err(BadRequest::Path) }
 }
 
+/// Whether a request says that it brings a body.
+pub fn has_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING)
+        || headers.get_all(CONTENT_LENGTH).iter().any(|length| length.as_bytes() != b"0")
+}
+
 /// RFC 9112 §6.1: hyper accepts any list that ends in `chunked`; codings before it would be lost here.
-fn check_framing(headers: &HeaderMap) -> Result<(), BadRequest> {
+///
+/// # Errors
+/// [`BadRequest::TransferCoding`].
+pub fn check_framing(headers: &HeaderMap) -> Result<(), BadRequest> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let chunked = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
     if chunked && codings.next().is_none() { Ok(()) } else { Err(BadRequest::TransferCoding) }

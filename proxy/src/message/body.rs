@@ -1,18 +1,25 @@
-//! The one body type: empty, whole, streamed, or lent to an attempt that may have to give it back.
+//! The one body type: empty, whole, streamed, or lent to an attempt that may have to give it back. Its trailers are
+//! cleaned as headers are.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 
 use super::Received;
+use super::fields::{strip_claims, strip_hop_by_hop};
 
 /// Request bodies up to this size are read before the request is sent, so that it can be sent again.
 pub const REPLAYED_MAX: u64 = 64 * 1024;
+/// How long that may take: as long as nginx waits for a client's body (`client_body_timeout`).
+pub const REPLAYED_WITHIN: Duration = Duration::from_secs(60);
 
 /// A message body. What it holds is dropped when the body is, that is when it was sent or given up.
 pub struct Body {
@@ -22,9 +29,22 @@ pub struct Body {
 
 enum Content {
     Empty,
-    Whole(Bytes),
+    Whole(Bytes, Option<Box<HeaderMap>>),
     Streamed(Incoming),
-    Lent { source: Arc<Mutex<Option<Received>>>, taken: Option<Received> },
+    Lent { source: Arc<Source>, taken: Option<Received> },
+}
+
+/// A body that only one attempt can have.
+pub struct Source {
+    received: Mutex<Option<Received>>,
+    /// The client broke off, or what it sent is no body: that is nobody else's fault.
+    broke: AtomicBool,
+}
+
+impl Source {
+    fn lock(&self) -> MutexGuard<'_, Option<Received>> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Body {
@@ -37,7 +57,7 @@ impl Body {
     /// These bytes.
     #[must_use]
     pub fn whole(bytes: Bytes) -> Self {
-        let content = if bytes.is_empty() { Content::Empty } else { Content::Whole(bytes) };
+        let content = if bytes.is_empty() { Content::Empty } else { Content::Whole(bytes, None) };
         Self { content, held: None }
     }
 
@@ -65,74 +85,97 @@ impl HttpBody for Body {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
-        match &mut this.content {
-            Content::Empty => Poll::Ready(None),
-            Content::Whole(bytes) => {
-                let frame = Frame::data(std::mem::take(bytes));
+        let frame = match &mut this.content {
+            Content::Empty => None,
+            Content::Whole(bytes, trailers) if bytes.is_empty() => {
+                let trailers = trailers.take();
                 this.content = Content::Empty;
-                Poll::Ready(Some(Ok(frame)))
+                trailers.map(|trailers| Ok(Frame::trailers(*trailers)))
             }
-            Content::Streamed(incoming) => Pin::new(incoming).poll_frame(cx),
+            Content::Whole(bytes, trailers) => {
+                let frame = Frame::data(std::mem::take(bytes));
+                if trailers.is_none() {
+                    this.content = Content::Empty;
+                }
+                Some(Ok(frame))
+            }
+            Content::Streamed(incoming) => ready!(Pin::new(incoming).poll_frame(cx)),
             Content::Lent { source, taken } => {
                 if taken.is_none() {
-                    *taken = lock(source).take();
+                    *taken = source.lock().take();
                 }
                 match taken {
-                    Some(received) => Pin::new(received).poll_frame(cx),
-                    None => Poll::Ready(None),
+                    Some(received) => {
+                        let frame = ready!(Pin::new(received).poll_frame(cx));
+                        if matches!(frame, Some(Err(_))) {
+                            source.broke.store(true, Ordering::Relaxed);
+                        }
+                        frame
+                    }
+                    None => None,
                 }
             }
-        }
+        };
+        Poll::Ready(frame.map(|frame| frame.map(cleaned)))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Empty => true,
-            Content::Whole(_) => false,
+            Content::Whole(..) => false,
             Content::Streamed(incoming) => incoming.is_end_stream(),
             Content::Lent { taken: Some(received), .. } => received.is_end_stream(),
-            Content::Lent { source, taken: None } => lock(source).as_ref().is_none_or(HttpBody::is_end_stream),
+            Content::Lent { source, taken: None } => source.lock().as_ref().is_none_or(HttpBody::is_end_stream),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
             Content::Empty => SizeHint::with_exact(0),
-            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Whole(bytes, _) => SizeHint::with_exact(bytes.len() as u64),
             Content::Streamed(incoming) => incoming.size_hint(),
             Content::Lent { taken: Some(received), .. } => received.size_hint(),
             Content::Lent { source, taken: None } => {
-                lock(source).as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
+                source.lock().as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
             }
         }
     }
 }
 
-fn lock(source: &Mutex<Option<Received>>) -> MutexGuard<'_, Option<Received>> {
-    source.lock().unwrap_or_else(PoisonError::into_inner)
+/// What must not be said in a header must not be said in a trailer either.
+fn cleaned(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        strip_hop_by_hop(trailers);
+        strip_claims(trailers);
+    }
+    frame
 }
 
 /// A request's body across attempts.
 pub enum Replay {
     /// Can be sent any number of times.
-    Whole(Bytes),
+    Whole(Bytes, Option<Box<HeaderMap>>),
     /// Can be sent again as long as nobody has begun to read it.
-    Once(Arc<Mutex<Option<Received>>>),
+    Once(Arc<Source>),
 }
 
 impl Replay {
     /// Prepares a body: a small one of known length is read whole.
     ///
     /// # Errors
-    /// When the client breaks off while its body is read.
+    /// When the client breaks off while its body is read, or takes longer than [`REPLAYED_WITHIN`].
     pub async fn prepare(received: Received) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         if received.is_end_stream() {
-            return Ok(Self::Whole(Bytes::new()));
+            return Ok(Self::Whole(Bytes::new(), None));
         }
         match received.size_hint().exact() {
             Some(length) if length <= REPLAYED_MAX => {
                 let limit = usize::try_from(REPLAYED_MAX).unwrap_or(usize::MAX);
-                Ok(Self::Whole(Limited::new(received, limit).collect().await?.to_bytes()))
+                let collected = Limited::new(received, limit).collect();
+                let collected =
+                    tokio::time::timeout(REPLAYED_WITHIN, collected).await.map_err(|_| "its body takes too long")??;
+                let trailers = collected.trailers().cloned().map(Box::new);
+                Ok(Self::Whole(collected.to_bytes(), trailers))
             }
             _ => Ok(Self::once(received)),
         }
@@ -142,9 +185,9 @@ impl Replay {
     #[must_use]
     pub fn once(received: Received) -> Self {
         if received.is_end_stream() {
-            Self::Whole(Bytes::new())
+            Self::Whole(Bytes::new(), None)
         } else {
-            Self::Once(Arc::new(Mutex::new(Some(received))))
+            Self::Once(Arc::new(Source { received: Mutex::new(Some(received)), broke: AtomicBool::new(false) }))
         }
     }
 
@@ -152,16 +195,25 @@ impl Replay {
     #[must_use]
     pub fn is_intact(&self) -> bool {
         match self {
-            Self::Whole(_) => true,
-            Self::Once(source) => lock(source).is_some(),
+            Self::Whole(..) => true,
+            Self::Once(source) => source.lock().is_some(),
         }
+    }
+
+    /// Whether an attempt failed because the client broke off, or sent what is no body.
+    #[must_use]
+    pub fn broke(&self) -> bool {
+        matches!(self, Self::Once(source) if source.broke.load(Ordering::Relaxed))
     }
 
     /// The body for one attempt.
     #[must_use]
     pub fn lend(&self) -> Body {
         match self {
-            Self::Whole(bytes) => Body::whole(bytes.clone()),
+            Self::Whole(bytes, None) => Body::whole(bytes.clone()),
+            Self::Whole(bytes, trailers) => {
+                Body { content: Content::Whole(bytes.clone(), trailers.clone()), held: None }
+            }
             Self::Once(source) => Body { content: Content::Lent { source: source.clone(), taken: None }, held: None },
         }
     }

@@ -1,7 +1,8 @@
 //! Header fields that a proxy takes out, and the ones it puts in.
 
 use http::header::{
-    CONNECTION, EXPECT, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use isthmus_model::spiffe::SpiffeId;
@@ -24,6 +25,8 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 pub enum Outcome {
     /// The application has not seen the request: it can be sent elsewhere, whatever it is.
     NotSent,
+    /// The same, and nobody is to blame: there is no room at the moment.
+    Busy,
     /// The application may have seen the request, and no answer came.
     Broken,
     /// The session is no longer trusted: the application has not seen the request, and another session to the
@@ -34,9 +37,12 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    const ALL: [Self; 5] = [Self::NotSent, Self::Busy, Self::Broken, Self::SessionOver, Self::Denied];
+
     fn text(self) -> &'static str {
         match self {
             Self::NotSent => "not-sent",
+            Self::Busy => "busy",
             Self::Broken => "broken",
             Self::SessionOver => "session-over",
             Self::Denied => "denied",
@@ -55,14 +61,14 @@ pub fn set_outcome(headers: &mut HeaderMap, outcome: Outcome, reason: &str) {
 /// Takes the outcome and the reason out.
 pub fn take_outcome(headers: &mut HeaderMap) -> Option<(Outcome, String)> {
     let value = headers.remove(OUTCOME)?;
-    let outcomes = [Outcome::NotSent, Outcome::Broken, Outcome::SessionOver, Outcome::Denied];
-    let outcome = outcomes.into_iter().find(|outcome| value == outcome.text())?;
+    let outcome = Outcome::ALL.into_iter().find(|outcome| value == outcome.text())?;
     let reason = headers.remove(REASON).and_then(|reason| reason.to_str().ok().map(str::to_owned));
     Some((outcome, reason.unwrap_or_else(|| "no reason given".to_owned())))
 }
 
 /// Takes out what says something about one connection only (RFC 9110 §7.6.1), `Upgrade` included, and
-/// `Expect`, which is answered on each connection. `TE: trailers` stays, for gRPC checks it.
+/// `Expect`, which is answered on each connection. `TE: trailers` stays, for gRPC checks it. A length beside a transfer coding is
+/// none (RFC 9112 §6.3).
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let nominated: Vec<HeaderName> = headers
         .get_all(CONNECTION)
@@ -71,7 +77,11 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
         .collect();
-    let trailers = headers.get(TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    let codings = headers.get_all(TE).iter().filter_map(|te| te.to_str().ok()).flat_map(|te| te.split(','));
+    let trailers = codings.into_iter().any(|coding| coding.trim().eq_ignore_ascii_case("trailers"));
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
     for name in nominated {
         headers.remove(name);
     }
@@ -95,13 +105,21 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Takes out what claims an identity or speaks for a data plane.
 pub fn strip_claims(headers: &mut HeaderMap) {
-    headers.remove(CLIENT_CERTIFICATE);
-    headers.remove(FORWARDED);
-    let own = |name: &&HeaderName| name.as_str().starts_with(OWN_PREFIX);
-    let own: Vec<HeaderName> = headers.keys().filter(own).cloned().collect();
-    for name in own {
+    let claims: Vec<HeaderName> = headers.keys().filter(|name| is_claim(name)).cloned().collect();
+    for name in claims {
         headers.remove(name);
     }
+}
+
+/// An underscore counts as a hyphen: applications that get fields as environment variables cannot tell them apart.
+fn is_claim(name: &HeaderName) -> bool {
+    let starts = |with: &str| {
+        let hyphen = |byte: u8| if byte == b'_' { b'-' } else { byte };
+        let name = name.as_str().as_bytes();
+        name.len() >= with.len() && name.iter().zip(with.as_bytes()).all(|(ours, theirs)| hyphen(*ours) == *theirs)
+    };
+    let is = |other: &HeaderName| name.as_str().len() == other.as_str().len() && starts(other.as_str());
+    is(&CLIENT_CERTIFICATE) || is(&FORWARDED) || starts(OWN_PREFIX)
 }
 
 /// Tells the application who calls. SPIFFE IDs of the model hold no character that needs quoting.
@@ -145,12 +163,14 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(CLIENT_CERTIFICATE, HeaderValue::from_static("URI=spiffe://forged"));
         headers.append(CLIENT_CERTIFICATE, HeaderValue::from_static("URI=spiffe://forged-too"));
+        headers.append("x_forwarded_client_cert", HeaderValue::from_static("URI=spiffe://forged-for-cgi"));
         headers.append("x-isthmus-anything", HeaderValue::from_static("1"));
+        headers.append("x_isthmus-anything", HeaderValue::from_static("1"));
         headers.append(FORWARDED, HeaderValue::from_static("for=1.2.3.4"));
         set_outcome(&mut headers, Outcome::NotSent, "why");
         strip_claims(&mut headers);
         assert!(headers.is_empty(), "{headers:?}");
-        for outcome in [Outcome::NotSent, Outcome::Broken, Outcome::SessionOver, Outcome::Denied] {
+        for outcome in Outcome::ALL {
             set_outcome(&mut headers, outcome, "why");
             assert_eq!(take_outcome(&mut headers), Some((outcome, "why".to_owned())));
             assert!(headers.is_empty());

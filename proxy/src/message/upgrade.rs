@@ -7,13 +7,14 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::ext::Protocol;
 use hyper::upgrade::{OnUpgrade, on};
 use hyper_util::rt::TokioIo;
 
 use super::Body;
+use super::authority::has_body;
 use crate::accept::Lifetime;
 use crate::tcp::{IDLE_MAX, copy_both};
 
@@ -122,10 +123,8 @@ fn asks_by_http1<B>(request: &Request<B>) -> bool {
     let websocket = first.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes()));
     let mut options = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
     let connected = options.any(|value| value.split(',').any(|option| option.trim().eq_ignore_ascii_case("upgrade")));
-    let bare = !headers.contains_key(TRANSFER_ENCODING)
-        && headers.get(CONTENT_LENGTH).is_none_or(|length| length.as_bytes() == b"0");
     let told = request.version() == Version::HTTP_11 && request.method() == Method::GET;
-    told && websocket && second.is_none() && connected && bare
+    told && websocket && second.is_none() && connected && !has_body(headers)
 }
 
 /// Writes a request in this data plane's form as HTTP/1.1 has it.
@@ -146,6 +145,13 @@ pub fn to_http1<B>(request: &mut Request<B>) {
 fn key() -> String {
     let (first, rest) = (RandomState::new().hash_one(0), RandomState::new().hash_one(1) >> 44);
     format!("{first:016x}{rest:05x}A==")
+}
+
+/// Whether a response says that the connection has changed to this protocol.
+#[must_use]
+pub fn has_switched<B>(response: &Response<B>) -> bool {
+    let upgrade = response.headers().get(UPGRADE);
+    is_accepted(response) && upgrade.is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes()))
 }
 
 /// Brings the response of an HTTP/2 upstream to a request that asked into this data plane's form.

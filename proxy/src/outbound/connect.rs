@@ -69,6 +69,8 @@ impl Opened {
 /// Why one destination did not take it.
 enum Miss {
     Unreachable(String),
+    /// Nobody is to blame.
+    Busy(String),
     Denied(String),
 }
 
@@ -97,8 +99,14 @@ pub(super) async fn open(plane: &DataPlane, target: &Target) -> Result<Opened, O
                 pick.succeeded(Instant::now());
                 return Err(OpenError::Denied(name.clone(), reason));
             }
-            Err(Miss::Unreachable(reason)) => {
-                pick.failed(Failure::Unreachable, Instant::now());
+            Err(miss @ (Miss::Unreachable(_) | Miss::Busy(_))) => {
+                let reason = match miss {
+                    Miss::Unreachable(reason) => {
+                        pick.failed(Failure::Unreachable, Instant::now());
+                        reason
+                    }
+                    Miss::Busy(reason) | Miss::Denied(reason) => reason,
+                };
                 tracing::debug!(service = %name, destination = ?pick.key(), reason, "not reached");
                 last = Some(reason);
                 tried.note(&pick);
@@ -136,6 +144,7 @@ async fn open_at(plane: &DataPlane, target: &Target, site: &Arc<Site>, pick: &Pi
                 over = reason;
             }
             (_, Some((Outcome::Denied, reason))) => return Err(Miss::Denied(reason)),
+            (_, Some((Outcome::Busy, reason))) => return Err(Miss::Busy(reason)),
             (_, Some((_, reason))) => return Err(Miss::Unreachable(reason)),
             (status, None) => return Err(Miss::Unreachable(format!("CONNECT was answered with {status}"))),
         }

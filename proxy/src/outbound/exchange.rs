@@ -9,8 +9,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::header::CONNECTION;
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::ext::Protocol;
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ClusterName;
@@ -23,10 +24,12 @@ use super::target::Target;
 use crate::balance::ejection::Failure;
 use crate::balance::permits::{Kind, Overflow, Permit};
 use crate::balance::{Pick, Tried};
+use crate::message::authority::passed_on;
 use crate::message::body::Replay;
 use crate::message::fields::{Outcome, strip_claims, strip_hop_by_hop, take_outcome};
 use crate::message::{Body, Received, reply, upgrade};
 use crate::metrics::ServiceLabels;
+use crate::plaintext::AppError;
 use crate::plane::DataPlane;
 use crate::tunnel::{DialError, SESSIONS_USUAL, SendError};
 
@@ -64,12 +67,7 @@ impl Outgoing {
         strip_claims(&mut headers);
         // The authority says it, in canonical form.
         headers.remove(http::header::HOST);
-        let mut uri = http::uri::Parts::default();
-        uri.scheme = Some(Scheme::HTTP);
-        uri.authority = Some(authority(target));
-        let path = parts.uri.into_parts().path_and_query;
-        uri.path_and_query = Some(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
-        let (method, uri) = (parts.method, Uri::from_parts(uri)?);
+        let (method, uri) = (parts.method, passed_on(authority(target), parts.uri)?);
         Ok(Self { method, protocol, uri, headers, body: Replay::prepare(body).await? })
     }
 
@@ -120,7 +118,7 @@ impl Failed {
 pub(super) async fn send(plane: &DataPlane, target: &Target, request: Request<Received>) -> Answer {
     let outgoing = match Outgoing::prepare(target, request).await {
         Ok(outgoing) => outgoing,
-        Err(error) => return reply::text(StatusCode::BAD_REQUEST, &format!("the request broke off: {error}")).into(),
+        Err(error) => return broken_off(&error.to_string()),
     };
     let name = &target.service.name;
     let site = plane.snapshot().site.clone();
@@ -151,6 +149,9 @@ pub(super) async fn send(plane: &DataPlane, target: &Target, request: Request<Re
             Err(failed) => failed,
         };
         tracing::debug!(service = %name, %cluster, reason = failed.reason, sent = failed.sent, "attempt failed");
+        if outgoing.body.broke() {
+            return broken_off(&failed.reason);
+        }
         let mut again = outgoing.body.is_intact();
         if again && failed.sent {
             retrying = retrying.or_else(|| traffic.permits().take(Kind::Retries).ok());
@@ -177,6 +178,13 @@ fn cluster_of(destination: &Destination, site: &Site) -> ClusterName {
         Destination::Local(_) => site.cluster.clone(),
         Destination::Remote { backend, .. } => backend.cluster.name.clone(),
     }
+}
+
+/// The client broke off, or sent what is no body. What follows on its connection is not to be trusted.
+fn broken_off(reason: &str) -> Answer {
+    let mut response = reply::text(StatusCode::BAD_REQUEST, &format!("the request broke off: {reason}"));
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response.into()
 }
 
 fn no_answer(target: &Target, last: Option<Failed>) -> Response<Body> {
@@ -213,8 +221,12 @@ async fn attempt_at(
             let sent = plane.apps().send(address, http2, outgoing.attempt()).await;
             sent.map_err(|error| {
                 let sent = !error.never_sent();
-                let failure = if sent { Failure::Broken } else { Failure::Unreachable };
-                Failed { sent, failure: Some(failure), reason: error.to_string() }
+                let failure = match error {
+                    AppError::Crowded(_) => None,
+                    _ if sent => Some(Failure::Broken),
+                    _ => Some(Failure::Unreachable),
+                };
+                Failed { sent, failure, reason: error.to_string() }
             })
         }
         None => through_tunnel(plane, target, site, outgoing, &pick).await,
@@ -231,7 +243,7 @@ async fn attempt_at(
             Ok(response.map(|body| body.holding(pick.into_load())))
         }
         Err(failed) => {
-            if let Some(failure) = failed.failure {
+            if let Some(failure) = failed.failure.filter(|_| !outgoing.body.broke()) {
                 pick.failed(failure, Instant::now());
             }
             tried.note(&pick);
@@ -284,6 +296,7 @@ fn told_by_far_side(told: Option<(Outcome, String)>, response: Response<Body>) -
         Some((Outcome::NotSent | Outcome::SessionOver, reason)) => {
             Err(Failed { sent: false, failure: Some(Failure::Unreachable), reason })
         }
+        Some((Outcome::Busy, reason)) => Err(Failed { sent: false, failure: None, reason }),
         Some((Outcome::Broken, reason)) => Err(Failed { sent: true, failure: Some(Failure::Broken), reason }),
     }
 }

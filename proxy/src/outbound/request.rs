@@ -58,12 +58,20 @@ impl Client {
     pub(super) async fn answer(self, request: Request<Received>) -> Response<Body> {
         let started = Instant::now();
         let (plane, version) = (self.plane.clone(), request.version());
-        let (service, answer) = match self.target(&request).await {
-            Ok(target) => (target.service.name.to_string(), Box::pin(self.serve(&target, request)).await),
-            Err(error) => (String::new(), Answer::from(rejection(version, &error))),
+        let connect = is_tunnel(&request);
+        let (service, mut answer, refused) = match self.target(&request).await {
+            Ok(target) => (target.service.name.to_string(), Box::pin(self.serve(&target, request)).await, false),
+            Err(error) => {
+                let refused = matches!(error, NoTarget::BadRequest(_));
+                (String::new(), reply::text(error.status(), &error.to_string()).into(), refused)
+            }
         };
-        let cluster = answer.cluster.map(String::from).unwrap_or_default();
         let status = answer.response.status();
+        if version < Version::HTTP_2 && (refused || (connect && !status.is_success())) {
+            // What follows on the connection is not where we think it is, or no request at all.
+            answer.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let cluster = answer.cluster.map(String::from).unwrap_or_default();
         plane.metrics().request(Direction::Outbound, service, cluster, status, started.elapsed());
         answer.response
     }
@@ -145,13 +153,4 @@ fn check_scope(authority: &Authority, name: &ServiceName, port: u16, connect: bo
     let named = ServiceName::from_host(&authority.host);
     let other = named.is_some_and(|named| named != *name) || (connect && authority.port != port);
     if other { Err(NoTarget::Misdirected(name.clone(), port, authority.host.clone())) } else { Ok(()) }
-}
-
-fn rejection(version: Version, error: &NoTarget) -> Response<Body> {
-    let mut response = reply::text(error.status(), &error.to_string());
-    if matches!(error, NoTarget::BadRequest(_)) && version < Version::HTTP_2 {
-        // What follows on the connection cannot be trusted to be where we think it is.
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
 }

@@ -11,10 +11,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode, Version};
+use http::header::{CONTENT_LENGTH, COOKIE, TRANSFER_ENCODING};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
+use crate::message::authority::check_framing;
 use crate::message::server::{CONNECTION_WINDOW, HEAD_BYTES_MAX, HEADER_LIST_BYTES_MAX, SEND_BUFFER, STREAM_WINDOW};
 use crate::message::{Body, reply, upgrade};
 use crate::tcp::connect;
@@ -70,11 +74,8 @@ impl Pool {
     }
 
     async fn send_http1(&self, address: SocketAddr, request: Request<Body>) -> Result<Response<Body>, AppError> {
-        let mut request = origin_form(request);
         let asked = upgrade::is_asked(&request);
-        if asked {
-            upgrade::to_http1(&mut request);
-        }
+        let mut request = http1_form(request);
         loop {
             let reused = self.0.take(address);
             let is_reused = reused.is_some();
@@ -83,10 +84,11 @@ impl Pool {
                 None => self.open_http1(address).await?,
             };
             match sender.try_send_request(request).await {
-                Ok(response) if asked && response.status().is_success() => {
-                    return Ok(not_switched(address, response.status()));
-                }
                 Ok(response) => {
+                    let response = match check(address, asked, response) {
+                        Ok(response) => response,
+                        Err(refusal) => return Ok(*refusal),
+                    };
                     let returning = self.0.returning(address, sender);
                     return Ok(response.map(|body| Body::streamed(body).holding(returning)));
                 }
@@ -169,18 +171,58 @@ fn drive(address: SocketAddr, slot: Slot, connection: impl Future<Output = hyper
     });
 }
 
-/// An application may ignore that it was asked to switch, and answer. Between data planes a success would say that it did.
-fn not_switched(address: SocketAddr, status: StatusCode) -> Response<Body> {
-    let reason = format!(
-        "the application at {address} answered {status} to a request for a websocket, and did not switch to it"
-    );
-    reply::text(StatusCode::NOT_IMPLEMENTED, &reason)
+/// What an application must not answer is answered in its place.
+fn check(
+    address: SocketAddr,
+    asked: bool,
+    mut response: Response<Incoming>,
+) -> Result<Response<Incoming>, Box<Response<Body>>> {
+    let refuse =
+        |status, reason: &str| Err(Box::new(reply::text(status, &format!("the application at {address} {reason}"))));
+    let status = response.status();
+    if asked && status.is_success() {
+        // It may ignore that it was asked. Between data planes a success would say that it did as it was.
+        let reason = format!("answered {status} to a request for a websocket, and did not switch to it");
+        return refuse(StatusCode::NOT_IMPLEMENTED, &reason);
+    }
+    if status.is_informational() && !(asked && upgrade::has_switched(&response)) {
+        return refuse(StatusCode::BAD_GATEWAY, "switched to a protocol that it was not asked for");
+    }
+    if check_framing(response.headers()).is_err() {
+        return refuse(StatusCode::BAD_GATEWAY, "uses a transfer coding other than chunked");
+    }
+    // Several that agree are one; hyper has compared them, and knows the length (RFC 9110 §8.6).
+    let lengths = response.headers().get_all(CONTENT_LENGTH);
+    if lengths.iter().count() > 1 || lengths.iter().any(|length| length.as_bytes().contains(&b',')) {
+        response.headers_mut().remove(CONTENT_LENGTH);
+    }
+    *response.version_mut() = Version::HTTP_11;
+    Ok(response)
+}
+
+/// Brings a request into the form that HTTP/1.1 has for what HTTP/2 says in other ways.
+fn http1_form(mut request: Request<Body>) -> Request<Body> {
+    if upgrade::is_asked(&request) {
+        upgrade::to_http1(&mut request);
+    } else if !request.body().is_end_stream() && request.body().size_hint().exact().is_none() {
+        // hyper drops the body of a GET that says nothing about it.
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    // RFC 9113 §8.2.3.
+    let mut cookies = request.headers().get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+    if let (Some(first), Some(second)) = (cookies.next(), cookies.next()) {
+        let all: Vec<&[u8]> = [first, second].into_iter().chain(cookies).collect();
+        if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+            request.headers_mut().insert(COOKIE, joined);
+        }
+    }
+    origin_form(request)
 }
 
 /// What an HTTP/1.1 origin expects: the authority in `Host`, the rest in the target.
 fn origin_form(mut request: Request<Body>) -> Request<Body> {
     if let Some(authority) = request.uri().authority() {
-        let host = http::HeaderValue::from_str(authority.as_str());
+        let host = HeaderValue::from_str(authority.as_str());
         if let Ok(host) = host {
             request.headers_mut().insert(http::header::HOST, host);
         }
