@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use isthmus_identity::tls::Guarded;
 use isthmus_identity::{CLOCK_SKEW, LiveIdentity, Peer, Verified};
@@ -13,6 +13,7 @@ use isthmus_model::spiffe::{Principal, SpiffeId};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 
@@ -25,22 +26,47 @@ pub struct PeerStream<S = TcpStream> {
     _held: Option<Box<dyn Send>>,
 }
 
+/// How long a peer without a certificate has to show who it is in another way: it greets at once, and looking a token up takes
+/// milliseconds. It would hold a place for as long as it answers pings.
+pub const PROOF_WITHIN: Duration = Duration::from_secs(10);
+
 /// The peer of a connection. `None` when it showed no certificate, as a newcomer does.
 #[derive(Clone)]
 pub struct Caller {
     peer: Option<Arc<Peer>>,
     from: Option<IpAddr>,
+    proof: Proof,
+}
+
+/// That the peer of a connection has shown who it is. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Proof(CancellationToken);
+
+impl Proof {
+    /// It has: its connection may stay.
+    pub fn give(&self) {
+        self.0.cancel();
+    }
+
+    /// Returns when it has not in time.
+    async fn missing(self) {
+        if tokio::time::timeout(PROOF_WITHIN, self.0.cancelled()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+        tracing::debug!("a connection is cut: its peer has not shown who it is");
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> PeerStream<S> {
     /// Wraps a connection whose handshake is done. `from` is where it came from.
     pub fn new(tls: TlsStream<S>, identity: &LiveIdentity, from: Option<IpAddr>) -> Self {
         let peer = identity.peer(tls.get_ref().1).map(Arc::new);
+        let proof = Proof::default();
         let tls = match peer.clone() {
             Some(peer) => Guarded::new(tls, distrusted(peer)),
-            None => Guarded::endless(tls),
+            None => Guarded::new(tls, proof.clone().missing()),
         };
-        Self { tls, caller: Caller { peer, from }, _held: None }
+        Self { tls, caller: Caller { peer, from, proof }, _held: None }
     }
 
     /// Keeps `held` until the connection ends: what it counts as where it was accepted.
@@ -108,6 +134,13 @@ pub fn verified<T>(request: &Request<T>) -> Result<Verified, Status> {
     let peer = request.extensions().get::<Caller>().and_then(|caller| caller.peer.clone());
     let peer = peer.ok_or_else(|| Status::unauthenticated("show a certificate of this federation"))?;
     peer.verified().ok_or_else(|| Status::unauthenticated(format!("{} is no longer trusted", peer.id())))
+}
+
+/// Where to say that the peer behind a request has shown who it is. Of no consequence where it came over a socket of the
+/// machine.
+#[must_use]
+pub fn proof<T>(request: &Request<T>) -> Proof {
+    request.extensions().get::<Caller>().map(|caller| caller.proof.clone()).unwrap_or_default()
 }
 
 /// Where a request came from.

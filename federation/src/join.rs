@@ -198,7 +198,7 @@ impl Newcomer {
 #[tonic::async_trait]
 impl join_server::Join for JoinService {
     async fn redeem(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
-        let from = caller::source(&request);
+        let (from, proof) = (caller::source(&request), caller::proof(&request));
         if !self.attempts().may_try(from, Instant::now()) {
             return Err(Status::resource_exhausted("too many failed joins from this address: wait a minute"));
         }
@@ -210,7 +210,10 @@ impl join_server::Join for JoinService {
         // Waiting for the signature takes nobody's place.
         Ok(Response::new(match admitted {
             Admittance::Refused(reply) => reply,
-            Admittance::Admitted { node, requests } => self.certified(node, &requests).await,
+            Admittance::Admitted { node, requests } => {
+                proof.give();
+                self.certified(node, &requests).await
+            }
         }))
     }
 }

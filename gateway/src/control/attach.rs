@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use isthmus_federation::caller;
+use isthmus_federation::caller::{self, Proof};
 use isthmus_identity::LiveAuthority;
 use isthmus_model::registry::token::Digest;
 use isthmus_model::registry::{Epoch, Registry};
@@ -199,7 +199,7 @@ async fn hello(incoming: &mut Streaming<FromSidecar>) -> Result<Hello, Status> {
 
 async fn serve(
     inputs: Arc<Inputs>,
-    shown: Shown,
+    (shown, proof): (Shown, Proof),
     mut incoming: Streaming<FromSidecar>,
     outgoing: &Outgoing,
 ) -> Result<(), Status> {
@@ -220,6 +220,7 @@ async fn serve(
             tracing::warn!(%own_address, why = status.message(), "refused a sidecar");
         }
     })?;
+    proof.give();
     let identity = SpiffeId::workload(site.trust_domain(), workload);
     tracing::info!(%identity, %own_address, "a sidecar attached");
     let welcome = Welcome {
@@ -261,10 +262,10 @@ impl control_server::Control for ControlService {
             None => caller::verified(&request).map_or(Shown::Nothing, Shown::Certificate),
         };
         let (outgoing, stream) = mpsc::channel(WAITING_MAX);
-        let inputs = self.0.clone();
+        let (inputs, proof) = (self.0.clone(), caller::proof(&request));
         let incoming = request.into_inner();
         tokio::spawn(async move {
-            if let Err(status) = serve(inputs, shown, incoming, &outgoing).await {
+            if let Err(status) = serve(inputs, (shown, proof), incoming, &outgoing).await {
                 // The sidecar may be gone already; then nobody is left to tell.
                 let _ = outgoing.send(Err(status)).await;
             }

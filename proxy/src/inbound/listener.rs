@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use isthmus_identity::tls::ClientAuth;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -15,6 +16,10 @@ use crate::accept::{Accepted, Accepting, BindError, Lifetime, Tasks};
 use crate::handshake;
 use crate::metrics::Direction;
 use crate::plane::DataPlane;
+use crate::tcp::give_up_unread;
+
+/// How long a peer may leave unread what it was sent. It reads on behalf of many, and stalls none of them.
+const UNREAD_MAX: Duration = Duration::from_secs(30);
 
 /// A bound listener for sessions from other data planes.
 pub struct InboundListener {
@@ -54,6 +59,7 @@ impl InboundListener {
 
 async fn connection(plane: DataPlane, tls: TlsAcceptor, own_address: IpAddr, accepted: Accepted) {
     let Accepted { stream, peer, gate, life, entry } = accepted;
+    give_up_unread(&stream, UNREAD_MAX);
     let handshake = tokio::select! {
         handshake = handshake::accept_new(&tls, stream, gate.pend(), plane.metrics()) => handshake,
         () = life.drain.cancelled() => return,

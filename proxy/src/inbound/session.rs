@@ -15,7 +15,7 @@ use super::admission::Landing;
 use super::forward;
 use crate::accept::Lifetime;
 use crate::limits::Entry;
-use crate::message::server::serve_http2;
+use crate::message::server::{Carries, serve_http2};
 use crate::metrics::Reason;
 use crate::plane::DataPlane;
 use crate::tcp::cut_when_revoked;
@@ -117,7 +117,7 @@ impl Session {
         };
         let tls = cut_when_revoked(tls, self.trusted.clone());
         let session = Arc::new(self);
-        serve_http2(tls, ending, move |request| forward::answer(session.clone(), request)).await;
+        serve_http2(tls, Carries::Many, ending, move |request| forward::answer(session.clone(), request)).await;
     }
 }
 

@@ -25,14 +25,22 @@ pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 pub const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
 /// Requests under way on one HTTP/2 connection.
 pub const STREAMS_MAX: u32 = 256;
-/// Streams that a peer may reset before they were looked at (rapid reset): beyond it, GOAWAY.
+/// Streams that a client may reset before they were looked at (rapid reset): beyond it, GOAWAY.
 pub const RESETS_PENDING_MAX: usize = 32;
-/// Streams reset for the peer's own errors (made you reset): beyond it, GOAWAY.
+/// Streams reset for the client's own errors (made you reset): beyond it, GOAWAY.
 pub const RESETS_PROVOKED_MAX: usize = 128;
+/// The same for a data plane, which is authenticated and passes on what many clients do: all of its streams, and several times
+/// as many in its lifetime.
+pub const SHARED_RESETS_PENDING_MAX: usize = STREAMS_MAX as usize;
+/// See [`SHARED_RESETS_PENDING_MAX`].
+pub const SHARED_RESETS_PROVOKED_MAX: usize = 16 * STREAMS_MAX as usize;
 /// What one stream may have in flight towards us: 80 Mbit/s at 100 ms.
 pub const STREAM_WINDOW: u32 = 1024 * 1024;
-/// What one connection may have in flight towards us.
+/// What one client's connection may have in flight towards us. Its streams wait for each other at most.
 pub const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// What a connection that carries many parties' streams may have in flight towards us: as much as a window for each stream
+/// that there usually is, so that those who do not read do not stall the others.
+pub const SHARED_WINDOW: u32 = 64 * STREAM_WINDOW;
 /// Bytes of responses buffered per HTTP/2 stream when the peer does not read.
 pub const SEND_BUFFER: usize = 256 * 1024;
 /// How often an HTTP/2 client is asked whether it is still there.
@@ -40,18 +48,31 @@ pub const PING_EVERY: Duration = Duration::from_secs(10);
 /// How long it may take to answer.
 pub const PONG_WITHIN: Duration = Duration::from_secs(20);
 
+/// Whose streams a connection carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carries {
+    /// One client's.
+    One,
+    /// Many parties', which must not suffer for each other.
+    Many,
+}
+
 /// HTTP/2 server settings.
-fn http2_builder() -> http2::Builder<TokioExecutor> {
+fn http2_builder(carries: Carries) -> http2::Builder<TokioExecutor> {
+    let (window, resets_pending, resets_provoked) = match carries {
+        Carries::One => (CONNECTION_WINDOW, RESETS_PENDING_MAX, RESETS_PROVOKED_MAX),
+        Carries::Many => (SHARED_WINDOW, SHARED_RESETS_PENDING_MAX, SHARED_RESETS_PROVOKED_MAX),
+    };
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
         .enable_connect_protocol()
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
-        .max_local_error_reset_streams(RESETS_PROVOKED_MAX)
+        .max_pending_accept_reset_streams(resets_pending)
+        .max_local_error_reset_streams(resets_provoked)
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_connection_window_size(window)
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PONG_WITHIN);
@@ -94,7 +115,7 @@ where
 }
 
 /// Serves HTTP/2 until the peer closes, or until `drain` and every request under way is answered.
-pub async fn serve_http2<I, H, F>(io: I, drain: impl Future<Output = ()>, handle: H)
+pub async fn serve_http2<I, H, F>(io: I, carries: Carries, drain: impl Future<Output = ()>, handle: H)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request<Received>) -> F + Send + 'static,
@@ -104,7 +125,7 @@ where
         let response = handle(Received::by_http2(request));
         async move { Ok::<_, Infallible>(response.await) }
     });
-    let mut connection = pin!(http2_builder().serve_connection(TokioIo::new(io), service));
+    let mut connection = pin!(http2_builder(carries).serve_connection(TokioIo::new(io), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = drain => {

@@ -18,15 +18,18 @@ use super::original;
 use super::request::{Client, Scope};
 use super::target::{Target, target};
 use crate::accept::{Accepted, Accepting, BindError, Owner};
-use crate::message::server::{HEAD_WITHIN, serve_http1, serve_http2};
+use crate::message::server::{Carries, HEAD_WITHIN, serve_http1, serve_http2};
 use crate::metrics::{Direction, Reason, ReasonLabels};
 use crate::plane::DataPlane;
-use crate::tcp::Prefixed;
+use crate::tcp::{Prefixed, give_up_unread};
 
 /// The client connection preface of HTTP/2 (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A client that has not said its first word after this is not going to.
 const FIRST_BYTE_WITHIN: Duration = HEAD_WITHIN;
+/// How long a client may leave unread what it was sent: as long as Envoy lets a stream be idle. It may pause, but what it was
+/// sent is held for it here, by the application and on the way.
+const UNREAD_MAX: Duration = Duration::from_secs(300);
 
 /// What a listener's connections are for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,6 +131,7 @@ async fn for_target(plane: DataPlane, target: Target, accepted: Accepted) {
 /// Serves HTTP on a connection of its own.
 async fn http(plane: DataPlane, scope: Scope, accepted: Accepted) {
     let Accepted { stream, peer: _, gate, life, entry } = accepted;
+    give_up_unread(&stream, UNREAD_MAX);
     http_on(Client { plane, scope, within_connect: false, gate, life, entry }, stream).await;
 }
 
@@ -162,7 +166,7 @@ where
     let drain = client.life.drain.clone();
     if is_http2 {
         let handle = move |request| client.clone().answer(request);
-        serve_http2(stream, async move { drain.cancelled().await }, handle).await;
+        serve_http2(stream, Carries::One, async move { drain.cancelled().await }, handle).await;
     } else {
         serve_http1(stream, &drain, |request| client.clone().answer(request)).await;
     }

@@ -4,8 +4,10 @@ pub mod connect;
 pub mod copy;
 mod cut;
 pub mod prefixed;
+mod unread;
 
 pub use connect::connect;
 pub use copy::{IDLE_MAX, copy_both};
 pub(crate) use cut::cut_when_revoked;
 pub use prefixed::Prefixed;
+pub(crate) use unread::give_up_unread;
