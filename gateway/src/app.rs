@@ -234,7 +234,7 @@ impl Parts {
         let bind = async || DnsServer::bind(dns.clone(), self.view.clone(), dns_metrics.clone()).await;
         let dns = patiently(bind).await?;
         self.tasks.spawn(dns.serve(self.shutdown.clone()));
-        let bind = async || OutboundListener::bind(self.config.listen.egress, self.plane.clone(), Mode::Proxy);
+        let bind = async || OutboundListener::bind(self.config.listen.egress, self.plane.clone(), Mode::Egress);
         let egress = patiently(bind).await?;
         self.tasks.spawn(egress.serve(self.shutdown.clone()));
         self.tasks.spawn(vips.keep(self.shutdown.clone()));

@@ -1,5 +1,7 @@
 //! Header fields that a proxy takes out, and the ones it puts in.
 
+use std::net::IpAddr;
+
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
     UPGRADE,
@@ -15,6 +17,15 @@ const OUTCOME: HeaderName = HeaderName::from_static("x-isthmus-outcome");
 const REASON: HeaderName = HeaderName::from_static("x-isthmus-reason");
 /// Fields that only data planes write.
 const OWN_PREFIX: &str = "x-isthmus-";
+/// What proxies say about where a request comes from.
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+/// W3C Trace Context.
+const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -122,6 +133,42 @@ fn is_claim(name: &HeaderName) -> bool {
     is(&CLIENT_CERTIFICATE) || is(&FORWARDED) || starts(OWN_PREFIX)
 }
 
+/// Takes out what a client that nobody vouches for says about where its request comes from, and says it anew, as Envoy does at
+/// the edge. A workload of the mesh may have it from such an edge, and passes it on.
+pub fn enter_at_edge(headers: &mut HeaderMap, from: IpAddr) {
+    for name in [FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, FORWARDED_PORT, REAL_IP] {
+        headers.remove(name);
+    }
+    if let Ok(from) = HeaderValue::try_from(from.to_string()) {
+        headers.insert(FORWARDED_FOR, from);
+    }
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    let mut parents = headers.get_all(TRACE_PARENT).iter();
+    let sole = parents.next().filter(|_| parents.next().is_none());
+    if !sole.is_some_and(|parent| is_trace_parent(parent.as_bytes())) {
+        headers.remove(TRACE_PARENT);
+        headers.remove(TRACE_STATE);
+    }
+}
+
+/// `version-trace_id-parent_id-flags` in lower-case hexadecimal, neither id nought (W3C Trace Context §3.2). A later version may
+/// have more after it.
+fn is_trace_parent(text: &[u8]) -> bool {
+    let mut fields = text.split(|byte| *byte == b'-');
+    let mut field = |length: usize| {
+        let hex = |byte: &u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte);
+        fields.next().filter(|field| field.len() == length && field.iter().all(hex))
+    };
+    let (version, trace, parent, flags) = (field(2), field(32), field(16), field(2));
+    let named = |id: Option<&[u8]>| id.is_some_and(|id| id.iter().any(|digit| *digit != b'0'));
+    let known = match version {
+        Some(b"ff") | None => false,
+        Some(b"00") => text.len() == 55,
+        Some(_) => true,
+    };
+    known && named(trace) && named(parent) && flags.is_some()
+}
+
 /// Tells the application who calls. SPIFFE IDs of the model hold no character that needs quoting.
 pub fn set_client_certificate(headers: &mut HeaderMap, own: Option<&SpiffeId>, peer: &SpiffeId) {
     let text = match own {
@@ -156,6 +203,47 @@ mod tests {
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["te", "x-kept"]);
+    }
+
+    #[test]
+    fn at_the_edge_only_what_is_seen_is_said() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-for", "10.0.0.2"),
+            ("x-real-ip", "10.0.0.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "bank.example"),
+            ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+            ("tracestate", "a=1"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        enter_at_edge(&mut headers, [192, 0, 2, 7].into());
+        assert_eq!(headers.get_all(FORWARDED_FOR).iter().collect::<Vec<_>>(), ["192.0.2.7"]);
+        assert_eq!(headers[FORWARDED_PROTO], "http");
+        assert!(headers.contains_key(TRACE_PARENT) && headers.contains_key(TRACE_STATE) && headers.len() == 4);
+        headers
+            .append(TRACE_PARENT, HeaderValue::from_static("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"));
+        enter_at_edge(&mut headers, [192, 0, 2, 7].into());
+        assert!(!headers.contains_key(TRACE_PARENT) && !headers.contains_key(TRACE_STATE), "two are none");
+    }
+
+    #[test]
+    fn a_trace_is_named_in_one_way() {
+        let parent = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        for (text, valid) in [
+            (format!("00-{parent}"), true),
+            (format!("01-{parent}-more"), true),
+            (format!("00-{parent}-more"), false),
+            (format!("ff-{parent}"), false),
+            (format!("00-{}", parent.to_uppercase()), false),
+            (format!("00-{}", parent.replace("b7ad6b7169203331", "0000000000000000")), false),
+            ("00-1-2-3".to_owned(), false),
+            (String::new(), false),
+        ] {
+            assert_eq!(is_trace_parent(text.as_bytes()), valid, "{text}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The listener that clients reach: what a connection is, and for whom.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -34,9 +34,11 @@ const UNREAD_MAX: Duration = Duration::from_secs(300);
 /// What a listener's connections are for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Any service of the federation: by original destination, or as a forward proxy.
+    /// Any service of the federation, for the workload beside it: by original destination, or as a forward proxy.
     Proxy,
-    /// One port of one service: a virtual address of a gateway.
+    /// Any service of the federation, as a forward proxy for clients without a sidecar.
+    Egress,
+    /// One port of one service, for the same: a virtual address of a gateway.
     Service {
         /// The service.
         name: ServiceName,
@@ -87,21 +89,28 @@ async fn connection(plane: DataPlane, mode: Mode, forwarded: Forwarded, accepted
         Mode::Service { name, port } => {
             let found = plane.find_service(&name, port).await;
             match target(found, &name.host(), port) {
-                Ok(target) => for_target(plane, target, accepted).await,
+                Ok(target) => {
+                    let stranger = Some(accepted.peer.ip());
+                    for_target(plane, target, stranger, accepted).await;
+                }
                 Err(error) => tracing::debug!(%error, peer = %accepted.peer, "connection closed"),
             }
         }
         Mode::Proxy => match original::destination(&accepted.stream) {
             Some(original) => redirected(plane, original, forwarded, accepted).await,
-            None => http(plane, Scope::Federation, accepted).await,
+            None => http(plane, Scope::Federation, None, accepted).await,
         },
+        Mode::Egress => {
+            let stranger = Some(accepted.peer.ip());
+            http(plane, Scope::Federation, stranger, accepted).await;
+        }
     }
 }
 
 /// A connection that was on its way to `original`.
 async fn redirected(plane: DataPlane, original: SocketAddr, forwarded: Forwarded, accepted: Accepted) {
     match plane.find_address(original).await {
-        Found::Service(service, port) => for_target(plane, Target { service, port }, accepted).await,
+        Found::Service(service, port) => for_target(plane, Target { service, port }, None, accepted).await,
         Found::NotFound | Found::NotOurs => forwarded.forward(original, accepted).await,
         // A gateway that does not answer must not cut a workload off from everything else. A virtual
         // address that nobody knows leads nowhere by itself.
@@ -112,10 +121,11 @@ async fn redirected(plane: DataPlane, original: SocketAddr, forwarded: Forwarded
     }
 }
 
-/// A connection for one port of one service.
-async fn for_target(plane: DataPlane, target: Target, accepted: Accepted) {
+/// A connection for one port of one service; of whom, if not of the workload beside it.
+async fn for_target(plane: DataPlane, target: Target, stranger: Option<IpAddr>, accepted: Accepted) {
     if target.port.protocol.is_http() {
-        return http(plane, Scope::Service(target.service.name.clone(), target.port.port), accepted).await;
+        let scope = Scope::Service(target.service.name.clone(), target.port.port);
+        return http(plane, scope, stranger, accepted).await;
     }
     match open(&plane, &target).await {
         Ok(opened) => {
@@ -129,10 +139,10 @@ async fn for_target(plane: DataPlane, target: Target, accepted: Accepted) {
 }
 
 /// Serves HTTP on a connection of its own.
-async fn http(plane: DataPlane, scope: Scope, accepted: Accepted) {
+async fn http(plane: DataPlane, scope: Scope, stranger: Option<IpAddr>, accepted: Accepted) {
     let Accepted { stream, peer: _, gate, life, entry } = accepted;
     give_up_unread(&stream, UNREAD_MAX);
-    http_on(Client { plane, scope, within_connect: false, gate, life, entry }, stream).await;
+    http_on(Client { plane, scope, stranger, within_connect: false, gate, life, entry }, stream).await;
 }
 
 /// Serves HTTP within a client's CONNECT. Boxed and opaque, because that is a request of `http_on` again.

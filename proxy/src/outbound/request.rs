@@ -1,5 +1,6 @@
 //! One request of a client: what it asks for, and what it gets.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,6 +15,7 @@ use super::{exchange, listener};
 use crate::accept::Lifetime;
 use crate::limits::{Entry, Gate};
 use crate::message::authority::{Authority, requested};
+use crate::message::fields::enter_at_edge;
 use crate::message::upgrade::{Asked, is_tunnel};
 use crate::message::{Body, Received, reply};
 use crate::metrics::Direction;
@@ -33,6 +35,8 @@ pub(super) enum Scope {
 pub(super) struct Client {
     pub(super) plane: DataPlane,
     pub(super) scope: Scope,
+    /// Where it comes from, if it is not the workload's beside it.
+    pub(super) stranger: Option<IpAddr>,
     /// Whether the connection is itself what a CONNECT opened.
     pub(super) within_connect: bool,
     pub(super) gate: Gate,
@@ -98,6 +102,9 @@ impl Client {
                 return self.requests_within(target, request).into();
             }
             return self.tunnel(target, request).await.into();
+        }
+        if let Some(from) = self.stranger {
+            enter_at_edge(request.headers_mut(), from.to_canonical());
         }
         let asked = Asked::take(&mut request);
         let answer = exchange::send(&self.plane, target, request).await;
