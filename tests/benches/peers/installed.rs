@@ -19,7 +19,7 @@ const NGHTTPD_HINT: &str = "apt-get install nghttp2-server";
 /// A program that is there or not.
 #[derive(Debug)]
 pub(crate) struct Program {
-    name: &'static str,
+    pub(crate) name: &'static str,
     path: Option<PathBuf>,
     /// What it says of itself.
     version: String,
@@ -99,5 +99,7 @@ fn on_path(name: &str) -> Option<PathBuf> {
 fn version(program: &Path, flag: &str) -> String {
     let Ok(told) = Command::new(program).arg(flag).output() else { return "does not run".to_owned() };
     let told = [told.stdout, told.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).join("\n");
-    told.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned()
+    let line = told.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    // Envoy tells where it is, too.
+    line.rsplit("  version: ").next().unwrap_or_default().to_owned()
 }

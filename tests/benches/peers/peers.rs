@@ -68,6 +68,10 @@ async fn peers() -> io::Result<Report> {
     println!("{programs}");
     let (mut tables, mut report) = (Tables::default(), Report::default());
     for work in args.works {
+        if let Some(why) = work.left_out(&programs) {
+            println!("  {why}\n");
+            continue;
+        }
         work.measure(&programs, &mut tables, &mut report).await?;
     }
     if let Some(file) = args.markdown {

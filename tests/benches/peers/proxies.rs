@@ -18,7 +18,7 @@ pub(crate) const ENVOY: &str = "Envoy";
 /// HAProxy's.
 pub(crate) const HAPROXY: &str = "HAProxy";
 /// The same where it moves bytes by `splice`, which it does not by default.
-pub(crate) const HAPROXY_SPLICE: &str = "HAProxy, option splice-auto";
+pub(crate) const HAPROXY_SPLICE: &str = "HAProxy, option splice-response";
 /// nginx's.
 pub(crate) const NGINX: &str = "nginx";
 /// Where Debian has nginx's module for TCP; elsewhere it is part of the program.
@@ -123,7 +123,7 @@ async fn haproxy(
     let file = format!("{name}.cfg");
     write(stage.directory(), &file, template, &[&[("LISTEN", at.to_string())], values].concat())?;
     // Without -db it would go into the background.
-    let process = Spawn::new(&name, program).args(["-db", "-q", "-f", &file]).start(stage.directory())?;
+    let process = Spawn::new(&name, program).args(["-db", "-f", &file]).start(stage.directory())?;
     listening(&process, at).await?;
     Ok(Peer::new(row, at, vec![process]))
 }
@@ -145,7 +145,7 @@ pub(crate) async fn sni(stage: &Stage, programs: &Programs) -> io::Result<Vec<Pe
     let mut peers = Vec::new();
     if let Some(program) = programs.haproxy.found() {
         let template = include_str!("config/haproxy-sni.cfg");
-        let kinds = [(HAPROXY, hosts::HAPROXY, ""), (HAPROXY_SPLICE, hosts::HAPROXY_SPLICE, "option splice-auto")];
+        let kinds = [(HAPROXY, hosts::HAPROXY, ""), (HAPROXY_SPLICE, hosts::HAPROXY_SPLICE, "option splice-response")];
         for (row, host, splice) in kinds {
             let values = [&values[..], &[("SPLICE", splice.to_owned())]].concat();
             peers.push(haproxy(stage, program, row, host, template, &values).await?);

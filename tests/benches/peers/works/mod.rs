@@ -12,7 +12,7 @@ use std::io;
 
 use isthmus_tests::bench::Report;
 
-use super::installed::Programs;
+use super::installed::{Program, Programs};
 use super::table::Tables;
 
 /// One of them.
@@ -58,6 +58,23 @@ impl Work {
         let found = Self::ALL.into_iter().find(|work| work.name() == name);
         let all = Self::ALL.map(Self::name).join(", ");
         found.ok_or_else(|| io::Error::other(format!("there is no work {name:?}: {all}")))
+    }
+
+    /// What it cannot do without: the backend and the load generator. Whom it compares with is looked at one by one.
+    fn needs(self, programs: &Programs) -> Vec<&Program> {
+        match self {
+            Self::Pair | Self::Hop | Self::Catalog => vec![&programs.nginx, &programs.wrk],
+            Self::Grpc => vec![&programs.nghttpd, &programs.h2load],
+            Self::Sni | Self::Memory => vec![&programs.nginx],
+            Self::Tcp => Vec::new(),
+        }
+    }
+
+    /// Why it cannot be done here, if it cannot.
+    pub(crate) fn left_out(self, programs: &Programs) -> Option<String> {
+        let missing = self.needs(programs).into_iter().filter(|program| program.found().is_none());
+        let missing: Vec<&str> = missing.map(|program| program.name).collect();
+        (!missing.is_empty()).then(|| format!("{} is left out without {}", self.name(), missing.join(" and ")))
     }
 
     /// Starts what it needs, measures it, and ends it.
