@@ -77,7 +77,8 @@ async fn peers() -> io::Result<Report> {
     if let Some(file) = args.markdown {
         // Cargo runs a bench in its package's directory.
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let text = format!("{programs}\n{}\n{}", tables.markdown(), report.markdown());
+        let list: String = programs.to_string().lines().map(|line| format!("- {}\n", line.trim())).collect();
+        let text = format!("{list}\n{}\n{}", tables.markdown(), report.markdown());
         std::fs::write(root.join(file), text)?;
     }
     Ok(report)

@@ -36,18 +36,11 @@ impl Tables {
 impl Table {
     fn cells(&self) -> Vec<[String; 6]> {
         let unit = self.unit;
-        let ours = self.rows.first().map(|row| row.each).unwrap_or_default();
-        let head = [
-            "".to_owned(),
-            format!("CPU a {unit}"),
-            "ours for its".to_owned(),
-            format!("{unit}s a second"),
-            "p50".to_owned(),
-            "p99".to_owned(),
-        ];
+        let first = self.rows.first().map(|row| row.each).unwrap_or_default();
+        let head = ["", &format!("CPU a {unit}"), "first ÷ this", "a second", "p50", "p99"].map(str::to_owned);
         let time = |time: Option<Duration>| time.map(|time| Quantity::Time(time).to_string()).unwrap_or_default();
         let row = |row: &Seen| {
-            let ratio = Quantity::Times(ours.as_secs_f64() / row.each.as_secs_f64());
+            let ratio = Quantity::Times(first.as_secs_f64() / row.each.as_secs_f64());
             let rate = if row.rate < 100.0 { format!("{:.2}", row.rate) } else { format!("{:.0}", row.rate) };
             [row.name.clone(), time(Some(row.each)), ratio.to_string(), rate, time(row.p50), time(row.p99)]
         };
