@@ -34,3 +34,8 @@ sim-hour:
 bench *NAMES:
     cargo build --release -p isthmus-proxy
     cargo bench -p isthmus -p isthmus-identity {{prepend('--bench ', NAMES)}}
+
+# The data plane beside Envoy, HAProxy and nginx, whichever are installed (docs/benchmarks.md); `just bench-peers pair hop` runs some
+bench-peers *ARGS:
+    cargo build --release -p isthmus-proxy
+    cargo bench -p isthmus --bench peers -- {{ARGS}}

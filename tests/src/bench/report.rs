@@ -42,7 +42,19 @@ impl fmt::Display for Quantity {
 enum Target {
     None,
     Below(Quantity),
+    AtMost(Quantity),
     Exactly(Quantity),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => Ok(()),
+            Self::Below(limit) => write!(f, "< {limit}"),
+            Self::AtMost(limit) => write!(f, "≤ {limit}"),
+            Self::Exactly(wanted) => write!(f, "= {wanted}"),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -58,7 +70,16 @@ impl Row {
         match self.target {
             Target::None => None,
             Target::Below(limit) => Some(self.seen < limit),
+            Target::AtMost(limit) => Some(self.seen <= limit),
             Target::Exactly(wanted) => Some(self.seen == wanted),
+        }
+    }
+
+    fn verdict(&self) -> &'static str {
+        match self.met() {
+            None => "",
+            Some(true) => "ok",
+            Some(false) => "MISSED",
         }
     }
 }
@@ -80,9 +101,22 @@ impl Report {
         self.rows.push(Row { what: what.into(), seen, target: Target::Below(limit) });
     }
 
+    /// A figure that should not be above `limit`.
+    pub fn at_most(&mut self, what: impl Into<String>, seen: Quantity, limit: Quantity) {
+        self.rows.push(Row { what: what.into(), seen, target: Target::AtMost(limit) });
+    }
+
     /// A figure that should be `wanted`.
     pub fn exactly(&mut self, what: impl Into<String>, seen: Quantity, wanted: Quantity) {
         self.rows.push(Row { what: what.into(), seen, target: Target::Exactly(wanted) });
+    }
+
+    /// The same as a table of markdown.
+    #[must_use]
+    pub fn markdown(&self) -> String {
+        let row = |row: &Row| format!("| {} | {} | {} | {} |\n", row.what, row.seen, row.target, row.verdict());
+        let rows: String = self.rows.iter().map(row).collect();
+        format!("| figure | seen | target | |\n| --- | ---: | ---: | --- |\n{rows}")
     }
 
     fn all_met(&self) -> bool {
@@ -94,16 +128,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.rows.iter().map(|row| row.what.chars().count()).max().unwrap_or(0);
         self.rows.iter().try_for_each(|row| {
-            let (what, seen) = (&row.what, row.seen.to_string());
-            let target = match row.target {
-                Target::None => String::new(),
-                Target::Below(limit) => format!("  < {limit}"),
-                Target::Exactly(wanted) => format!("  = {wanted}"),
-            };
-            let verdict = match row.met() {
-                None => "",
-                Some(true) => "ok",
-                Some(false) => "MISSED",
+            let (what, seen, verdict) = (&row.what, row.seen.to_string(), row.verdict());
+            let target = match row.target.to_string() {
+                target if target.is_empty() => target,
+                target => format!("  {target}"),
             };
             let line = format!("  {what:<width$}  {seen:>12}{target:<14}  {verdict}");
             writeln!(f, "{}", line.trim_end())
@@ -165,5 +193,16 @@ mod tests {
                         \x20 failed             0  = 0           ok\n\
                         \x20 binary      12.00 MB  < 12.00 MB    MISSED\n";
         assert_eq!(report.to_string(), expected);
+    }
+
+    #[test]
+    fn a_limit_that_may_be_reached_is_met_at_it() {
+        let mut report = Report::default();
+        report.at_most("ratio", Quantity::Times(0.5), Quantity::Times(0.5));
+        assert!(report.all_met());
+        report.at_most("other", Quantity::Times(0.51), Quantity::Times(0.5));
+        let expected = "| figure | seen | target | |\n| --- | ---: | ---: | --- |\n\
+                        | ratio | 0.50 × | ≤ 0.50 × | ok |\n| other | 0.51 × | ≤ 0.50 × | MISSED |\n";
+        assert_eq!(report.markdown(), expected);
     }
 }
