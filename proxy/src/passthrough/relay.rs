@@ -1,23 +1,29 @@
 //! Moves bytes between two sockets: `splice` through a pipe, so that they never enter this process.
 //!
-//! Where the system has no pipes to give, they are copied through a buffer instead.
+//! The first of them are copied: a handshake and a few requests are moved sooner than a pipe is made and taken apart. They
+//! are copied as well where the system has no pipes to give.
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use socket2::SockRef;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 
 use crate::metrics::Metrics;
 use crate::tcp::IDLE_MAX;
-use crate::tcp::copy::{Progress, copy_both};
+use crate::tcp::copy::Progress;
 
-/// Bytes per splice: the capacity of a pipe by default.
-const CHUNK: usize = 64 * 1024;
+/// Bytes that one direction copies before it has a pipe made: by then it pays.
+const COPIED_FIRST: u64 = 64 * 1024;
+/// Bytes copied at once, on the stack.
+const PIECE: usize = 4 * 1024;
+/// A pipe's capacity, and so bytes per splice. An unprivileged process gets the usual 64 KiB once it has many.
+const CHUNK: usize = 256 * 1024;
 
 /// What was moved, bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,30 +39,16 @@ pub struct Relayed {
 ///
 /// # Errors
 /// The first I/O error, or [`io::ErrorKind::TimedOut`] when nothing moved for [`IDLE_MAX`].
-pub async fn relay(
-    mut client: TcpStream,
-    read: Bytes,
-    mut upstream: TcpStream,
-    metrics: &Metrics,
-) -> io::Result<Relayed> {
+pub async fn relay(client: TcpStream, read: Bytes, mut upstream: TcpStream, metrics: &Metrics) -> io::Result<Relayed> {
     upstream.write_all(&read).await?;
     let first = read.len() as u64;
     drop(read);
     metrics.passthrough.inc_by(first);
-    let (Ok(up), Ok(down)) = (pipe(), pipe()) else {
-        let (from_client, from_upstream) = copy_both(&mut client, &mut upstream, IDLE_MAX).await?;
-        metrics.passthrough.inc_by(from_client + from_upstream);
-        return Ok(Relayed { to_upstream: first + from_client, to_client: from_upstream });
-    };
-    let moved = Progress::default();
-    let both = async {
-        tokio::try_join!(
-            one_way(&client, &upstream, &up, &moved, metrics),
-            one_way(&upstream, &client, &down, &moved, metrics),
-        )
-    };
+    let (moved, ended) = (Progress::default(), AtomicBool::new(false));
+    let there = OneWay { from: &client, to: &upstream, moved: &moved, ended: &ended, metrics };
+    let back = OneWay { from: &upstream, to: &client, moved: &moved, ended: &ended, metrics };
     let (from_client, to_client) = tokio::select! {
-        both = both => both?,
+        both = async { tokio::try_join!(there.run(), back.run()) } => both?,
         () = moved.stalled(IDLE_MAX) => return Err(io::ErrorKind::TimedOut.into()),
     };
     Ok(Relayed { to_upstream: first + from_client, to_client })
@@ -65,42 +57,131 @@ pub async fn relay(
 struct Pipe {
     out: OwnedFd,
     into: OwnedFd,
+    capacity: usize,
 }
 
 fn pipe() -> rustix::io::Result<Pipe> {
     let (out, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-    Ok(Pipe { out, into })
+    let capacity = fcntl_setpipe_size(&into, CHUNK).unwrap_or(PIPE_USUAL);
+    Ok(Pipe { out, into, capacity })
 }
 
-/// Moves everything from one socket to the other, then closes the other's direction. The pipe is empty
-/// before each fill, so a fill that would block waits for the source, never for the pipe.
-async fn one_way(
-    from: &TcpStream,
-    to: &TcpStream,
-    pipe: &Pipe,
-    moved: &Progress,
-    metrics: &Metrics,
-) -> io::Result<u64> {
-    const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
-    let mut total = 0;
-    loop {
-        let fill = || retried(|| splice(from, None, &pipe.into, None, CHUNK, FLAGS));
-        let filled = from.async_io(Interest::READABLE, fill).await?;
-        if filled == 0 {
-            // The peer may have closed both directions already.
-            match SockRef::from(to).shutdown(std::net::Shutdown::Write) {
-                Err(error) if error.kind() != io::ErrorKind::NotConnected => return Err(error),
-                _ => return Ok(total),
+/// The capacity of a pipe that nobody asked for more (pipe(7)).
+const PIPE_USUAL: usize = 64 * 1024;
+
+/// One direction of a session.
+struct OneWay<'a> {
+    from: &'a TcpStream,
+    to: &'a TcpStream,
+    moved: &'a Progress,
+    /// Whether one direction has ended.
+    ended: &'a AtomicBool,
+    metrics: &'a Metrics,
+}
+
+/// What one look at the source came to.
+enum Piece {
+    /// So much was passed on, and this is left.
+    Read(usize, Vec<u8>),
+    Nothing,
+    End,
+}
+
+impl OneWay<'_> {
+    /// Moves everything, then closes the other's direction.
+    async fn run(self) -> io::Result<u64> {
+        let (copied, mut is_over) = self.copy(COPIED_FIRST).await?;
+        let mut total = copied;
+        if !is_over {
+            match pipe() {
+                Ok(pipe) => total += self.splice(&pipe).await?,
+                Err(_) => {
+                    while !is_over {
+                        let (copied, over) = self.copy(u64::MAX).await?;
+                        total += copied;
+                        is_over = over;
+                    }
+                }
             }
         }
-        let mut left = filled;
-        while left > 0 {
-            let drain = || retried(|| splice(&pipe.out, None, to, None, left, FLAGS));
-            left -= to.async_io(Interest::WRITABLE, drain).await?;
-            moved.note();
+        // Once both have ended the sockets are closed, which says the same.
+        if !self.ended.swap(true, Ordering::Relaxed) {
+            match SockRef::from(self.to).shutdown(std::net::Shutdown::Write) {
+                // The peer may have closed both directions already.
+                Err(error) if error.kind() != io::ErrorKind::NotConnected => return Err(error),
+                _ => {}
+            }
         }
-        total += filled as u64;
-        metrics.passthrough.inc_by(filled as u64);
+        Ok(total)
+    }
+
+    fn note(&self, count: u64) {
+        self.moved.note();
+        self.metrics.passthrough.inc_by(count);
+    }
+
+    /// Copies until at least `most` bytes were moved. How many were, and whether that was all. While it waits it holds no
+    /// buffer.
+    async fn copy(&self, most: u64) -> io::Result<(u64, bool)> {
+        let mut total = 0;
+        while total < most {
+            self.from.readable().await?;
+            let (read, mut left) = match self.piece()? {
+                Piece::Read(read, left) => (read as u64, left),
+                Piece::Nothing => continue,
+                Piece::End => return Ok((total, true)),
+            };
+            while !left.is_empty() {
+                self.to.writable().await?;
+                match self.to.try_write(&left) {
+                    Ok(count) => drop(left.drain(..count)),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            self.note(read);
+            total += read;
+        }
+        Ok((total, false))
+    }
+
+    /// Reads once and writes what can be written at once.
+    fn piece(&self) -> io::Result<Piece> {
+        let mut buffer = [0; PIECE];
+        let read = match self.from.try_read(&mut buffer) {
+            Ok(0) => return Ok(Piece::End),
+            Ok(read) => &buffer[..read],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Piece::Nothing),
+            Err(error) => return Err(error),
+        };
+        let written = match self.to.try_write(read) {
+            Ok(written) => written,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        Ok(Piece::Read(read.len(), read[written..].to_vec()))
+    }
+
+    /// Splices until the source ends. The pipe is empty before each fill, so a fill that would block waits for the source,
+    /// never for the pipe.
+    async fn splice(&self, pipe: &Pipe) -> io::Result<u64> {
+        const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
+        let mut total = 0;
+        loop {
+            let fill = || retried(|| splice(self.from, None, &pipe.into, None, pipe.capacity, FLAGS));
+            let filled = self.from.async_io(Interest::READABLE, fill).await?;
+            if filled == 0 {
+                return Ok(total);
+            }
+            let mut left = filled;
+            while left > 0 {
+                let drain = || retried(|| splice(&pipe.out, None, self.to, None, left, FLAGS));
+                left -= self.to.async_io(Interest::WRITABLE, drain).await?;
+                self.moved.note();
+            }
+            total += filled as u64;
+            self.metrics.passthrough.inc_by(filled as u64);
+        }
     }
 }
 

@@ -1,32 +1,165 @@
 //! Copies between two byte streams until both directions ended, with half-close and an idle bound.
+//!
+//! What is there is read until nothing is or the buffer is full, and then written at once: a write costs a system call,
+//! a TLS record or a frame, and reads from a session come frame by frame. So a buffer is as large as what comes
+//! fills, and no larger: an idle connection keeps little.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::io::poll_read_buf;
 
 /// A connection on which nothing moved for this long is closed: Envoy's and ztunnel's default for TCP.
 pub const IDLE_MAX: Duration = Duration::from_secs(3600);
+/// What a direction begins with, and comes back to.
+const BUFFER_MIN: usize = 8 * 1024;
+/// What it has in bulk: eight TLS records.
+const BUFFER_MAX: usize = 128 * 1024;
+/// After so many fills in a row of less than a quarter a buffer is halved.
+const SMALL_FILLS: u8 = 8;
 
 /// Copies both ways; the end of one direction is passed on and the other goes on. Returns the bytes from
 /// `a` and from `b`.
 ///
 /// # Errors
 /// The first I/O error, or [`io::ErrorKind::TimedOut`] after `idle` without a byte either way.
-pub async fn copy_both<A, B>(a: A, mut b: B, idle: Duration) -> io::Result<(u64, u64)>
+pub async fn copy_both<A, B>(mut a: A, mut b: B, idle: Duration) -> io::Result<(u64, u64)>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
     let moved = Progress::default();
-    let mut a = Observed { stream: a, moved: moved.clone() };
+    let (mut there, mut back) = (Lane::new(moved.clone()), Lane::new(moved.clone()));
+    let both = poll_fn(|cx| {
+        let there = there.poll(cx, Pin::new(&mut a), Pin::new(&mut b))?;
+        let back = back.poll(cx, Pin::new(&mut b), Pin::new(&mut a))?;
+        Poll::Ready(Ok((ready!(there), ready!(back))))
+    });
     tokio::select! {
-        copied = copy_bidirectional(&mut a, &mut b) => copied,
+        copied = both => copied,
         () = moved.stalled(idle) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// One direction.
+struct Lane {
+    moved: Progress,
+    buffer: BytesMut,
+    /// How much a fill may take.
+    size: usize,
+    small_fills: u8,
+    /// What of the buffer was written.
+    written: usize,
+    total: u64,
+    stage: Stage,
+    unflushed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Open,
+    /// The source has ended; what is left is to be written, and then the end.
+    Ending,
+    Ended,
+}
+
+impl Lane {
+    fn new(moved: Progress) -> Self {
+        let buffer = BytesMut::with_capacity(BUFFER_MIN);
+        Self {
+            moved,
+            buffer,
+            size: BUFFER_MIN,
+            small_fills: 0,
+            written: 0,
+            total: 0,
+            stage: Stage::Open,
+            unflushed: false,
+        }
+    }
+
+    /// Moves what can be moved. Ready with the bytes in all once the end was passed on.
+    fn poll<R: AsyncRead, W: AsyncWrite>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut from: Pin<&mut R>,
+        mut to: Pin<&mut W>,
+    ) -> Poll<io::Result<u64>> {
+        loop {
+            let waits = self.fill(cx, from.as_mut())?;
+            if self.written < self.buffer.len() {
+                ready!(self.drain(cx, to.as_mut()))?;
+                continue;
+            }
+            match self.stage {
+                Stage::Open => {
+                    if self.unflushed {
+                        ready!(to.as_mut().poll_flush(cx))?;
+                        self.unflushed = false;
+                    }
+                    if waits {
+                        return Poll::Pending;
+                    }
+                }
+                Stage::Ending => {
+                    ready!(to.as_mut().poll_shutdown(cx))?;
+                    self.stage = Stage::Ended;
+                }
+                Stage::Ended => return Poll::Ready(Ok(self.total)),
+            }
+        }
+    }
+
+    /// Reads as long as there is something, and room for it. Whether nothing is there now.
+    fn fill<R: AsyncRead>(&mut self, cx: &mut Context<'_>, mut from: Pin<&mut R>) -> io::Result<bool> {
+        while self.stage == Stage::Open && self.written == 0 && self.buffer.len() < self.size {
+            match poll_read_buf(from.as_mut(), cx, &mut self.buffer)? {
+                Poll::Ready(0) => self.stage = Stage::Ending,
+                Poll::Ready(_) => self.moved.note(),
+                Poll::Pending => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Writes all that was read.
+    fn drain<W: AsyncWrite>(&mut self, cx: &mut Context<'_>, mut to: Pin<&mut W>) -> Poll<io::Result<()>> {
+        while self.written < self.buffer.len() {
+            match ready!(to.as_mut().poll_write(cx, &self.buffer[self.written..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.written += count,
+            }
+            self.moved.note();
+        }
+        self.total += self.buffer.len() as u64;
+        self.unflushed = true;
+        self.fit();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Makes the buffer as large as what comes.
+    fn fit(&mut self) {
+        let filled = self.buffer.len();
+        self.written = 0;
+        self.buffer.clear();
+        self.small_fills = if filled < self.size / 4 { self.small_fills + 1 } else { 0 };
+        if filled >= self.size && self.size < BUFFER_MAX {
+            self.size *= 2;
+            self.buffer.reserve(self.size);
+        } else if self.small_fills >= SMALL_FILLS {
+            self.small_fills = 0;
+            if self.size > BUFFER_MIN {
+                self.size /= 2;
+                self.buffer = BytesMut::with_capacity(self.size);
+            }
+        }
     }
 }
 
@@ -53,40 +186,6 @@ impl Progress {
     }
 }
 
-/// Notes reads and writes of one side: whatever moves in either direction passes it.
-struct Observed<S> {
-    stream: S,
-    moved: Progress,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if polled.is_ready() {
-            self.moved.note();
-        }
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        if polled.is_ready() {
-            self.moved.note();
-        }
-        polled
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
@@ -109,6 +208,40 @@ mod tests {
         client.read_to_string(&mut answer).await.expect("read to the end");
         assert_eq!(answer, "answer");
         assert_eq!(copying.await.expect("joined").expect("copied"), (8, 6));
+    }
+
+    #[tokio::test]
+    async fn everything_arrives_in_order_however_it_comes_and_buffers_grow_and_shrink() {
+        let (mut client, left) = duplex(1 << 20);
+        let (right, mut server) = duplex(1 << 16);
+        let copying = tokio::spawn(copy_both(left, right, IDLE_MAX));
+        let sent: Vec<u8> = (0..3_000_000_u32).map(|number| number.to_le_bytes()[(number % 4) as usize]).collect();
+        let expected = sent.clone();
+        let sending = tokio::spawn(async move {
+            let (bulk, drops) = sent.split_at(sent.len() - 1_000);
+            client.write_all(bulk).await.expect("written");
+            for byte in drops {
+                client.write_u8(*byte).await.expect("written");
+            }
+            client.shutdown().await.expect("half closed");
+            client
+        });
+        let mut heard = Vec::new();
+        server.read_to_end(&mut heard).await.expect("read to the end");
+        assert!(heard == expected, "{} of {} bytes", heard.len(), expected.len());
+        drop(server);
+        sending.await.expect("sent");
+        assert_eq!(copying.await.expect("joined").expect("copied"), (3_000_000, 0));
+
+        let mut lane = Lane::new(Progress::default());
+        let mut sizes = Vec::new();
+        for filled in [BUFFER_MIN, 2 * BUFFER_MIN, 4 * BUFFER_MIN].into_iter().chain([100; 40]) {
+            lane.buffer.resize(filled, 0);
+            lane.fit();
+            sizes.push(lane.size);
+        }
+        assert_eq!((sizes[2], sizes.last()), (8 * BUFFER_MIN, Some(&BUFFER_MIN)));
+        assert!(lane.buffer.capacity() < 2 * BUFFER_MIN);
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,7 +26,9 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::session::{Connection, Opened};
 use super::watched::{SILENCE_TICK, Watched};
-use crate::message::server::{HEADER_LIST_BYTES_MAX, PONG_WITHIN, SEND_BUFFER, SHARED_WINDOW, STREAM_WINDOW};
+use crate::message::server::{
+    HEADER_LIST_BYTES_MAX, PONG_WITHIN, SEND_BUFFER, SHARED_FRAME_MAX, SHARED_WINDOW, STREAM_WINDOW,
+};
 use crate::metrics::{Metrics, Reason};
 use crate::tcp::{Prefixed, connect, cut_when_revoked};
 
@@ -159,6 +161,7 @@ fn http2_builder() -> http2::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(SHARED_WINDOW)
+        .max_frame_size(SHARED_FRAME_MAX)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .max_send_buf_size(SEND_BUFFER)
         // The pings give a live peer something to say; `Watched` judges the silence. Also while idle: a
