@@ -10,13 +10,10 @@ use isthmus_model::registry::NODES_MAX;
 use isthmus_model::registry::node::NodeId;
 use isthmus_wire::peer::election_client::ElectionClient;
 use isthmus_wire::peer::{Candidacy, Opinion};
-use openraft::Vote;
-use openraft::raft::VoteRequest;
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Request};
 
-use super::{DISTANCE_FRESH, Election, LOOK_INTERVAL, placement};
-use crate::admission::check_term;
+use super::{DISTANCE_FRESH, Election, placement};
 use crate::raft_types::{LogId, Peer};
 
 /// Whether most of each council are among the `willing`. While voters change there are two.
@@ -25,56 +22,26 @@ fn is_quorum(willing: &BTreeSet<NodeId>, councils: &[BTreeSet<NodeId>]) -> bool 
 }
 
 impl Election {
-    /// Whether most voters would vote for this replica. Then it knows of every candidacy that they know of, which would
-    /// beat its own.
+    /// Whether most voters would vote for this replica.
     pub(super) async fn would_be_elected(&self, own: NodeId, voters: &BTreeSet<NodeId>) -> bool {
-        let (councils, known) = {
+        let councils = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow();
-            (metrics.membership_config.membership().get_joint_config().clone(), metrics.vote)
+            metrics.membership_config.membership().get_joint_config().clone()
         };
         let mut answers = self.canvass(own, voters).await;
         let mut willing = BTreeSet::from([own]);
-        let mut latest = known;
-        let mut hear = |(voter, opinion): (NodeId, Option<Opinion>), willing: &mut BTreeSet<NodeId>| {
-            let Some(opinion) = opinion else { return };
-            if opinion.term > latest.leader_id.term {
-                latest = Vote::new(opinion.term, opinion.voted_for);
-            }
-            if opinion.would_vote {
-                willing.insert(voter);
-            }
-        };
         while !is_quorum(&willing, &councils) {
             match answers.next().await {
-                Some(answer) => hear(answer, &mut willing),
+                Some((voter, Some(opinion))) if opinion.would_vote => {
+                    willing.insert(voter);
+                }
+                Some(_) => {}
                 None => return false,
             }
         }
-        // Who beats it may be among those who are not needed.
-        let others = async {
-            while let Some(answer) = answers.next().await {
-                hear(answer, &mut willing);
-            }
-        };
-        // Too late is as good as never.
-        let _ = timeout(LOOK_INTERVAL, others).await;
         // Meanwhile another may have been elected.
-        self.is_abandoned() && self.learn(known, latest).await
-    }
-
-    /// Takes note of a vote that others know of, so that the next candidacy is of a later term. Whether that could be.
-    async fn learn(&self, known: Vote<NodeId>, latest: Vote<NodeId>) -> bool {
-        if latest.leader_id.term <= known.leader_id.term {
-            return true;
-        }
-        if check_term(latest.leader_id.term, known.leader_id.term).is_err() {
-            tracing::warn!(%latest, "a voter tells of a term that cannot be");
-            return false;
-        }
-        // As if that candidate had asked: a vote that is given to nobody else.
-        let question = VoteRequest::new(latest, self.last_entry().await);
-        self.raft.vote(question).await.is_ok()
+        self.is_abandoned()
     }
 
     /// Asks all other voters for their opinion of this replica. Opinions come as they are given, in good time or not at

@@ -46,17 +46,15 @@ impl election_server::Election for ElectionService {
         let candidacy = self.receive(request)?;
         let election = &self.0;
         let has_all = last_of(&candidacy) >= election.last_entry().await;
-        let (own, voters, vote) = {
+        let (own, voters) = {
             let metrics = election.raft.metrics();
             let metrics = metrics.borrow();
-            (metrics.id, voters(&metrics), metrics.vote)
+            (metrics.id, voters(&metrics))
         };
         let distance = election.own_distance(own, &voters);
         Ok(Response::new(Opinion {
             would_vote: has_all && election.is_abandoned(),
             clock_ms: Some(election.clocks.own().0),
-            term: vote.leader_id.term,
-            voted_for: vote.leader_id.node_id,
             distance_us: distance.map(|distance| u64::try_from(distance.as_micros()).unwrap_or(u64::MAX)),
         }))
     }
