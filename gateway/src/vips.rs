@@ -14,6 +14,7 @@ use isthmus_model::name::ServiceName;
 use isthmus_model::shared::{DiffItem, OrdMap};
 use isthmus_model::snapshot::{Service, Snapshot};
 use isthmus_proxy::DataPlane;
+use isthmus_proxy::accept::DRAIN_WITHIN;
 use isthmus_proxy::outbound::{Mode, OutboundListener};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -79,6 +80,16 @@ fn addresses(service: &Service) -> impl Iterator<Item = (SocketAddr, ServiceName
     let vip = service.vip.filter(|_| service.federated);
     let at = move |vip| service.ports.iter().map(move |port| (SocketAddr::new(vip, port.port), service.name.clone()));
     vip.into_iter().flat_map(at)
+}
+
+/// Returns when the connections to an address have had their time after it was withdrawn. When the gateway itself stops, how
+/// long that is is for whoever waits for it.
+async fn overdue(withdrawn: CancellationToken, shutdown: CancellationToken) {
+    withdrawn.cancelled().await;
+    tokio::time::sleep(DRAIN_WITHIN).await;
+    if shutdown.is_cancelled() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Takes out what is more than can be listened on.
@@ -154,7 +165,13 @@ impl Vips {
             match OutboundListener::bind(address, self.plane.clone(), mode) {
                 Ok(listener) => {
                     let stop = shutdown.child_token();
-                    self.tasks.spawn(listener.serve(stop.clone()));
+                    let (serving, withdrawn) = (listener.serve(stop.clone()), overdue(stop.clone(), shutdown.clone()));
+                    self.tasks.spawn(async move {
+                        tokio::select! {
+                            () = serving => {}
+                            () = withdrawn => {}
+                        }
+                    });
                     self.open.insert(address, (name, stop));
                 }
                 Err(error) => {

@@ -155,7 +155,10 @@ impl Traffic {
     fn is_ejected_enough(&self, now: Instant) -> bool {
         let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         let ejected = targets.values().filter(|target| !target.usable(now)).count() as u64;
-        (ejected + 1) * 1_000 > u64::from(self.policy.ejection.share_max_permille) * targets.len() as u64
+        // Those that have left are in no plan, and neither are the ejected.
+        let planned =
+            targets.values().filter(|target| target.usable(now) && Arc::strong_count(target) > 1).count() as u64;
+        (ejected + 1) * 1_000 > u64::from(self.policy.ejection.share_max_permille) * (ejected + planned)
     }
 
     /// The retry budget.
@@ -317,8 +320,9 @@ impl Candidates {
             b.target.cost(b.weight, now).is_below(&a.target.cost(a.weight, now))
         } else {
             let chance = random.wrapping_mul(0x9E37_79B9) >> 16 & 0xFFFF;
-            let (newer, share) = if share_a < share_b { (true, share_a) } else { (false, share_b) };
-            let stands_back = chance * 1_000 >= share << 16;
+            let (newer, share, other) =
+                if share_a < share_b { (true, share_a, share_b) } else { (false, share_b, share_a) };
+            let stands_back = chance * other >= share << 16;
             if stands_back { newer } else { b.target.cost(b.weight, now).is_below(&a.target.cost(a.weight, now)) }
         };
         let pair = if second_is_better { [second, first] } else { [first, second] };

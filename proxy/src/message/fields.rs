@@ -122,21 +122,27 @@ pub fn strip_claims(headers: &mut HeaderMap) {
     }
 }
 
-/// An underscore counts as a hyphen: applications that get fields as environment variables cannot tell them apart.
 fn is_claim(name: &HeaderName) -> bool {
-    let starts = |with: &str| {
-        let hyphen = |byte: u8| if byte == b'_' { b'-' } else { byte };
-        let name = name.as_str().as_bytes();
-        name.len() >= with.len() && name.iter().zip(with.as_bytes()).all(|(ours, theirs)| hyphen(*ours) == *theirs)
-    };
-    let is = |other: &HeaderName| name.as_str().len() == other.as_str().len() && starts(other.as_str());
-    is(&CLIENT_CERTIFICATE) || is(&FORWARDED) || starts(OWN_PREFIX)
+    let own = name.as_str().get(..OWN_PREFIX.len()).is_some_and(|start| reads_alike(start, OWN_PREFIX));
+    own || reads_as(name, CLIENT_CERTIFICATE.as_str()) || reads_as(name, FORWARDED.as_str())
+}
+
+fn reads_as(name: &HeaderName, other: &str) -> bool {
+    reads_alike(name.as_str(), other)
+}
+
+/// An underscore counts as a hyphen: applications that get fields as environment variables cannot tell them apart.
+fn reads_alike(text: &str, other: &str) -> bool {
+    let hyphen = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    text.len() == other.len() && text.bytes().map(hyphen).eq(other.bytes())
 }
 
 /// Takes out what a client that nobody vouches for says about where its request comes from, and says it anew, as Envoy does at
 /// the edge. A workload of the mesh may have it from such an edge, and passes it on.
 pub fn enter_at_edge(headers: &mut HeaderMap, from: IpAddr) {
-    for name in [FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, FORWARDED_PORT, REAL_IP] {
+    let said = [FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, FORWARDED_PORT, REAL_IP];
+    let said = headers.keys().filter(|name| said.iter().any(|other| reads_as(name, other.as_str()))).cloned();
+    for name in said.collect::<Vec<_>>() {
         headers.remove(name);
     }
     if let Ok(from) = HeaderValue::try_from(from.to_string()) {
@@ -212,6 +218,7 @@ mod tests {
             ("x-forwarded-for", "10.0.0.1"),
             ("x-forwarded-for", "10.0.0.2"),
             ("x-real-ip", "10.0.0.1"),
+            ("x_forwarded_for", "10.0.0.1"),
             ("x-forwarded-proto", "https"),
             ("x-forwarded-host", "bank.example"),
             ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),

@@ -120,8 +120,10 @@ pub(super) async fn send(plane: &DataPlane, target: &Target, request: Request<Re
         Ok(outgoing) => outgoing,
         Err(error) => return broken_off(&error.to_string()),
     };
+    let snapshot = plane.snapshot();
+    let (target, site) = (&target.refreshed(&snapshot), snapshot.site.clone());
+    drop(snapshot);
     let name = &target.service.name;
-    let site = plane.snapshot().site.clone();
     let traffic = plane.balancer().traffic(name);
     let permit = match traffic.permits().take(Kind::Requests) {
         Ok(permit) => permit,
@@ -143,7 +145,7 @@ pub(super) async fn send(plane: &DataPlane, target: &Target, request: Request<Re
         let cluster = cluster_of(&pick.destination, &site);
         let failed = match Box::pin(attempt_at(plane, target, &site, &outgoing, pick, &mut tried)).await {
             Ok(response) => {
-                let response = response.map(|body| body.holding((permit, retrying)));
+                let response = response.map(|body| body.holding(permit));
                 return Answer { response, cluster: Some(cluster) };
             }
             Err(failed) => failed,
@@ -233,7 +235,7 @@ async fn attempt_at(
     };
     match sent {
         Ok(mut response) => {
-            if response.status().is_server_error() {
+            if is_unwell(response.status()) {
                 pick.failed(Failure::Unwell, Instant::now())
             } else {
                 pick.succeeded(Instant::now())
@@ -250,6 +252,11 @@ async fn attempt_at(
             Err(failed)
         }
     }
+}
+
+/// Whether an answer is held against who gave it. That something is not implemented is the request's fault.
+fn is_unwell(status: StatusCode) -> bool {
+    status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
 }
 
 /// Sends through a session. One that is just closing is no fault of the destination: the next is tried.

@@ -15,7 +15,7 @@ use super::{exchange, listener};
 use crate::accept::Lifetime;
 use crate::limits::{Entry, Gate};
 use crate::message::authority::{Authority, requested};
-use crate::message::fields::enter_at_edge;
+use crate::message::fields::{enter_at_edge, strip_hop_by_hop};
 use crate::message::upgrade::{Asked, is_tunnel};
 use crate::message::{Body, Received, reply};
 use crate::metrics::Direction;
@@ -103,10 +103,12 @@ impl Client {
             }
             return self.tunnel(target, request).await.into();
         }
+        let asked = Asked::take(&mut request);
         if let Some(from) = self.stranger {
+            // First what the client nominates: it must not nominate what is said here.
+            strip_hop_by_hop(request.headers_mut());
             enter_at_edge(request.headers_mut(), from.to_canonical());
         }
-        let asked = Asked::take(&mut request);
         let answer = exchange::send(&self.plane, target, request).await;
         match asked {
             Some(asked) => {

@@ -6,7 +6,7 @@ use http::StatusCode;
 use isthmus_model::catalog::ServicePort;
 use isthmus_model::name::ServiceName;
 use isthmus_model::route::Found;
-use isthmus_model::snapshot::Service;
+use isthmus_model::snapshot::{Service, Snapshot};
 
 use crate::message::authority::BadRequest;
 
@@ -15,6 +15,15 @@ use crate::message::authority::BadRequest;
 pub(super) struct Target {
     pub(super) service: Arc<Service>,
     pub(super) port: ServicePort,
+}
+
+impl Target {
+    /// The same as the present view has it: reading a request may take a while. What is gone stays as it was.
+    pub(super) fn refreshed(&self, snapshot: &Snapshot) -> Self {
+        let present = snapshot.services.get(&self.service.name);
+        let present = present.and_then(|service| Some((service.clone(), service.port(self.port.port)?.clone())));
+        present.map_or_else(|| self.clone(), |(service, port)| Self { service, port })
+    }
 }
 
 /// Why there is no target. The text goes to the client.

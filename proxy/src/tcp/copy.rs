@@ -59,6 +59,8 @@ struct Lane {
     written: usize,
     total: u64,
     stage: Stage,
+    /// How the source failed. What it gave before is written first.
+    failed: Option<io::Error>,
     unflushed: bool,
 }
 
@@ -81,6 +83,7 @@ impl Lane {
             written: 0,
             total: 0,
             stage: Stage::Open,
+            failed: None,
             unflushed: false,
         }
     }
@@ -93,7 +96,7 @@ impl Lane {
         mut to: Pin<&mut W>,
     ) -> Poll<io::Result<u64>> {
         loop {
-            let waits = self.fill(cx, from.as_mut())?;
+            let waits = self.fill(cx, from.as_mut());
             if self.written < self.buffer.len() {
                 ready!(self.drain(cx, to.as_mut()))?;
                 continue;
@@ -104,7 +107,11 @@ impl Lane {
                         ready!(to.as_mut().poll_flush(cx))?;
                         self.unflushed = false;
                     }
+                    if let Some(error) = self.failed.take() {
+                        return Poll::Ready(Err(error));
+                    }
                     if waits {
+                        self.rest();
                         return Poll::Pending;
                     }
                 }
@@ -118,15 +125,16 @@ impl Lane {
     }
 
     /// Reads as long as there is something, and room for it. Whether nothing is there now.
-    fn fill<R: AsyncRead>(&mut self, cx: &mut Context<'_>, mut from: Pin<&mut R>) -> io::Result<bool> {
-        while self.stage == Stage::Open && self.written == 0 && self.buffer.len() < self.size {
-            match poll_read_buf(from.as_mut(), cx, &mut self.buffer)? {
-                Poll::Ready(0) => self.stage = Stage::Ending,
-                Poll::Ready(_) => self.moved.note(),
-                Poll::Pending => return Ok(true),
+    fn fill<R: AsyncRead>(&mut self, cx: &mut Context<'_>, mut from: Pin<&mut R>) -> bool {
+        while self.stage == Stage::Open && self.failed.is_none() && self.written == 0 && self.buffer.len() < self.size {
+            match poll_read_buf(from.as_mut(), cx, &mut self.buffer) {
+                Poll::Ready(Ok(0)) => self.stage = Stage::Ending,
+                Poll::Ready(Ok(_)) => self.moved.note(),
+                Poll::Ready(Err(error)) => self.failed = Some(error),
+                Poll::Pending => return true,
             }
         }
-        Ok(false)
+        false
     }
 
     /// Writes all that was read.
@@ -142,6 +150,15 @@ impl Lane {
         self.unflushed = true;
         self.fit();
         Poll::Ready(Ok(()))
+    }
+
+    /// Gives a large buffer back when nothing comes and little came before: the connection may be idle for long.
+    fn rest(&mut self) {
+        if self.size > BUFFER_MIN && self.small_fills > 0 {
+            self.size = BUFFER_MIN;
+            self.small_fills = 0;
+            self.buffer = BytesMut::with_capacity(self.size);
+        }
     }
 
     /// Makes the buffer as large as what comes.
@@ -242,6 +259,36 @@ mod tests {
         }
         assert_eq!((sizes[2], sizes.last()), (8 * BUFFER_MIN, Some(&BUFFER_MIN)));
         assert!(lane.buffer.capacity() < 2 * BUFFER_MIN);
+    }
+
+    /// A source that gives something and then fails, both at once.
+    struct Failing(bool);
+
+    impl AsyncRead for Failing {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut tokio::io::ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if std::mem::replace(&mut self.0, true) {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
+            buf.put_slice(b"the last word");
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_came_before_an_error_arrives() {
+        let (mut client, mut left) = duplex(64);
+        let mut lane = Lane::new(Progress::default());
+        let mut failing = Failing(false);
+        let copied = poll_fn(|cx| lane.poll(cx, Pin::new(&mut failing), Pin::new(&mut left))).await;
+        assert_eq!(copied.expect_err("it failed").kind(), io::ErrorKind::ConnectionReset);
+        drop(left);
+        let mut heard = String::new();
+        client.read_to_string(&mut heard).await.expect("read to the end");
+        assert_eq!(heard, "the last word");
     }
 
     #[tokio::test(start_paused = true)]

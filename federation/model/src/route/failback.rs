@@ -54,9 +54,13 @@ pub fn hold_back(plan: &mut Plan, before: &Shares, elapsed: Duration, arrival: &
 
 /// How much a nearer level may gain in the last `elapsed`.
 fn allowed(calm_for: Duration, elapsed: Duration, arrival: &Arrival) -> u32 {
-    let ramping = calm_for.saturating_sub(arrival.failback_after).min(elapsed);
-    let within = arrival.failback_within.as_millis().max(1);
-    u32::try_from(u128::from(WHOLE) * ramping.as_millis() / within).unwrap_or(WHOLE).min(WHOLE)
+    // The difference of two sums, so that nothing is lost however often it is asked.
+    let within = arrival.failback_within.as_micros().max(1);
+    let by_then = |calm_for: Duration| {
+        let ramped = calm_for.saturating_sub(arrival.failback_after).as_micros();
+        u32::try_from(u128::from(WHOLE) * ramped / within).unwrap_or(WHOLE)
+    };
+    by_then(calm_for).saturating_sub(by_then(calm_for.saturating_sub(elapsed))).min(WHOLE)
 }
 
 #[cfg(test)]
