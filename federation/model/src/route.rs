@@ -155,6 +155,8 @@ pub struct Level {
     pub proximity: Proximity,
     /// Share of all requests, of [`WHOLE`].
     pub share: u32,
+    /// The share that it could take.
+    pub able: u32,
     /// Usable destinations. Never empty.
     pub destinations: Vec<Destination>,
 }
@@ -265,10 +267,12 @@ fn spread(candidates: &[Candidate], healthy: impl Fn(usize) -> bool) -> (Plan, b
         }
         let ready: u64 = chosen.iter().map(|candidate| candidate.ready).sum();
         // At least something, however little of the level is left: it may be all that is left anywhere.
-        let able = (OVERPROVISIONING_PERMILLE * ready / total.max(1)).max(1).min(unassigned);
-        unassigned -= able;
+        let able = (OVERPROVISIONING_PERMILLE * ready / total.max(1)).clamp(1, u64::from(WHOLE));
+        let taken = able.min(unassigned);
+        unassigned -= taken;
         let destinations = chosen.into_iter().map(|candidate| candidate.destination.clone()).collect();
-        levels.push(Level { proximity, share: u32::try_from(able).unwrap_or(WHOLE), destinations });
+        let share = |of: u64| u32::try_from(of).unwrap_or(WHOLE);
+        levels.push(Level { proximity, share: share(taken), able: share(able), destinations });
     }
     share_out_rest(&mut levels, unassigned);
     (Plan { levels }, unassigned > 0)

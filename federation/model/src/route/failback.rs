@@ -36,13 +36,13 @@ pub fn hold_back(plan: &mut Plan, before: &Shares, elapsed: Duration, arrival: &
     let gain = if before.levels.is_empty() { WHOLE } else { allowed(calm_for, elapsed, arrival) };
     let (mut wanted, mut assigned) = (0, 0);
     let (mut held, mut lost) = (false, false);
-    let count = plan.levels.len();
-    for (index, level) in plan.levels.iter_mut().enumerate() {
+    let mut further: u32 = plan.levels.iter().map(|level| level.able).sum();
+    for level in &mut plan.levels {
         wanted += level.share;
+        further -= level.able;
         let had = before.within(level.proximity);
-        // What the furthest level that is left does not get, nobody does.
-        let is_last = index + 1 == count;
-        let within = if is_last { WHOLE } else { wanted.min(had.saturating_add(gain)) };
+        // What those further away cannot take is not held back, nor is anything when there are none.
+        let within = wanted.min(had.saturating_add(gain).max(WHOLE.saturating_sub(further)));
         held |= within < wanted;
         lost |= within < had;
         level.share = within - assigned;
@@ -75,6 +75,7 @@ mod tests {
         let level = |(proximity, share): &(Proximity, u32)| Level {
             proximity: *proximity,
             share: *share,
+            able: WHOLE,
             destinations: vec![],
         };
         Plan { levels: shares.iter().map(level).collect() }
@@ -122,6 +123,16 @@ mod tests {
     fn nothing_waits_for_what_can_no_longer_carry_it() {
         let only: &[(Proximity, u32)] = &[(NEAR, WHOLE)];
         assert_eq!(walk(&[(WELL, 0), (GONE, 1), (only, 1)]), [WHOLE, 0, WHOLE]);
+    }
+
+    #[test]
+    fn no_more_is_held_back_than_can_be_carried_meanwhile() {
+        let mut gone = plan(GONE);
+        let shares = hold_back(&mut gone, &Shares::default(), Duration::ZERO, &Arrival::default());
+        let mut weak = plan(WELL);
+        weak.levels[1].able = 28;
+        hold_back(&mut weak, &shares, Duration::from_millis(1), &Arrival::default());
+        assert_eq!(weak.levels.iter().map(|level| level.share).collect::<Vec<_>>(), [972, 28]);
     }
 
     #[test]

@@ -182,7 +182,7 @@ mod tests {
             ready: true,
         };
         let destinations = [1, 2, 3, 4].map(|last| Destination::Local(endpoint(last))).to_vec();
-        let level = route::Level { proximity: Proximity::SameCluster, share: 800, destinations };
+        let level = route::Level { proximity: Proximity::SameCluster, share: 800, able: 1_000, destinations };
         let shares = shares(&Plan { levels: vec![level] }, 80);
         assert_eq!(shares.into_values().collect::<Vec<_>>(), [200; 4]);
     }
