@@ -121,7 +121,8 @@ pub(super) async fn send(plane: &DataPlane, target: &Target, request: Request<Re
         Err(error) => return broken_off(&error.to_string()),
     };
     let snapshot = plane.snapshot();
-    let (target, site) = (&target.refreshed(&snapshot), snapshot.site.clone());
+    let refreshed = target.refreshed(&snapshot);
+    let (target, site) = (refreshed.as_ref().unwrap_or(target), snapshot.site.clone());
     drop(snapshot);
     let name = &target.service.name;
     let traffic = plane.balancer().traffic(name);

@@ -18,11 +18,12 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// The same as the present view has it: reading a request may take a while. What is gone stays as it was.
-    pub(super) fn refreshed(&self, snapshot: &Snapshot) -> Self {
+    /// The same as the present view has it, if that is another one by now: reading a request may take a while. What is gone
+    /// stays as it was.
+    pub(super) fn refreshed(&self, snapshot: &Snapshot) -> Option<Self> {
         let present = snapshot.services.get(&self.service.name);
-        let present = present.and_then(|service| Some((service.clone(), service.port(self.port.port)?.clone())));
-        present.map_or_else(|| self.clone(), |(service, port)| Self { service, port })
+        let service = present.filter(|present| !Arc::ptr_eq(present, &self.service))?;
+        Some(Self { service: service.clone(), port: service.port(self.port.port)?.clone() })
     }
 }
 
