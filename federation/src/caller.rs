@@ -180,3 +180,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for PeerStream<S> {
         Pin::new(&mut self.tls).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_has_so_long_to_show_who_it_is_and_stays_once_it_has() {
+        let began = Instant::now();
+        Proof::default().missing().await;
+        assert_eq!(began.elapsed(), PROOF_WITHIN);
+        let proof = Proof::default();
+        let missing = tokio::spawn(proof.clone().missing());
+        tokio::time::sleep(PROOF_WITHIN / 2).await;
+        proof.give();
+        assert!(timeout(PROOF_WITHIN * 10, missing).await.is_err(), "it stays");
+    }
+}
