@@ -8,7 +8,7 @@
 //! | protocol | since |
 //! | --- | --- |
 //! | 2 | Raft's messages as JSON of openraft 0.9; snapshots as one of them |
-//! | 3 | snapshots in pieces; several writes in one entry of the log; the range itself is told |
+//! | 3 | snapshots in pieces; several writes in one entry of the log; the range itself is told; ports whose protocol is detected |
 //!
 //! What is agreed has to mean the same everywhere: a kind of command that came with a protocol ([`since`]) is written only
 //! when every replica speaks that, and a replica takes no entry that it does not understand whole
@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use isthmus_model::catalog::AppProtocol;
 use isthmus_model::command::Command;
 use isthmus_model::registry::NODES_MAX;
 use isthmus_model::registry::node::NodeId;
@@ -33,6 +34,8 @@ pub const EARLIEST: u32 = 2;
 pub const LATEST: u32 = 3;
 /// The protocol that knows several writes in one entry.
 const BATCHES_SINCE: u32 = 3;
+/// The protocol that knows ports whose bytes are told apart by each connection.
+const DETECTION_SINCE: u32 = 3;
 /// Characters of another gateway's version that are shown.
 const SOFTWARE_LEN_MAX: usize = 32;
 
@@ -117,6 +120,9 @@ impl From<Apart> for Status {
 /// next protocol.
 fn since(command: &Command) -> u32 {
     match command {
+        Command::SetExport { export, .. } if export.ports.iter().any(|port| port.protocol == AppProtocol::Detect) => {
+            DETECTION_SINCE
+        }
         Command::Found { .. }
         | Command::MintToken { .. }
         | Command::RevokeToken { .. }
@@ -229,6 +235,7 @@ pub(crate) fn name(id: NodeId, peer: Option<&Peer>) -> String {
 mod tests {
     use std::collections::BTreeSet;
 
+    use isthmus_model::catalog::{Export, ServicePort};
     use isthmus_model::fixture;
 
     use super::*;
@@ -261,6 +268,20 @@ mod tests {
         assert!(told.can(Capability::SnapshotStream), "unknown bits mean nothing");
         let long = peer::Spoken { software: "1.0\n".repeat(1_000), ..Spoken::own().tell() };
         assert_eq!(Spoken::told(Some(long), 3).software.len(), SOFTWARE_LEN_MAX);
+    }
+
+    /// Protocol 2 knows three, and would stop at the fourth.
+    #[test]
+    fn a_port_whose_protocol_is_detected_is_written_where_all_know_that() {
+        for (protocol, text, needed) in
+            [(AppProtocol::Http, "\"http\"", EARLIEST), (AppProtocol::Detect, "\"detect\"", DETECTION_SINCE)]
+        {
+            assert_eq!(serde_json::to_string(&protocol).expect("text"), text, "as it is in the log");
+            let ports = vec![ServicePort { name: None, port: 80, protocol }];
+            let export = Export { ports, identities: BTreeSet::new(), terminated: false };
+            let service = "shop/reviews".parse().expect("valid");
+            assert_eq!(since(&Command::SetExport { service, export }), needed);
+        }
     }
 
     #[test]

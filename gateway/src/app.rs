@@ -116,8 +116,7 @@ impl Gateway {
         tasks.spawn(own_identity.keep(handle.clone(), shutdown.clone()));
         let rotation = OwnRotation::new(member.node, handle.clone(), identity.clone(), authority);
 
-        let options = config.file_options();
-        let source = FileSource::start(&config.manifests, options).await?;
+        let source = FileSource::start(&config.manifests, config.manifest_rules()).await?;
         let catalog = catalog(source.state(), &tasks, shutdown.clone());
         let watcher = PeerWatcher::new(handle.clone(), member.node);
         let peers = watcher.table();

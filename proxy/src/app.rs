@@ -175,7 +175,7 @@ impl Sidecar {
         let failed = |field| move |source| ListenError::Address { field, source };
         let mut registry = Registry::default();
         let metrics = Arc::new(Metrics::register(&mut registry));
-        let own_address = config.agent.workload_address;
+        let workload = config.workload();
         let agent_shutdown = CancellationToken::new();
         let agent = Agent::start(config.agent, agent_shutdown.clone());
         // The agent has not run yet; it is dropped again when an address is taken.
@@ -183,7 +183,7 @@ impl Sidecar {
         let plane = DataPlane::new(agent.view.clone(), Some(agent.demand.clone()), agent.identity.clone(), metrics);
         let outbound = OutboundListener::bind(config.outbound, plane.clone(), Mode::Proxy);
         let outbound = outbound.map_err(failed("outbound"))?;
-        let inbound = InboundListener::bind(config.inbound, plane, own_address);
+        let inbound = InboundListener::bind(config.inbound, plane, workload);
         let inbound = inbound.map_err(failed("inbound"))?;
         let status = config.metrics.map(|address| {
             let bound = StatusListener::bind(address, registry, agent.state.clone());
@@ -257,6 +257,7 @@ mod tests {
     use crate::agent::tests::gateway::{FakeGateway, Federation, LIFETIME};
     use crate::agent::{AgentConfig, Introduction};
     use crate::config::{TokenSource, WorkloadApiConfig};
+    use crate::inbound::Inbound;
     use crate::unix_socket::Callers;
 
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -273,6 +274,8 @@ mod tests {
             token_source: Some(TokenSource::Inline),
             outbound: any,
             inbound: any,
+            inbound_mode: Inbound::Strict,
+            application_address: any.ip(),
             metrics: Some(any),
             workload_api: None,
             drain: Duration::from_secs(1),

@@ -36,12 +36,15 @@ pub use workload_api::{UIDS_MAX, WorkloadApiConfig};
 
 use crate::accept::{DRAIN_WITHIN, DRAIN_WITHIN_MAX};
 use crate::agent::AgentConfig;
+use crate::inbound::{Inbound, Workload};
 use introduction::Introduced;
 
 /// Where applications' connections arrive, by default.
 pub const OUTBOUND_PORT: u16 = 15_001;
 /// Where tunnels arrive, by default.
 pub const INBOUND_PORT: u16 = 15_006;
+const STRICT: &str = "strict";
+const PERMISSIVE: &str = "permissive";
 /// The largest configuration or token file. Real ones are below 1 KiB.
 pub const FILE_BYTES_MAX: u64 = 64 * 1024;
 
@@ -97,6 +100,10 @@ pub struct SidecarConfig {
     pub outbound: SocketAddr,
     /// Where tunnels arrive.
     pub inbound: SocketAddr,
+    /// Whom it lets in there.
+    pub inbound_mode: Inbound,
+    /// Where the application is connected to.
+    pub application_address: IpAddr,
     /// Where `/metrics` and `/readyz` are served.
     pub metrics: Option<SocketAddr>,
     /// Where the application gets the workload's certificate and its key.
@@ -120,6 +127,8 @@ struct Raw {
     workload_address: IpAddr,
     outbound: Option<SocketAddr>,
     inbound: Option<SocketAddr>,
+    inbound_mode: Option<Spanned<String>>,
+    application_address: Option<Spanned<IpAddr>>,
     metrics: Option<SocketAddr>,
     workload_api: Option<workload_api::Raw>,
     drain_seconds: Option<Spanned<u64>>,
@@ -133,6 +142,13 @@ impl SidecarConfig {
     /// The first thing that is wrong, with file and line.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         Self::parse(path, &read_bounded(path)?)
+    }
+
+    /// The workload that the sidecar stands beside.
+    #[must_use]
+    pub fn workload(&self) -> Workload {
+        let (address, application) = (self.agent.workload_address, self.application_address);
+        Workload { address, application, inbound: self.inbound_mode }
     }
 
     /// Validates `text`, which errors call `path`. A relative `token_file` is looked for beside it.
@@ -156,12 +172,32 @@ impl SidecarConfig {
             token_source,
             outbound: raw.outbound.unwrap_or(at(OUTBOUND_PORT)),
             inbound: raw.inbound.unwrap_or(at(INBOUND_PORT)),
+            inbound_mode: inbound_mode(path, raw.inbound_mode)?,
+            application_address: application_address(path, raw.application_address, raw.workload_address)?,
             metrics: raw.metrics,
             workload_api: raw.workload_api.map(|raw| raw.validate(path)).transpose()?,
             drain: drain(path, raw.drain_seconds)?,
             log: log(path, raw.log)?,
         })
     }
+}
+
+fn inbound_mode(path: &Path, mode: Option<Spanned<String>>) -> Result<Inbound, ConfigError> {
+    let Some(mode) = mode else { return Ok(Inbound::Strict) };
+    match mode.value.as_str() {
+        STRICT => Ok(Inbound::Strict),
+        PERMISSIVE => Ok(Inbound::Permissive),
+        _ => Err(value(path, "inbound_mode", &mode, format!("write {STRICT} or {PERMISSIVE}"))),
+    }
+}
+
+/// The application is on this machine: elsewhere, the sidecar would be a way around whatever protects it there.
+fn application_address(path: &Path, given: Option<Spanned<IpAddr>>, own: IpAddr) -> Result<IpAddr, ConfigError> {
+    let Some(given) = given else { return Ok(own) };
+    if given.value == own || given.value.to_canonical().is_loopback() {
+        return Ok(given.value);
+    }
+    Err(value(path, "application_address", &given, "a loopback address, or the workload_address itself"))
 }
 
 fn read_bounded(path: &Path) -> Result<String, ConfigError> {
@@ -203,6 +239,9 @@ impl fmt::Display for SidecarConfig {
         writeln!(f, "workload_address: {}", Quoted(&self.agent.workload_address))?;
         writeln!(f, "outbound: {}", Quoted(&self.outbound))?;
         writeln!(f, "inbound: {}", Quoted(&self.inbound))?;
+        let mode = if self.inbound_mode == Inbound::Strict { STRICT } else { PERMISSIVE };
+        writeln!(f, "inbound_mode: {mode}")?;
+        writeln!(f, "application_address: {}", Quoted(&self.application_address))?;
         match &self.metrics {
             Some(metrics) => writeln!(f, "metrics: {}", Quoted(metrics))?,
             None => writeln!(f, "# metrics: not served")?,
@@ -257,6 +296,7 @@ mod tests {
     fn the_smallest_file_gets_the_usual_ports() {
         let token = token();
         let config = parse(&format!("token: {token}\nworkload_address: 10.0.7.21\n")).expect("valid");
+        assert_eq!(config.workload(), Workload::at([10, 0, 7, 21].into()));
         let Introduction::Token { gateways, .. } = config.agent.introduction else { panic!("by token") };
         assert_eq!(gateways, token.contacts);
         assert_eq!(config.outbound, ([10, 0, 7, 21], 15001).into());
@@ -269,6 +309,7 @@ mod tests {
         let token = token();
         let text = format!(
             "token: {token}\ngateways: [\"[::1]:15012\"]\nworkload_address: ::1\nmetrics: 127.0.0.1:15020\n\
+             inbound_mode: permissive\napplication_address: 127.0.0.1\n\
              workload_api:\n  socket: /run/isthmus/workload.sock\n  uids: [1001, 1000]\ndrain_seconds: 3\nlog: warn,isthmus_proxy=debug\n"
         );
         let config = parse(&text).expect("valid");
@@ -277,6 +318,7 @@ mod tests {
         assert!(!format!("{config:?}").contains(&token.to_string()));
         let again = parse(&printed.replace("(not shown)", &token.to_string())).expect("valid");
         assert_eq!(again.to_string(), printed);
+        assert_eq!(again.workload(), config.workload());
         assert_eq!((again.metrics, again.log), (config.metrics, config.log));
         assert_eq!(again.workload_api, config.workload_api);
         let callers = again.workload_api.expect("served").callers;
@@ -335,6 +377,8 @@ mod tests {
             (with("inbound: 10.0.7.21"), "3"),
             (with("drain_seconds: 601"), "sidecar.yaml:3: drain_seconds: at most 600"),
             (with("log: loud,=x"), "sidecar.yaml:3: log: use error"),
+            (with("inbound_mode: open"), "sidecar.yaml:3: inbound_mode: write strict or permissive"),
+            (with("application_address: 10.0.7.22"), "sidecar.yaml:3: application_address: a loopback address, or"),
             (
                 with("workload_api:\n  socket: run/workload.sock"),
                 "sidecar.yaml:4: workload_api.socket: set an absolute",

@@ -16,6 +16,7 @@ pub mod agent;
 pub mod app;
 pub mod balance;
 pub mod config;
+pub mod detect;
 pub mod handshake;
 pub mod inbound;
 pub mod limits;

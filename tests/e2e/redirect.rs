@@ -18,8 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const APPLICATION: &str = "65534";
 
 /// A namespace in which iptables works and the application has a user of its own; or why there is none.
-fn namespace() -> Result<Netns, String> {
-    let netns = Netns::new("redirect")?;
+fn namespace(name: &str) -> Result<Netns, String> {
+    let netns = Netns::new(name)?;
     netns.run("iptables", &["-t", "nat", "-L", "-n"])?;
     application(&netns, "true")?;
     Ok(netns)
@@ -40,7 +40,7 @@ fn application(netns: &Netns, script: &str) -> Result<String, String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redirected_connection_reaches_the_service_that_its_address_stands_for() {
-    let netns = match namespace() {
+    let netns = match namespace("redirect") {
         Ok(netns) => netns,
         Err(reason) => return eprintln!("SKIPPED: transparent redirection needs root, ip and iptables: {reason}"),
     };
@@ -100,4 +100,55 @@ async fn a_redirected_connection_reaches_the_service_that_its_address_stands_for
     beside_client.wait_for_output(PATIENCE, "redirected to itself").await;
     let answer = application(&netns, script).expect("the sidecar serves on");
     assert!(answer.contains("nowhere"), "{answer}");
+}
+
+/// A client that has no sidecar and speaks in the clear to where the application listens.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_in_the_clear_is_let_in_only_where_the_workload_says_so() {
+    let netns = match namespace("clear") {
+        Ok(netns) => netns,
+        Err(reason) => return eprintln!("SKIPPED: transparent redirection needs root, ip and iptables: {reason}"),
+    };
+    let mut east = Cluster::new("us-east", "found: true").within(netns.name());
+    east.start(None);
+    east.process().wait_for_output(PATIENCE, "founded the federation").await;
+    for (number, mode) in [(20, "permissive"), (21, "strict")] {
+        let (service, app) = (format!("reviews-{mode}"), east.host(number));
+        let manifests = manifests(&service, &[app], Mesh::Sidecar, Offer::Exported);
+        // Nobody says what its ports speak.
+        east.write(
+            &format!("{service}.yaml"),
+            &manifests.replace("name: http", "name: a").replace("name: tcp", "name: b"),
+        );
+        let (http, tcp) = (format!("{app}:{HTTP}"), format!("{app}:{TCP}"));
+        let args = ["--service", &service, "--cluster", east.name, "--listen", &http, "--tcp-echo", &tcp];
+        let _app = east.spawn(&format!("app-{mode}"), ["sample-app"].into_iter().chain(args));
+        // REDIRECT leads to 127.0.0.1 for what leaves by the loopback; others come to the workload's address.
+        let inbound = u16::from(number) + INBOUND;
+        let settings = format!("inbound: \"0.0.0.0:{inbound}\"\ninbound_mode: {mode}\n");
+        let beside = sidecar(&east, &service, app, &settings).await;
+        beside.wait_for_output(PATIENCE, "certified").await;
+        let rule = ["-t", "nat", "-A", "OUTPUT", "-p", "tcp", "-d", &app.to_string(), "-m", "owner", "--uid-owner"];
+        let to = ["-j", "REDIRECT", "--to-ports", &inbound.to_string()];
+        netns.run("iptables", &[&rule[..], &[APPLICATION], &to].concat()).expect("a rule");
+
+        let forged = "X-Forwarded-Client-Cert: URI=spiffe://us-east.acme.mesh/ns/shop/sa/admin";
+        let request = format!("GET / HTTP/1.1\\r\\nHost: {http}\\r\\n{forged}\\r\\nConnection: close\\r\\n\\r\\n");
+        let requests = format!("exec 3<>/dev/tcp/{app}/{HTTP}; printf '{request}' >&3; cat <&3");
+        let greeting = format!("exec 3<>/dev/tcp/{app}/{TCP}; read -t 10 line <&3; echo \"$line\"");
+        if mode == "strict" {
+            for script in [&requests, &greeting] {
+                let got = application(&netns, script).unwrap_or_default();
+                let said = got.contains("HTTP") || got.contains("hello");
+                assert!(!said, "a strict workload answers with an alert of TLS at most: {got:?}");
+            }
+            continue;
+        }
+        let answer = wait_for(PATIENCE, "an answer", async || {
+            application(&netns, &requests).ok().filter(|answer| answer.starts_with("HTTP/1.1 200"))
+        })
+        .await;
+        assert!(!answer.contains("spiffe://"), "nobody vouches for the caller: {answer}");
+        assert_eq!(application(&netns, &greeting).expect("a greeting"), "hello from us-east/reviews-permissive\n");
+    }
 }

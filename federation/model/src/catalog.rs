@@ -31,10 +31,12 @@ pub enum AppProtocol {
     /// Opaque bytes.
     #[default]
     Tcp,
+    /// Nobody said: each connection's first bytes tell.
+    Detect,
 }
 
 impl AppProtocol {
-    /// Whether requests on the port are routed one by one.
+    /// Whether all that comes on the port is requests, which are routed one by one.
     #[must_use]
     pub fn is_http(self) -> bool {
         matches!(self, Self::Http | Self::Http2)

@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::catalog::AppProtocol;
 use crate::name::{ClusterName, ServiceName};
 use crate::snapshot::{Service, Snapshot};
 use crate::spiffe::SpiffeId;
@@ -61,6 +62,17 @@ pub fn authorize<'a>(snapshot: &'a Snapshot, peer: &SpiffeId, service: &ServiceN
     let foreign = *peer_cluster != snapshot.site.cluster;
     let found = snapshot.services.get(service).filter(|found| found.exported_here || !foreign);
     found.map(|found| &**found).ok_or_else(|| Denial::NotExported(service.clone()))
+}
+
+/// What listens on `port` of a workload at `address`, as far as the own cluster's services tell. Where several do, they are one
+/// application.
+#[must_use]
+pub fn landing_at(snapshot: &Snapshot, address: IpAddr, port: u16) -> Option<(ServiceName, AppProtocol)> {
+    snapshot.at(address).find_map(|service| {
+        let mut here = service.endpoints.iter().filter(|endpoint| endpoint.address == address);
+        let (offered, _) = here.find_map(|endpoint| endpoint.ports.iter().find(|(_, target)| **target == port))?;
+        Some((service.name.clone(), service.port(*offered)?.protocol))
+    })
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ impl Reading {
 }
 
 /// Reads a file. Never fails: what is wrong is in the [`Reading`].
-pub(crate) fn read(file: &str, bytes: &[u8], rules: Rules) -> Reading {
+pub(crate) fn read(file: &str, bytes: &[u8], rules: &Rules) -> Reading {
     let mut reader = Reader { file, rules, documents: 0, reading: Reading::default() };
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
@@ -164,7 +164,7 @@ fn has_word(line: &str, word: &str) -> bool {
 
 struct Reader<'a> {
     file: &'a str,
-    rules: Rules,
+    rules: &'a Rules,
     documents: usize,
     reading: Reading,
 }

@@ -43,6 +43,6 @@ mod walk;
 mod watch;
 
 pub use object::{Kind, ObjectKey, SERVICE_ACCOUNT_ANNOTATION, SIDECAR_PORT_ANNOTATION};
-pub use object::{OWN_LISTENERS_MAX, OwnListeners};
+pub use object::{OPAQUE_PORTS, OWN_LISTENERS_MAX, OwnListeners, Rules};
 pub use problem::{PROBLEMS_MAX, Problem, Severity};
-pub use watch::{FileOptions, FileSource, SourceError, SourceState};
+pub use watch::{FileSource, SourceError, SourceState};

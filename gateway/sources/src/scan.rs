@@ -173,7 +173,7 @@ impl Scanner {
             return;
         }
         let (stamp, reading) = match contents(&file.path) {
-            Ok((stamp, bytes)) => (stamp, parse(&file.name, &bytes, self.rules)),
+            Ok((stamp, bytes)) => (stamp, parse(&file.name, &bytes, &self.rules)),
             Err(reason) => (Some(file.stamp), Reading::unreadable(&file.name, &reason)),
         };
         let patience = if settled { Patience::Final } else { Patience::Settling };
@@ -271,7 +271,7 @@ fn is_old(stamp: Stamp) -> bool {
 
 /// Reads a file's text. Whatever the YAML parser, which is not ours, makes of hostile input, one file may not
 /// end the watch over all the others.
-fn parse(name: &str, bytes: &[u8], rules: Rules) -> Reading {
+fn parse(name: &str, bytes: &[u8], rules: &Rules) -> Reading {
     catch_unwind(AssertUnwindSafe(|| document::read(name, bytes, rules)))
         .unwrap_or_else(|_| Reading::unreadable(name, "the YAML parser failed on it: simplify the file"))
 }

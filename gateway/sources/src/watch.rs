@@ -18,7 +18,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::object::{OwnListeners, Rules};
+use crate::object::Rules;
 use crate::problem::{Problem, Severity};
 use crate::scan::{Scan, Scanner};
 
@@ -32,15 +32,6 @@ const RESCAN_INTERVAL: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// Problems that one change may add to the log; the list itself is in the state.
 const PROBLEMS_LOGGED_MAX: usize = 50;
-
-/// What a site allows in its manifests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FileOptions {
-    /// Whether endpoints may be on loopback addresses: where the whole cluster is on one machine.
-    pub allow_loopback: bool,
-    /// Where the gateway itself listens: no endpoint is there, or whoever writes manifests could have it call itself.
-    pub own: OwnListeners,
-}
 
 /// Why a directory cannot be a source.
 #[derive(Debug, thiserror::Error)]
@@ -101,21 +92,20 @@ impl FileSource {
     ///
     /// # Errors
     /// [`SourceError`] when the directory cannot be read. What is wrong *in* it is in the state.
-    pub async fn start(directory: impl Into<PathBuf>, options: FileOptions) -> Result<Self, SourceError> {
+    pub async fn start(directory: impl Into<PathBuf>, rules: Rules) -> Result<Self, SourceError> {
         let (events, happened) = watch::channel(());
         let watches = Watches::new(move || {
             events.send_replace(());
         });
-        Self::start_with(directory.into(), options, watches, happened).await
+        Self::start_with(directory.into(), rules, watches, happened).await
     }
 
     async fn start_with(
         directory: PathBuf,
-        options: FileOptions,
+        rules: Rules,
         watches: Watches,
         happened: watch::Receiver<()>,
     ) -> Result<Self, SourceError> {
-        let rules = Rules { allow_loopback: options.allow_loopback, own: options.own };
         let mut scanner = Scanner::new(directory.clone(), rules, watches);
         let scanned = spawn_blocking(move || scanner.scan(true).map(|scan| (scanner, scan))).await;
         let (scanner, scan) = scanned

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use isthmus_model::catalog::LocalService;
 use isthmus_model::name::ServiceName;
-use isthmus_sources::{FileOptions, FileSource, Kind, Severity, SourceError, SourceState};
+use isthmus_sources::{FileSource, Kind, Rules, Severity, SourceError, SourceState};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -68,7 +68,7 @@ impl Live {
     }
 
     async fn watch(directory: TempDir) -> Self {
-        let options = FileOptions { allow_loopback: true, ..FileOptions::default() };
+        let options = Rules { allow_loopback: true, ..Rules::default() };
         let source = FileSource::start(directory.path(), options).await.expect("started");
         let state = source.state();
         Self { directory, _source: source, state }
@@ -253,7 +253,7 @@ async fn a_config_map_swap_is_followed() {
     };
     version("..2026_1", SERVICE);
     symlink("..data/all.yaml", directory.path().join("all.yaml")).expect("linked");
-    let options = FileOptions { allow_loopback: true, ..FileOptions::default() };
+    let options = Rules { allow_loopback: true, ..Rules::default() };
     let source = FileSource::start(directory.path(), options).await.expect("started");
     let mut state = source.state();
     assert!(service(&state.borrow(), "shop/reviews").is_some_and(|reviews| !reviews.exported));
@@ -341,7 +341,7 @@ async fn what_changes_nothing_is_not_published() {
 #[tokio::test]
 async fn a_missing_directory_is_an_error_at_the_start() {
     let directory = tempfile::tempdir().expect("created").path().join("missing");
-    let error = FileSource::start(&directory, FileOptions::default()).await.expect_err("it does not exist");
+    let error = FileSource::start(&directory, Rules::default()).await.expect_err("it does not exist");
     assert!(matches!(error, SourceError::Directory { .. }));
     assert!(error.to_string().contains("check that it exists"), "{error}");
 }

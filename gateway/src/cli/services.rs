@@ -31,6 +31,7 @@ fn ports(service: &Service) -> String {
             AppProtocol::Http => "http",
             AppProtocol::Http2 => "http2",
             AppProtocol::Tcp => "tcp",
+            AppProtocol::Detect => "detect",
         };
         format!("{}/{protocol}", port.port)
     }))

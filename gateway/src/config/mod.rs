@@ -10,6 +10,7 @@ mod read;
 pub mod size;
 mod tree;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
@@ -25,7 +26,7 @@ use isthmus_model::locality::Locality;
 use isthmus_model::name::{ClusterName, FederationDomain, Label};
 use isthmus_model::snapshot::Site;
 use isthmus_model::voters::VOTERS_DEFAULT;
-use isthmus_sources::{FileOptions, OwnListeners};
+use isthmus_sources::{OwnListeners, Rules};
 use serde::Serialize;
 
 pub use tree::Problem;
@@ -60,6 +61,8 @@ pub struct GatewayConfig {
     /// The range of virtual addresses; without one, services have none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vip_range: Option<IpNet>,
+    /// Ports of the own services whose bytes are not looked at when their Service does not say what they are.
+    pub opaque_ports: BTreeSet<u16>,
     /// Names of others.
     pub dns: Dns,
     /// How long a workload's certificate is good for.
@@ -249,7 +252,7 @@ impl GatewayConfig {
     /// What manifests may say of endpoints here. A listener on every address is on the advertised one, as far as this
     /// can know.
     #[must_use]
-    pub fn file_options(&self) -> FileOptions {
+    pub fn manifest_rules(&self) -> Rules {
         let advertised = self.advertise.map(|advertised| advertised.ip());
         let listeners = self.listen.all().map(|(_, listener)| match advertised {
             Some(ip) if listener.ip().is_unspecified() => SocketAddr::new(ip, listener.port()),
@@ -259,7 +262,8 @@ impl GatewayConfig {
         for (slot, listener) in own.iter_mut().zip(listeners.into_iter().chain(self.advertise)) {
             *slot = Some(listener);
         }
-        FileOptions { allow_loopback: is_loopback(self.listen.east_west.ip()), own }
+        let allow_loopback = is_loopback(self.listen.east_west.ip());
+        Rules { allow_loopback, own, opaque_ports: self.opaque_ports.clone() }
     }
 
     /// The socket of the admin API that takes changes.

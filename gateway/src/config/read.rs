@@ -1,5 +1,6 @@
 //! From the tree of a file to a [`GatewayConfig`]: defaults, bounds, and what must hold between fields.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::path::Path;
@@ -10,6 +11,7 @@ use isthmus_model::spiffe::WorkloadName;
 use isthmus_model::voters::VOTERS_MAX;
 use isthmus_proxy::accept::{DRAIN_WITHIN, DRAIN_WITHIN_MAX};
 use isthmus_proxy::unix_socket::{PATH_BYTES_MAX, is_one_user};
+use isthmus_sources::OPAQUE_PORTS;
 
 use super::tree::{self, Located, Problem, Section};
 use super::{ControlSocketConfig, Dns, GatewayConfig, Join, Listen, Raft, duration, is_loopback, size};
@@ -73,6 +75,7 @@ fn gateway(top: &mut Section<'_>, base: &Path) -> Option<GatewayConfig> {
     let control_socket = top.section("control_socket", |section| has_socket.then(|| control_socket(section, base)));
     let advertise = advertise(top, listen.as_ref());
     let vip_range = vip_range(top, &own_addresses(listen.as_ref(), advertise));
+    let opaque_ports = opaque_ports(top);
     let dns = top.section("dns", |section| dns(section, listen.as_ref()));
     let ttl = top.scalar("workload_certificate_ttl", within(CERTIFICATE_TTL_MIN, CERTIFICATE_TTL_MAX));
     let raft = top.section("raft", raft);
@@ -90,6 +93,7 @@ fn gateway(top: &mut Section<'_>, base: &Path) -> Option<GatewayConfig> {
         control_socket: control_socket.flatten(),
         advertise,
         vip_range,
+        opaque_ports,
         dns,
         workload_certificate_ttl: ttl.map_or(CERTIFICATE_TTL_DEFAULT, |ttl| ttl.value),
         raft,
@@ -274,6 +278,15 @@ fn vip_range(top: &mut Section<'_>, own: &[IpAddr]) -> Option<IpNet> {
         Ok(range)
     });
     found.map(|found| found.value)
+}
+
+fn opaque_ports(top: &mut Section<'_>) -> BTreeSet<u16> {
+    let port = |text: &str| match text.parse() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(format!("{text:?} is not a port: write a number from 1 to 65535")),
+    };
+    let given = top.list("opaque_ports", usize::from(u16::MAX), port);
+    given.map_or(OPAQUE_PORTS.into(), |given| given.into_iter().map(|port| port.value).collect())
 }
 
 fn dns(section: &mut Section<'_>, listen: Option<&Listen>) -> Dns {

@@ -97,7 +97,7 @@ fn every_problem_is_told_with_its_line() {
             (2, "`cluster`"),
             (
                 4,
-                "`surprise` is not a field; there are federation, cluster, gateway, locality, found, data_dir, manifests, address, listen, control_socket, advertise, vip_range, dns, workload_certificate_ttl, raft, join, drain"
+                "`surprise` is not a field; there are federation, cluster, gateway, locality, found, data_dir, manifests, address, listen, control_socket, advertise, vip_range, opaque_ports, dns, workload_certificate_ttl, raft, join, drain"
             ),
             (8, "`dns.upstreams`"),
         ]
@@ -123,6 +123,7 @@ fn each_value_is_checked() {
         ("listen: {http: 127.0.0.1}\n", "6: `listen.http` is not a field; there are east_west"),
         ("listen: {east_west: 0.0.0.0}\n", "1: `advertise` is missing"),
         ("advertise: 0.0.0.0:15443\n", "6: `advertise`: 0.0.0.0:15443 is not an address that others can dial"),
+        ("opaque_ports: [25, 0]\n", "6: `opaque_ports`: \"0\" is not a port: write a number from 1 to 65535"),
         ("vip_range: 10.11.0.1/16\n", "6: `vip_range`: 10.11.0.1/16 has bits behind its prefix: write 10.11.0.0/16"),
         ("vip_range: 10.11.0.0/31\n", "6: `vip_range`: 10.11.0.0/31 has no room"),
         ("vip_range: 127.0.0.0/8\n", "6: `vip_range`: 127.0.0.0/8 has the gateway's own address 127.0.0.1 in it"),
@@ -185,7 +186,7 @@ fn an_endless_file_is_not_read_to_its_end() {
 
 #[test]
 fn the_gateways_own_listeners_are_known_to_the_manifests_reader() {
-    let own = |text: &str| config(text).file_options().own.into_iter().flatten().collect::<Vec<_>>();
+    let own = |text: &str| config(text).manifest_rules().own.into_iter().flatten().collect::<Vec<_>>();
     let local = own("address: 127.0.11.1\n");
     assert!(local.contains(&socket("127.0.11.1:15443")) && local.contains(&socket("127.0.11.1:15000")), "{local:?}");
     let behind = own("address: 0.0.0.0\nadvertise: 192.0.2.1:443\n");

@@ -118,7 +118,7 @@ pub(super) fn write_public(path: &Path, text: &str) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use isthmus_proxy::config::SidecarConfig;
-    use isthmus_sources::{FileOptions, FileSource};
+    use isthmus_sources::{FileSource, Rules};
 
     use super::super::layout::service_name;
     use super::*;
@@ -129,7 +129,7 @@ mod tests {
         let layout = Layout::new(dir.path(), 11);
         write(&layout).expect("written");
         for cluster in &layout.clusters {
-            let options = FileOptions { allow_loopback: true, ..FileOptions::default() };
+            let options = Rules { allow_loopback: true, ..Rules::default() };
             let source = FileSource::start(&cluster.config.manifests, options).await.expect("readable");
             let state = source.state().borrow().clone();
             assert!(state.problems.is_empty(), "{:?}", state.problems);

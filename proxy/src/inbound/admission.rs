@@ -12,14 +12,42 @@ use isthmus_model::spiffe::SpiffeId;
 
 use crate::message::fields::Outcome;
 
+/// Whom a sidecar lets in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Inbound {
+    /// Peers of the federation, over mutual TLS.
+    #[default]
+    Strict,
+    /// Also what was on its way to the application in the clear and was redirected to the sidecar: while clients are being
+    /// brought into the mesh.
+    Permissive,
+}
+
+/// The workload that a sidecar stands beside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// The address by which the cluster's endpoints know it.
+    pub address: IpAddr,
+    /// Where the application is connected to: the same, or a loopback address if it listens there only, and sees its callers
+    /// there.
+    pub application: IpAddr,
+    /// Whom it lets in.
+    pub inbound: Inbound,
+}
+
+impl Workload {
+    /// One that is known by `address`, listens there, and lets in only peers of the federation.
+    #[must_use]
+    pub fn at(address: IpAddr) -> Self {
+        Self { address, application: address, inbound: Inbound::Strict }
+    }
+}
+
 /// Where the requests of a listener land.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Landing {
     /// At the workload that the sidecar stands beside.
-    Workload {
-        /// The address by which the cluster's endpoints know the workload.
-        own_address: IpAddr,
-    },
+    Workload(Workload),
     /// At any ready instance of the own cluster that has no sidecar.
     Gateway,
 }
@@ -79,7 +107,10 @@ impl Landing {
         random: u64,
     ) -> Result<Admitted, Refused> {
         let targets = match self {
-            Self::Workload { own_address } => vec![admit(snapshot, peer, service, port, own_address)?],
+            Self::Workload(workload) => {
+                let known = admit(snapshot, peer, service, port, workload.address)?;
+                vec![SocketAddr::new(workload.application, known.port())]
+            }
             Self::Gateway => instances(snapshot, peer, service, port, random)?,
         };
         let known = snapshot.services.get(service).and_then(|service| service.port(port));

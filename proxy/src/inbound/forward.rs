@@ -1,66 +1,107 @@
-//! One request of an authenticated peer, to the application.
+//! One request of an authenticated peer: whether it may, and what becomes of it.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::HOST;
 use http::{Request, Response, StatusCode};
-use hyper::ext::Protocol;
 use hyper_util::rt::TokioIo;
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ServiceName;
 
 use super::admission::{Admitted, Refused};
 use super::session::Session;
-use crate::message::authority::{passed_on, requested};
-use crate::message::body::Replay;
-use crate::message::fields::{Outcome, set_client_certificate, strip_claims, strip_hop_by_hop};
-use crate::message::upgrade::{Asked, is_tunnel};
+use super::within;
+use crate::message::authority::{Authority, requested};
+use crate::message::fields::{Outcome, take_outcome};
+use crate::message::upgrade::is_tunnel;
 use crate::message::{Body, Received, reply};
 use crate::metrics::Direction;
-use crate::plaintext::{AppError, CONNECT_WITHIN};
+use crate::plaintext::CONNECT_WITHIN;
 use crate::tcp::{IDLE_MAX, connect, copy_both};
 
-/// Answers one request.
+/// Answers one request of a session.
 pub(super) async fn answer(session: Arc<Session>, request: Request<Received>) -> Response<Body> {
     let started = Instant::now();
     let response = match admit(&session, &request) {
-        Ok(admitted) if is_tunnel(&request) => tunnel(&session, &admitted, request).await,
-        Ok(admitted) => Box::pin(exchange(&session, &admitted, request)).await,
-        Err(refused) => {
-            tracing::debug!(peer = %session.peer, service = %session.service, reason = refused.reason, "refused");
-            reply::outcome(refused.status, &refused.reason, refused.outcome)
-        }
+        Ok((port, admitted)) if is_tunnel(&request) => tunnel(&session, port, &admitted, request).await,
+        Ok((_, admitted)) => Box::pin(session.arrival.exchange(&admitted, request)).await,
+        Err(refused) => refuse(&session, &refused),
     };
-    let (service, cluster) = (session.service.to_string(), session.peer.trust_domain.cluster.to_string());
-    let metrics = session.plane.metrics();
-    metrics.request(Direction::Inbound, service, cluster, response.status(), started.elapsed());
+    count(&session, &response, started);
     response
 }
 
-fn admit(session: &Session, request: &Request<Received>) -> Result<Admitted, Refused> {
+/// Answers one request of a connection that a tunnel to `port` turned out to be. It is the client's own: what data planes tell
+/// each other is not for it.
+pub(super) async fn answer_within(session: Arc<Session>, port: u16, request: Request<Received>) -> Response<Body> {
+    let started = Instant::now();
+    let mut response = match admit_within(&session, port, &request) {
+        Ok(admitted) => Box::pin(session.arrival.exchange(&admitted, request)).await,
+        Err(refused) => refuse(&session, &refused),
+    };
+    take_outcome(response.headers_mut());
+    count(&session, &response, started);
+    response
+}
+
+fn refuse(session: &Session, refused: &Refused) -> Response<Body> {
+    tracing::debug!(peer = %session.peer, service = %session.service, reason = refused.reason, "refused");
+    reply::outcome(refused.status, &refused.reason, refused.outcome)
+}
+
+fn count(session: &Session, response: &Response<Body>, started: Instant) {
+    let (service, cluster) = (session.service.to_string(), session.peer.trust_domain.cluster.to_string());
+    let metrics = session.arrival.plane.metrics();
+    metrics.request(Direction::Inbound, service, cluster, response.status(), started.elapsed());
+}
+
+/// A request on the session has to be for what the session is for. Returns its port too.
+fn admit(session: &Session, request: &Request<Received>) -> Result<(u16, Admitted), Refused> {
+    let authority = requested(request).map_err(|error| Refused::denied(StatusCode::BAD_REQUEST, error))?;
+    if ServiceName::from_host(&authority.host).is_none_or(|service| service != session.service) {
+        return Err(misdirected(session, &authority));
+    }
+    let admitted = land(session, authority.port)?;
+    if is_tunnel(request) && admitted.protocol.is_http() {
+        // The application believes what requests say about their caller, because it is written here.
+        let (port, service) = (authority.port, &session.service);
+        let reason = format!("port {port} of {service} speaks HTTP: it takes requests, and no CONNECT");
+        return Err(Refused::denied(StatusCode::FORBIDDEN, reason));
+    }
+    Ok((authority.port, admitted))
+}
+
+/// A client calls what it connected to as it likes, but not by the name of something else.
+fn admit_within(session: &Session, port: u16, request: &Request<Received>) -> Result<Admitted, Refused> {
+    let authority = requested(request).map_err(|error| Refused::denied(StatusCode::BAD_REQUEST, error))?;
+    if is_tunnel(request) {
+        let reason = format!("port {port} of {} is no proxy: it takes no CONNECT", session.service);
+        return Err(Refused::denied(StatusCode::BAD_REQUEST, reason));
+    }
+    if ServiceName::from_host(&authority.host).is_some_and(|service| service != session.service) {
+        return Err(misdirected(session, &authority));
+    }
+    land(session, port)
+}
+
+fn misdirected(session: &Session, authority: &Authority) -> Refused {
+    let reason = format!("this session is for {}: {} is elsewhere", session.service, authority.host);
+    Refused::denied(StatusCode::MISDIRECTED_REQUEST, reason)
+}
+
+/// Where what the session asks for lands, as trust and policy are now.
+fn land(session: &Session, port: u16) -> Result<Admitted, Refused> {
     if !session.is_trusted() {
         let reason = "the certificate that opened this session is no longer valid here: open a new one";
         return Err(Refused::session_over(reason));
     }
-    let authority = requested(request).map_err(|error| Refused::denied(StatusCode::BAD_REQUEST, error))?;
-    let service = ServiceName::from_host(&authority.host).filter(|service| *service == session.service);
-    let service = service.ok_or_else(|| {
-        let reason = format!("this session is for {}: {} is elsewhere", session.service, authority.host);
-        Refused::denied(StatusCode::MISDIRECTED_REQUEST, reason)
-    })?;
-    let random = session.plane.balancer().random();
-    let admitted = session.landing.admit(&session.plane.snapshot(), &session.peer, &service, authority.port, random)?;
-    if is_tunnel(request) && admitted.protocol.is_http() {
-        // The application believes what requests say about their caller, because it is written here.
-        let reason = format!("port {} of {service} speaks HTTP: it takes requests, and no CONNECT", authority.port);
-        return Err(Refused::denied(StatusCode::FORBIDDEN, reason));
-    }
-    Ok(admitted)
+    let plane = &session.arrival.plane;
+    let (view, random) = (plane.snapshot(), plane.balancer().random());
+    session.landing.admit(&view, &session.peer, &session.service, port, random)
 }
 
 /// Connects to the application, then lets bytes flow.
-async fn tunnel(session: &Session, admitted: &Admitted, request: Request<Received>) -> Response<Body> {
+async fn tunnel(session: &Arc<Session>, port: u16, admitted: &Admitted, request: Request<Received>) -> Response<Body> {
     let mut failed = String::new();
     for target in &admitted.targets {
         let stream = match connect(*target, CONNECT_WITHIN).await {
@@ -70,9 +111,11 @@ async fn tunnel(session: &Session, admitted: &Admitted, request: Request<Receive
                 continue;
             }
         };
-        let (entry, service) = (session.entry.clone(), session.service.clone());
-        session.life.spawn(async move {
+        let (within, service, entry) = (session.clone(), session.service.clone(), session.arrival.entry.clone());
+        let detect = admitted.protocol == AppProtocol::Detect;
+        session.arrival.life.spawn(async move {
             let copied = match hyper::upgrade::on(request).await {
+                Ok(peer) if detect => return within::serve(within, port, TokioIo::new(peer), stream).await,
                 Ok(peer) => copy_both(TokioIo::new(peer), stream, IDLE_MAX).await,
                 Err(error) => Err(std::io::Error::other(error)),
             };
@@ -84,60 +127,4 @@ async fn tunnel(session: &Session, admitted: &Admitted, request: Request<Receive
         return reply::empty(StatusCode::OK);
     }
     reply::outcome(StatusCode::SERVICE_UNAVAILABLE, &failed, Outcome::NotSent)
-}
-
-/// Passes the request on, and joins the two streams if both sides want that.
-async fn exchange(session: &Session, admitted: &Admitted, mut request: Request<Received>) -> Response<Body> {
-    let asked = Asked::take(&mut request);
-    let response = forward(session, admitted, request).await;
-    match asked {
-        Some(asked) => asked.answer(response, &session.life, session.entry.clone()),
-        None => response,
-    }
-}
-
-/// Passes the request to the first instance that takes it.
-async fn forward(session: &Session, admitted: &Admitted, request: Request<Received>) -> Response<Body> {
-    let (mut parts, body) = request.into_parts();
-    let protocol = parts.extensions.remove::<Protocol>();
-    strip_hop_by_hop(&mut parts.headers);
-    strip_claims(&mut parts.headers);
-    set_client_certificate(&mut parts.headers, session.plane.identity().id().as_ref(), &session.peer);
-    // The authority says it.
-    parts.headers.remove(HOST);
-    let uri = match passed_on(admitted.authority.clone(), parts.uri) {
-        Ok(uri) => uri,
-        Err(error) => return reply::outcome(StatusCode::BAD_REQUEST, &error.to_string(), Outcome::Denied),
-    };
-    let body = Replay::once(body);
-    let http2 = admitted.protocol == AppProtocol::Http2;
-    let mut last = reply::outcome(StatusCode::SERVICE_UNAVAILABLE, "no instance", Outcome::NotSent);
-    for target in &admitted.targets {
-        let mut request = Request::new(body.lend());
-        *request.method_mut() = parts.method.clone();
-        *request.uri_mut() = uri.clone();
-        *request.headers_mut() = parts.headers.clone();
-        if let Some(protocol) = protocol.clone() {
-            request.extensions_mut().insert(protocol);
-        }
-        match session.plane.apps().send(*target, http2, request).await {
-            Ok(mut response) => {
-                strip_hop_by_hop(response.headers_mut());
-                strip_claims(response.headers_mut());
-                return response;
-            }
-            Err(_) if body.broke() => {
-                return reply::outcome(StatusCode::BAD_REQUEST, "the request broke off", Outcome::Denied);
-            }
-            Err(error) if error.never_sent() => {
-                let outcome = if matches!(error, AppError::Crowded(_)) { Outcome::Busy } else { Outcome::NotSent };
-                last = reply::outcome(StatusCode::SERVICE_UNAVAILABLE, &error.to_string(), outcome);
-                if !body.is_intact() {
-                    break;
-                }
-            }
-            Err(error) => return reply::outcome(StatusCode::BAD_GATEWAY, &error.to_string(), Outcome::Broken),
-        }
-    }
-    last
 }

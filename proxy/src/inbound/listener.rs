@@ -1,6 +1,6 @@
 //! The listener that other data planes reach.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +10,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::admission::Landing;
+use super::admission::{Inbound, Landing, Workload};
+use super::clear;
 use super::session::{Session, log_refusal};
 use crate::accept::{Accepted, Accepting, BindError, Lifetime, Tasks};
 use crate::handshake;
 use crate::metrics::Direction;
 use crate::plane::DataPlane;
-use crate::tcp::give_up_unread;
+use crate::tcp::{give_up_unread, original};
 
 /// How long a peer may leave unread what it was sent. It reads on behalf of many, and stalls none of them.
 const UNREAD_MAX: Duration = Duration::from_secs(30);
@@ -25,17 +26,16 @@ const UNREAD_MAX: Duration = Duration::from_secs(30);
 pub struct InboundListener {
     accepting: Accepting,
     plane: DataPlane,
-    own_address: IpAddr,
+    workload: Workload,
 }
 
 impl InboundListener {
-    /// Binds. Must be called within a Tokio runtime. `own_address` is the address by which the cluster's
-    /// endpoints know the workload.
+    /// Binds. Must be called within a Tokio runtime.
     ///
     /// # Errors
     /// When the address cannot be listened on.
-    pub fn bind(address: SocketAddr, plane: DataPlane, own_address: IpAddr) -> Result<Self, BindError> {
-        Ok(Self { accepting: Accepting::bind(address, Direction::Inbound)?, plane, own_address })
+    pub fn bind(address: SocketAddr, plane: DataPlane, workload: Workload) -> Result<Self, BindError> {
+        Ok(Self { accepting: Accepting::bind(address, Direction::Inbound)?, plane, workload })
     }
 
     /// The bound address.
@@ -46,26 +46,32 @@ impl InboundListener {
 
     /// Serves until `shutdown`, then lets requests under way finish.
     pub async fn serve(self, shutdown: CancellationToken) {
-        let Self { accepting, plane, own_address } = self;
+        let Self { accepting, plane, workload } = self;
         let metrics = plane.metrics().clone();
         let tls = TlsAcceptor::from(plane.identity().server_config(ClientAuth::Required, &[b"h2"]));
         let handle = |accepted| {
             let (plane, tls) = (plane.clone(), tls.clone());
-            async move { Box::pin(connection(plane, tls, own_address, accepted)).await }
+            async move { Box::pin(connection(plane, tls, workload, accepted)).await }
         };
         accepting.run(&metrics, shutdown, handle).await;
     }
 }
 
-async fn connection(plane: DataPlane, tls: TlsAcceptor, own_address: IpAddr, accepted: Accepted) {
+async fn connection(plane: DataPlane, tls: TlsAcceptor, workload: Workload, accepted: Accepted) {
+    give_up_unread(&accepted.stream, UNREAD_MAX);
+    // Data planes come to this very port. What was redirected was on its way to the application.
+    if workload.inbound == Inbound::Permissive
+        && let Some(original) = original::destination(&accepted.stream)
+    {
+        return Box::pin(clear::serve(plane, &workload, original, accepted)).await;
+    }
     let Accepted { stream, peer, gate, life, entry } = accepted;
-    give_up_unread(&stream, UNREAD_MAX);
     let handshake = tokio::select! {
         handshake = handshake::accept_new(&tls, stream, gate.pend(), plane.metrics()) => handshake,
         () = life.drain.cancelled() => return,
     };
     let Some(tls) = handshake else { return };
-    let landing = Landing::Workload { own_address };
+    let landing = Landing::Workload(workload);
     // Boxed, so that a connection that has not shown who it is costs no more than its handshake.
     Box::pin(serve_session(tls, plane, landing, life, Some(entry), Some(peer))).await;
 }

@@ -12,6 +12,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::Landing;
+use super::deliver::{Arrival, Caller};
 use super::forward;
 use crate::accept::Lifetime;
 use crate::limits::Entry;
@@ -46,15 +47,12 @@ impl NoSession {
 
 /// An authenticated session.
 pub(super) struct Session {
-    pub(super) plane: DataPlane,
+    pub(super) arrival: Arrival,
     pub(super) landing: Landing,
     /// Who is at the other end.
     pub(super) peer: SpiffeId,
     /// What its SNI named: the only service that it may ask for here.
     pub(super) service: ServiceName,
-    pub(super) life: Lifetime,
-    /// Held by tunnels that outlive the session.
-    pub(super) entry: Option<Arc<Entry>>,
     /// The peer, judged again whenever trust changes.
     trusted: Arc<Peer>,
     /// Ends the session, gracefully, when its peer is no longer trusted.
@@ -78,16 +76,9 @@ impl Session {
         let sni = connection.server_name().unwrap_or_default();
         let own = plane.snapshot().site.trust_domain();
         let service = own.service_of_sni(sni).ok_or_else(|| NoSession::Misdirected(sni.to_owned()))?;
-        Ok(Self {
-            landing,
-            peer: trusted.id().clone(),
-            service,
-            life,
-            entry,
-            trusted,
-            expired: CancellationToken::new(),
-            plane,
-        })
+        let peer = trusted.id().clone();
+        let arrival = Arrival { plane, caller: Caller::Peer(peer.clone()), life, entry };
+        Ok(Self { arrival, landing, peer, service, trusted, expired: CancellationToken::new() })
     }
 
     /// Whether the peer would still be let in. When not, the session is asked to end: an honest peer comes back with
@@ -107,7 +98,7 @@ impl Session {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let left = self.trusted.not_after().duration_since(SystemTime::now()).unwrap_or_default().max(LIFETIME_MIN);
-        let (drain, expired) = (self.life.drain.clone(), self.expired.clone());
+        let (drain, expired) = (self.arrival.life.drain.clone(), self.expired.clone());
         let ending = async move {
             tokio::select! {
                 () = drain.cancelled() => {}

@@ -15,6 +15,8 @@ pub const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-
 const OUTCOME: HeaderName = HeaderName::from_static("x-isthmus-outcome");
 /// Why, for the operator who reads what the caller's side says.
 const REASON: HeaderName = HeaderName::from_static("x-isthmus-reason");
+/// The version of HTTP that the client spoke, to a port of which nothing else says what the application speaks: `1` or `2`.
+const VERSION: HeaderName = HeaderName::from_static("x-isthmus-http");
 /// Fields that only data planes write.
 const OWN_PREFIX: &str = "x-isthmus-";
 /// What proxies say about where a request comes from.
@@ -75,6 +77,16 @@ pub fn take_outcome(headers: &mut HeaderMap) -> Option<(Outcome, String)> {
     let outcome = Outcome::ALL.into_iter().find(|outcome| value == outcome.text())?;
     let reason = headers.remove(REASON).and_then(|reason| reason.to_str().ok().map(str::to_owned));
     Some((outcome, reason.unwrap_or_else(|| "no reason given".to_owned())))
+}
+
+/// Tells the data plane at the other end whether the application is to get the request as HTTP/2.
+pub fn tell_version(headers: &mut HeaderMap, http2: bool) {
+    headers.insert(VERSION, HeaderValue::from_static(if http2 { "2" } else { "1" }));
+}
+
+/// Takes out whether the application is to get the request as HTTP/2, if the other end told.
+pub fn take_version(headers: &mut HeaderMap) -> Option<bool> {
+    headers.remove(VERSION).map(|version| version == "2")
 }
 
 /// Takes out what says something about one connection only (RFC 9110 §7.6.1), `Upgrade` included, and

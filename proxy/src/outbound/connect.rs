@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -18,11 +19,12 @@ use super::target::Target;
 use crate::balance::ejection::Failure;
 use crate::balance::permits::{Kind, Overflow, Permit};
 use crate::balance::{Load, Pick, Tried};
+use crate::detect::Hearing;
 use crate::message::Body;
 use crate::message::fields::{Outcome, take_outcome};
 use crate::plaintext::CONNECT_WITHIN;
 use crate::plane::DataPlane;
-use crate::tcp::{IDLE_MAX, connect, copy_both};
+use crate::tcp::{IDLE_MAX, Prefixed, connect, copy_both};
 use crate::tunnel::Lease;
 
 /// No destination took the connection.
@@ -53,15 +55,26 @@ enum Way {
 }
 
 impl Opened {
-    /// Copies to and from `client` until both sides ended.
-    pub(super) async fn copy<S: AsyncRead + AsyncWrite + Unpin>(self, client: S) -> io::Result<(u64, u64)> {
+    /// Listens to `client` and to the instance, until it is clear what they speak.
+    pub(super) async fn hear<S: AsyncRead + Unpin>(&mut self, hearing: &mut Hearing, client: &mut S) -> io::Result<()> {
+        match &mut self.way {
+            Way::Tunnel(stream, _) => hearing.both(client, stream).await,
+            Way::Direct(stream) => hearing.both(client, stream).await,
+        }
+    }
+
+    /// Copies to and from `client` until both sides ended; first what the instance has `said` already.
+    pub(super) async fn copy<S>(self, said: Bytes, client: S) -> io::Result<(u64, u64)>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         match self.way {
             Way::Tunnel(stream, lease) => {
-                let copied = copy_both(client, stream, IDLE_MAX).await;
+                let copied = copy_both(client, Prefixed::new(said, stream), IDLE_MAX).await;
                 drop(lease);
                 copied
             }
-            Way::Direct(stream) => copy_both(client, stream, IDLE_MAX).await,
+            Way::Direct(stream) => copy_both(client, Prefixed::new(said, stream), IDLE_MAX).await,
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use http::header::CONNECTION;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::ext::Protocol;
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ClusterName;
@@ -26,7 +26,7 @@ use crate::balance::permits::{Kind, Overflow, Permit};
 use crate::balance::{Pick, Tried};
 use crate::message::authority::passed_on;
 use crate::message::body::Replay;
-use crate::message::fields::{Outcome, strip_claims, strip_hop_by_hop, take_outcome};
+use crate::message::fields::{Outcome, strip_claims, strip_hop_by_hop, take_outcome, take_version, tell_version};
 use crate::message::{Body, Received, reply, upgrade};
 use crate::metrics::ServiceLabels;
 use crate::plaintext::AppError;
@@ -47,6 +47,8 @@ pub(super) fn authority(target: &Target) -> Authority {
 
 /// A request as it is sent, again and again if need be.
 struct Outgoing {
+    /// Whether the application is to get it as HTTP/2.
+    http2: bool,
     method: Method,
     /// The protocol that it asks for.
     protocol: Option<Protocol>,
@@ -65,10 +67,18 @@ impl Outgoing {
         let mut headers = parts.headers;
         strip_hop_by_hop(&mut headers);
         strip_claims(&mut headers);
+        let http2 = match target.port.protocol {
+            // Who calls knows what is spoken there; it is all that anybody knows.
+            AppProtocol::Detect => parts.version == Version::HTTP_2,
+            protocol => protocol == AppProtocol::Http2,
+        };
+        if target.port.protocol == AppProtocol::Detect {
+            tell_version(&mut headers, http2);
+        }
         // The authority says it, in canonical form.
         headers.remove(http::header::HOST);
         let (method, uri) = (parts.method, passed_on(authority(target), parts.uri)?);
-        Ok(Self { method, protocol, uri, headers, body: Replay::prepare(body).await? })
+        Ok(Self { http2, method, protocol, uri, headers, body: Replay::prepare(body).await? })
     }
 
     /// Whether it may be seen twice. A protocol is asked for by a GET, whatever form that has meanwhile.
@@ -220,8 +230,9 @@ async fn attempt_at(
     };
     let sent = match direct {
         Some(address) => {
-            let http2 = target.port.protocol == AppProtocol::Http2;
-            let sent = plane.apps().send(address, http2, outgoing.attempt()).await;
+            let mut request = outgoing.attempt();
+            take_version(request.headers_mut());
+            let sent = plane.apps().send(address, outgoing.http2, request).await;
             sent.map_err(|error| {
                 let sent = !error.never_sent();
                 let failure = match error {

@@ -1,30 +1,29 @@
 //! The listener that clients reach: what a connection is, and for whom.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ServiceName;
 use isthmus_model::route::Found;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::connect::open;
+use super::connect::{Opened, open};
+use super::detected;
 use super::elsewhere::Forwarded;
-use super::original;
 use super::request::{Client, Scope};
 use super::target::{Target, target};
 use crate::accept::{Accepted, Accepting, BindError, Owner};
+use crate::detect::{Heard, Hearing, Opening};
 use crate::message::server::{Carries, HEAD_WITHIN, serve_http1, serve_http2};
 use crate::metrics::{Direction, Reason, ReasonLabels};
 use crate::plane::DataPlane;
-use crate::tcp::{Prefixed, give_up_unread};
+use crate::tcp::{Prefixed, give_up_unread, original};
 
-/// The client connection preface of HTTP/2 (RFC 9113 §3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A client that has not said its first word after this is not going to.
 const FIRST_BYTE_WITHIN: Duration = HEAD_WITHIN;
 /// How long a client may leave unread what it was sent: as long as Envoy lets a stream be idle. It may pause, but what it was
@@ -123,13 +122,22 @@ async fn redirected(plane: DataPlane, original: SocketAddr, forwarded: Forwarded
 
 /// A connection for one port of one service; of whom, if not of the workload beside it.
 async fn for_target(plane: DataPlane, target: Target, stranger: Option<IpAddr>, accepted: Accepted) {
-    if target.port.protocol.is_http() {
-        let scope = Scope::Service(target.service.name.clone(), target.port.port);
-        return http(plane, scope, stranger, accepted).await;
+    let scope = || Scope::Service(target.service.name.clone(), target.port.port);
+    match target.port.protocol {
+        AppProtocol::Http | AppProtocol::Http2 => http(plane, scope(), stranger, accepted).await,
+        AppProtocol::Detect => {
+            let (client, stream) = client(plane, scope(), stranger, accepted);
+            detected::serve(client, &target, None, stream).await;
+        }
+        AppProtocol::Tcp => bytes(plane, target, accepted).await,
     }
+}
+
+/// Passes a connection's bytes on to an instance, and the other way.
+async fn bytes(plane: DataPlane, target: Target, accepted: Accepted) {
     match open(&plane, &target).await {
         Ok(opened) => {
-            if let Err(error) = opened.copy(accepted.stream).await {
+            if let Err(error) = opened.copy(Bytes::new(), accepted.stream).await {
                 tracing::debug!(%error, service = %target.service.name, "TCP connection ended");
             }
         }
@@ -140,9 +148,15 @@ async fn for_target(plane: DataPlane, target: Target, stranger: Option<IpAddr>, 
 
 /// Serves HTTP on a connection of its own.
 async fn http(plane: DataPlane, scope: Scope, stranger: Option<IpAddr>, accepted: Accepted) {
+    let (client, stream) = client(plane, scope, stranger, accepted);
+    http_on(client, stream).await;
+}
+
+/// An accepted connection, as its requests see it.
+fn client(plane: DataPlane, scope: Scope, stranger: Option<IpAddr>, accepted: Accepted) -> (Client, TcpStream) {
     let Accepted { stream, peer: _, gate, life, entry } = accepted;
     give_up_unread(&stream, UNREAD_MAX);
-    http_on(Client { plane, scope, stranger, within_connect: false, gate, life, entry }, stream).await;
+    (Client { plane, scope, stranger, within_connect: false, gate, life, entry }, stream)
 }
 
 /// Serves HTTP within a client's CONNECT. Boxed and opaque, because that is a request of `http_on` again.
@@ -153,14 +167,28 @@ where
     Box::pin(http_on(client, stream))
 }
 
+/// Serves what a client's CONNECT opened to a port of which nobody knows what it speaks. Boxed for the same reason.
+pub(super) fn detected<S>(
+    client: Client,
+    target: Target,
+    opened: Opened,
+    stream: S,
+) -> Pin<Box<dyn Future<Output = ()> + Send>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    Box::pin(async move { detected::serve(client, &target, Some(opened), stream).await })
+}
+
 /// Serves HTTP, whichever version the client opens with.
 async fn http_on<S>(client: Client, mut stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let pending = client.gate.pend();
-    let opening = tokio::select! {
-        opening = timeout(FIRST_BYTE_WITHIN, opening(&mut stream)) => opening,
+    let mut hearing = Hearing::new(None);
+    let opened = tokio::select! {
+        opened = hearing.http(&mut stream, FIRST_BYTE_WITHIN) => opened,
         () = pending.displaced() => {
             client.plane.metrics().refused.get_or_create(&ReasonLabels { reason: Reason::Displaced }).inc();
             return;
@@ -168,33 +196,23 @@ where
         () = client.life.drain.cancelled() => return,
     };
     drop(pending);
-    let Ok(Ok((is_http2, read))) = opening else {
-        tracing::debug!("connection closed before it sent anything");
-        return;
-    };
-    let stream = Prefixed::new(read, stream);
+    if opened.is_err() {
+        return tracing::debug!("connection closed before it sent anything");
+    }
+    let Heard { opening, read, .. } = hearing.heard();
+    serve_requests(client, opening == Opening::Http2, Prefixed::new(read, stream)).await;
+}
+
+/// Serves a client's requests, in the version that it opened with.
+pub(super) async fn serve_requests<S>(client: Client, is_http2: bool, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let drain = client.life.drain.clone();
     if is_http2 {
         let handle = move |request| client.clone().answer(request);
         serve_http2(stream, Carries::One, async move { drain.cancelled().await }, handle).await;
     } else {
         serve_http1(stream, &drain, |request| client.clone().answer(request)).await;
-    }
-}
-
-/// Reads until it is clear whether the client speaks HTTP/2.
-async fn opening<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<(bool, Bytes)> {
-    let mut read = BytesMut::with_capacity(1024);
-    loop {
-        if stream.read_buf(&mut read).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let compared = read.len().min(PREFACE.len());
-        if read[..compared] != PREFACE[..compared] {
-            return Ok((false, read.freeze()));
-        }
-        if compared == PREFACE.len() {
-            return Ok((true, read.freeze()));
-        }
     }
 }

@@ -6,10 +6,10 @@
 //! elsewhere goes where it was going.
 
 mod connect;
+mod detected;
 mod elsewhere;
 mod exchange;
 mod listener;
-mod original;
 mod request;
 mod target;
 

@@ -4,12 +4,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
+use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::{ClusterName, ServiceName};
 
-use super::connect::open;
+use super::connect::{Opened, open};
 use super::target::{NoTarget, Target, target};
 use super::{exchange, listener};
 use crate::accept::Lifetime;
@@ -122,11 +124,28 @@ impl Client {
     /// What comes through a CONNECT to a port that speaks HTTP is served as requests, as on a connection that was
     /// redirected there. Passed on as bytes, it could claim to come from anybody: claims are taken out of requests.
     fn requests_within(&self, target: &Target, request: Request<Received>) -> Response<Body> {
-        let scope = Scope::Service(target.service.name.clone(), target.port.port);
-        let within = Self { scope, within_connect: true, ..self.clone() };
+        let within = self.within(target);
         self.life.spawn(async move {
             match hyper::upgrade::on(request).await {
                 Ok(stream) => listener::serve(within, TokioIo::new(stream)).await,
+                Err(error) => tracing::debug!(%error, "a CONNECT ended before it began"),
+            }
+        });
+        reply::empty(StatusCode::OK)
+    }
+
+    /// The connection that a CONNECT for `target` makes of this one.
+    fn within(&self, target: &Target) -> Self {
+        let scope = Scope::Service(target.service.name.clone(), target.port.port);
+        Self { scope, within_connect: true, ..self.clone() }
+    }
+
+    /// What comes through a CONNECT to a port of which nobody knows what it speaks.
+    fn detected_within(&self, target: &Target, opened: Opened, request: Request<Received>) -> Response<Body> {
+        let (within, target) = (self.within(target), target.clone());
+        self.life.spawn(async move {
+            match hyper::upgrade::on(request).await {
+                Ok(stream) => listener::detected(within, target, opened, TokioIo::new(stream)).await,
                 Err(error) => tracing::debug!(%error, "a CONNECT ended before it began"),
             }
         });
@@ -140,11 +159,14 @@ impl Client {
             Ok(opened) => opened,
             Err(error) => return reply::text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
         };
+        if target.port.protocol == AppProtocol::Detect {
+            return self.detected_within(target, opened, request);
+        }
         let entry = self.entry.clone();
         let service = target.service.name.clone();
         self.life.spawn(async move {
             let copied = match hyper::upgrade::on(request).await {
-                Ok(client) => opened.copy(TokioIo::new(client)).await,
+                Ok(client) => opened.copy(Bytes::new(), TokioIo::new(client)).await,
                 Err(error) => Err(std::io::Error::other(error)),
             };
             if let Err(error) = copied {

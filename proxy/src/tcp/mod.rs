@@ -3,6 +3,7 @@
 pub mod connect;
 pub mod copy;
 mod cut;
+pub(crate) mod original;
 pub mod prefixed;
 mod unread;
 

@@ -164,7 +164,8 @@ impl Federation {
         let service = Service { exported_here: exported, ..reviews(vec![endpoint(1)], vec![]) };
         let (view, watched) = watch::channel(Arc::new(self.view(cluster, service)));
         let plane = DataPlane::new(watched, None, self.identity(cluster, workload), metrics());
-        let listener = InboundListener::bind(ANY_PORT, plane.clone(), LOOPBACK).expect("bound");
+        let listener = InboundListener::bind(ANY_PORT, plane.clone(), isthmus_proxy::inbound::Workload::at(LOOPBACK))
+            .expect("bound");
         let address = listener.local_addr();
         let shutdown = self.shutdown.child_token();
         let ended = tokio::spawn(listener.serve(shutdown.clone()));

@@ -129,7 +129,8 @@ fn port(record: &control::Port) -> Result<ServicePort, WireError> {
         Ok(control::AppProtocol::Tcp) => AppProtocol::Tcp,
         Ok(control::AppProtocol::Http) => AppProtocol::Http,
         Ok(control::AppProtocol::Http2) => AppProtocol::Http2,
-        Err(_) => return Err(unknown("services.ports.protocol", record.protocol, control::AppProtocol::Http2.into())),
+        Ok(control::AppProtocol::Detect) => AppProtocol::Detect,
+        Err(_) => return Err(unknown("services.ports.protocol", record.protocol, control::AppProtocol::Detect.into())),
     };
     Ok(ServicePort {
         name: optional(&record.name, |name| field::name("services.ports.name", name))?,

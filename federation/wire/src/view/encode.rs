@@ -74,6 +74,7 @@ fn port(port: &ServicePort) -> control::Port {
         AppProtocol::Tcp => control::AppProtocol::Tcp,
         AppProtocol::Http => control::AppProtocol::Http,
         AppProtocol::Http2 => control::AppProtocol::Http2,
+        AppProtocol::Detect => control::AppProtocol::Detect,
     };
     control::Port {
         name: port.name.as_ref().map(ToString::to_string).unwrap_or_default(),

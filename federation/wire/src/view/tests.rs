@@ -73,7 +73,12 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
 
 /// A service without name, address and links.
 fn offer() -> impl Strategy<Value = (Service, BTreeMap<u8, (bool, u32)>)> {
-    let protocol = prop_oneof![Just(AppProtocol::Tcp), Just(AppProtocol::Http), Just(AppProtocol::Http2)];
+    let protocol = prop_oneof![
+        Just(AppProtocol::Tcp),
+        Just(AppProtocol::Http),
+        Just(AppProtocol::Http2),
+        Just(AppProtocol::Detect)
+    ];
     let port = (prop::option::of(Just("web")), 80..82_u16, protocol).prop_map(|(name, port, protocol)| ServicePort {
         name: name.map(|name| name.parse().expect("valid")),
         port,

@@ -6,7 +6,7 @@ use crate::object::Rules;
 
 /// Reads manifests and joins them.
 fn build_text(text: &str) -> (LocalCatalog, Vec<String>) {
-    let reading = document::read("shop.yaml", text.as_bytes(), Rules { allow_loopback: true, ..Rules::default() });
+    let reading = document::read("shop.yaml", text.as_bytes(), &Rules { allow_loopback: true, ..Rules::default() });
     assert!(reading.problems.list.is_empty(), "{:?}", reading.problems);
     let (catalog, mismatches) = build(reading.accepted.iter().map(|accepted| (&accepted.key, &*accepted.object)));
     let mismatches = mismatches.into_iter().map(|mismatch| format!("{}: {}", mismatch.key, mismatch.reason));

@@ -1,7 +1,7 @@
 use super::*;
 
 fn read_text(text: &str) -> Reading {
-    read("shop.yaml", text.as_bytes(), Rules::default())
+    read("shop.yaml", text.as_bytes(), &Rules::default())
 }
 
 fn service(name: &str) -> String {
@@ -138,7 +138,7 @@ fn json_and_lists_are_manifests_too() {
         {"apiVersion":"v1","kind":"Service","metadata":{"name":"a"},"spec":{"ports":[{"port":80}]}},
         {"apiVersion":"v1","kind":"Service","metadata":{"name":"b"},"spec":{"ports":[{"port":0}]}},
         {"apiVersion":"v1","kind":"Service","metadata":{"name":"c"},"spec":{"ports":[{"port":80}]}}]}"#;
-    let reading = read("all.json", json.as_bytes(), Rules::default());
+    let reading = read("all.json", json.as_bytes(), &Rules::default());
     assert_eq!(names(&reading), ["a", "c"]);
     assert_eq!(reading.broken.iter().map(|key| key.name.as_str()).collect::<Vec<_>>(), ["b"]);
     assert_eq!(problem(&reading).0, 3);
@@ -178,7 +178,7 @@ fn a_file_that_ends_in_the_middle_of_a_kind_is_not_whole() {
 
 #[test]
 fn bytes_that_are_no_text_are_refused_with_their_line() {
-    let reading = read("a.yaml", b"apiVersion: v1\nkind: \xff\n", Rules::default());
+    let reading = read("a.yaml", b"apiVersion: v1\nkind: \xff\n", &Rules::default());
     assert_eq!(problem(&reading).0, 2);
     assert!(reading.unreadable);
 }

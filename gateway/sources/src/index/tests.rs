@@ -14,7 +14,7 @@ struct Fixture(Index);
 impl Fixture {
     fn write(&mut self, file: &str, documents: &[&str], patience: Patience) -> bool {
         let text = documents.join("---\n");
-        self.0.update(file, read(file, text.as_bytes(), Rules::default()), patience)
+        self.0.update(file, read(file, text.as_bytes(), &Rules::default()), patience)
     }
 
     fn settled(&mut self, file: &str, documents: &[&str]) {

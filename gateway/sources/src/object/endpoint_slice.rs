@@ -56,7 +56,7 @@ pub(crate) enum Readiness {
 ///
 /// # Errors
 /// The first thing that makes it unusable. One bad address refuses the whole slice, as the API server does.
-pub(crate) fn reduce(slice: &EndpointSlice, rules: Rules, warnings: &mut Vec<Remark>) -> Result<SliceRecord, Remark> {
+pub(crate) fn reduce(slice: &EndpointSlice, rules: &Rules, warnings: &mut Vec<Remark>) -> Result<SliceRecord, Remark> {
     let service = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME_LABEL));
     if service.is_none() {
         let reason = format!("label {SERVICE_NAME_LABEL} is missing: the slice belongs to no service and is not used");
@@ -112,7 +112,7 @@ fn ports(given: &[EndpointPort]) -> Result<BTreeMap<Option<Label>, Option<u16>>,
     Ok(ports)
 }
 
-fn instances(slice: &EndpointSlice, rules: Rules) -> Result<Vec<(IpAddr, Readiness)>, Remark> {
+fn instances(slice: &EndpointSlice, rules: &Rules) -> Result<Vec<(IpAddr, Readiness)>, Remark> {
     if slice.endpoints.len() > ENDPOINTS_PER_SLICE_MAX {
         let reason = format!(
             "endpoints has {} entries, {ENDPOINTS_PER_SLICE_MAX} are allowed: use several slices",
@@ -145,7 +145,7 @@ fn instances(slice: &EndpointSlice, rules: Rules) -> Result<Vec<(IpAddr, Readine
 
 /// An address that a gateway may be told to connect to. Link-local addresses are where clouds keep their
 /// metadata services, with credentials for whoever asks from the right machine.
-fn address(text: &str, family: fn(&IpAddr) -> bool, expected: &str, rules: Rules) -> Result<IpAddr, String> {
+fn address(text: &str, family: fn(&IpAddr) -> bool, expected: &str, rules: &Rules) -> Result<IpAddr, String> {
     let address: IpAddr = text.parse().map_err(|_| "is not an IP address".to_owned())?;
     if address.to_canonical() != address {
         return Err(format!("is an IPv4 address in IPv6 form: write {}", address.to_canonical()));
@@ -197,7 +197,7 @@ mod tests {
     }
 
     fn reduced(slice: &EndpointSlice) -> Result<SliceRecord, Remark> {
-        reduce(slice, Rules::default(), &mut Vec::new())
+        reduce(slice, &Rules::default(), &mut Vec::new())
     }
 
     #[test]
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn loopback_is_taken_where_it_is_allowed() {
         let record =
-            reduce(&slice(&["127.0.11.21"]), Rules { allow_loopback: true, ..Rules::default() }, &mut Vec::new());
+            reduce(&slice(&["127.0.11.21"]), &Rules { allow_loopback: true, ..Rules::default() }, &mut Vec::new());
         assert_eq!(record.expect("allowed").instances, [([127, 0, 11, 21].into(), Readiness::Ready)]);
     }
 
@@ -243,7 +243,7 @@ mod tests {
             slice.ports = Some(vec![EndpointPort { port, ..EndpointPort::default() }]);
             let sidecar = sidecar.map(|port| (SIDECAR_PORT_ANNOTATION.to_owned(), port.to_owned()));
             slice.metadata.annotations = Some(sidecar.into_iter().collect());
-            reduce(&slice, rules, &mut Vec::new()).map_err(|error| error.reason)
+            reduce(&slice, &rules, &mut Vec::new()).map_err(|error| error.reason)
         };
         // An application beside the gateway is an endpoint like any other.
         verdict("127.0.11.1", Some(8080), None).expect("another port");
@@ -279,7 +279,7 @@ mod tests {
         let mut annotate = |name: &str, value: &str| {
             annotated.metadata.annotations = Some(BTreeMap::from([(name.into(), value.into())]));
             let mut warnings = Vec::new();
-            reduce(&annotated, Rules::default(), &mut warnings).map(|record| (record, warnings))
+            reduce(&annotated, &Rules::default(), &mut warnings).map(|record| (record, warnings))
         };
         let (record, _) = annotate(SIDECAR_PORT_ANNOTATION, "15006").expect("valid");
         assert_eq!((record.sidecar_port, record.service_account.as_str()), (Some(15006), "default"));

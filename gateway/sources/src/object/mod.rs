@@ -8,6 +8,7 @@ mod endpoint_slice;
 mod kinds;
 mod service;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -21,6 +22,7 @@ use serde_json::{Map, Value};
 
 pub(crate) use endpoint_slice::{Readiness, SliceRecord};
 pub use endpoint_slice::{SERVICE_ACCOUNT_ANNOTATION, SIDECAR_PORT_ANNOTATION};
+pub use service::OPAQUE_PORTS;
 pub(crate) use service::ServiceRecord;
 
 /// The longest object name (an RFC 1123 subdomain).
@@ -66,13 +68,15 @@ pub(crate) enum Object {
     ServiceExport,
 }
 
-/// What a site allows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Rules {
-    /// Whether endpoints may be on loopback addresses.
-    pub(crate) allow_loopback: bool,
-    /// Where the gateway itself listens.
-    pub(crate) own: OwnListeners,
+/// What a site allows in its manifests, and how it reads them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Whether endpoints may be on loopback addresses: where the whole cluster is on one machine.
+    pub allow_loopback: bool,
+    /// Where the gateway itself listens: no endpoint is there, or whoever writes manifests could have it call itself.
+    pub own: OwnListeners,
+    /// Ports of services whose bytes are not looked at when the Service does not say what they are.
+    pub opaque_ports: BTreeSet<u16>,
 }
 
 /// Where a gateway listens.
@@ -199,13 +203,13 @@ fn label(field: &str, text: &str) -> Result<Label, Remark> {
 pub(crate) fn check(
     key: &ObjectKey,
     manifest: &Value,
-    rules: Rules,
+    rules: &Rules,
     warnings: &mut Vec<Remark>,
 ) -> Result<Object, Remark> {
     match key.kind {
         Kind::Service => {
             let service: Service = typed(manifest, warnings)?;
-            service::reduce(&service, warnings).map(Object::Service)
+            service::reduce(&service, rules, warnings).map(Object::Service)
         }
         Kind::EndpointSlice => {
             let slice: EndpointSlice = typed(manifest, warnings)?;

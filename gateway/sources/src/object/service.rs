@@ -5,7 +5,11 @@ use std::collections::BTreeSet;
 use isthmus_model::catalog::{AppProtocol, PORTS_PER_SERVICE_MAX, ServicePort};
 use k8s_openapi::api::core::v1::{Service, ServicePort as PortSpec};
 
-use super::{Remark, label};
+use super::{Remark, Rules, label};
+
+/// Ports whose bytes are not looked at, unless the site says otherwise: on most of them the server speaks first, so that
+/// a client would wait; the others are those of stores and caches that carry much and never HTTP.
+pub const OPAQUE_PORTS: [u16; 13] = [21, 22, 25, 110, 143, 587, 3306, 4222, 4444, 5432, 6379, 9300, 11211];
 
 /// A Service as far as the catalog needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +22,7 @@ pub(crate) struct ServiceRecord {
 ///
 /// # Errors
 /// The first thing that makes the Service unusable.
-pub(crate) fn reduce(service: &Service, warnings: &mut Vec<Remark>) -> Result<ServiceRecord, Remark> {
+pub(crate) fn reduce(service: &Service, rules: &Rules, warnings: &mut Vec<Remark>) -> Result<ServiceRecord, Remark> {
     let spec = service.spec.as_ref().ok_or_else(|| Remark::new("spec is missing: a Service needs spec.ports"))?;
     if spec.type_.as_deref() == Some("ExternalName") {
         let reason = "a Service of type ExternalName is only a DNS alias and has no endpoints to call";
@@ -50,7 +54,7 @@ pub(crate) fn reduce(service: &Service, warnings: &mut Vec<Remark>) -> Result<Se
         if !numbers.insert(number) {
             return Err(Remark::about(number.to_string(), format!("port {number} is there twice")));
         }
-        let protocol = app_protocol(spec, warnings);
+        let protocol = app_protocol(spec, number, rules, warnings);
         ports.push(ServicePort {
             name: name.map(|name| label("spec.ports.name", name)).transpose()?,
             port: number,
@@ -72,11 +76,13 @@ pub(super) fn port_number(field: &str, number: i32) -> Result<u16, Remark> {
     port.ok_or_else(|| Remark::about(number.to_string(), format!("{field}: {number} is not between 1 and 65535")))
 }
 
-/// `appProtocol` (KEP-3726 and what Istio adds), else the prefix of the port's name, else TCP. What is not
-/// known is carried as opaque bytes, which is right for every protocol.
-fn app_protocol(spec: &PortSpec, warnings: &mut Vec<Remark>) -> AppProtocol {
+/// `appProtocol` (KEP-3726 and what Istio adds), else the prefix of the port's name, else what each connection turns out
+/// to be, but on ports that the site calls opaque. What is stated and not known is carried as opaque bytes, which is right for
+/// every protocol.
+fn app_protocol(spec: &PortSpec, number: u16, rules: &Rules, warnings: &mut Vec<Remark>) -> AppProtocol {
     let Some(stated) = spec.app_protocol.as_deref() else {
-        return spec.name.as_deref().map_or(AppProtocol::Tcp, protocol_of_name);
+        let unsaid = if rules.opaque_ports.contains(&number) { AppProtocol::Tcp } else { AppProtocol::Detect };
+        return spec.name.as_deref().and_then(protocol_of_name).unwrap_or(unsaid);
     };
     match stated.to_ascii_lowercase().as_str() {
         "http" | "kubernetes.io/ws" | "grpc-web" => AppProtocol::Http,
@@ -90,15 +96,16 @@ fn app_protocol(spec: &PortSpec, warnings: &mut Vec<Remark>) -> AppProtocol {
     }
 }
 
-/// `<protocol>` or `<protocol>-<anything>`, as Istio reads port names.
-fn protocol_of_name(name: &str) -> AppProtocol {
+/// `<protocol>` or `<protocol>-<anything>`, as Istio reads port names. None where the name says nothing.
+fn protocol_of_name(name: &str) -> Option<AppProtocol> {
     if name == "grpc-web" || name.starts_with("grpc-web-") {
-        return AppProtocol::Http;
+        return Some(AppProtocol::Http);
     }
-    match name.split('-').next() {
-        Some("http") => AppProtocol::Http,
-        Some("http2" | "grpc") => AppProtocol::Http2,
-        _ => AppProtocol::Tcp,
+    match name.split('-').next()? {
+        "http" => Some(AppProtocol::Http),
+        "http2" | "grpc" => Some(AppProtocol::Http2),
+        "tcp" | "tls" | "https" | "mongo" | "mysql" | "redis" => Some(AppProtocol::Tcp),
+        _ => None,
     }
 }
 
@@ -119,12 +126,13 @@ mod tests {
         let mut service = Service { spec: Some(Default::default()), ..Service::default() };
         service.spec.as_mut().expect("just set").ports = Some(ports);
         let mut warnings = Vec::new();
-        (reduce(&service, &mut warnings), warnings)
+        let rules = Rules { opaque_ports: [3306].into(), ..Rules::default() };
+        (reduce(&service, &rules, &mut warnings), warnings)
     }
 
     #[test]
-    fn the_protocol_comes_from_app_protocol_then_the_name_then_is_tcp() {
-        use AppProtocol::{Http, Http2, Tcp};
+    fn the_protocol_comes_from_app_protocol_then_the_name_then_the_bytes() {
+        use AppProtocol::{Detect, Http, Http2, Tcp};
         for (name, stated, expected) in [
             (None, Some("http"), Http),
             (None, Some("kubernetes.io/h2c"), Http2),
@@ -138,13 +146,19 @@ mod tests {
             (Some("grpc-api"), None, Http2),
             (Some("grpc-web"), None, Http),
             (Some("tcp-db"), None, Tcp),
-            (Some("httpx"), None, Tcp),
-            (Some("web"), None, Tcp),
-            (None, None, Tcp),
+            (Some("mysql"), None, Tcp),
+            (Some("https"), None, Tcp),
+            (Some("httpx"), None, Detect),
+            (Some("web"), None, Detect),
+            (None, None, Detect),
         ] {
             let (record, warnings) = reduce_ports(vec![port(name, 80, stated)]);
             assert_eq!(record.expect("valid").ports[0].protocol, expected, "{name:?} {stated:?}");
             assert!(warnings.is_empty());
+        }
+        for (name, stated, expected) in [(None, None, Tcp), (Some("web"), None, Tcp), (Some("http"), None, Http)] {
+            let (record, _) = reduce_ports(vec![port(name, 3306, stated)]);
+            assert_eq!(record.expect("valid").ports[0].protocol, expected, "{name:?} on a port that is opaque");
         }
     }
 
@@ -185,8 +199,9 @@ mod tests {
     #[test]
     fn a_service_may_be_headless_but_not_external() {
         let mut service = Service { spec: Some(Default::default()), ..Service::default() };
-        assert!(reduce(&service, &mut Vec::new()).expect("headless without ports").ports.is_empty());
+        let rules = Rules::default();
+        assert!(reduce(&service, &rules, &mut Vec::new()).expect("headless without ports").ports.is_empty());
         service.spec.as_mut().expect("just set").type_ = Some("ExternalName".into());
-        assert!(reduce(&service, &mut Vec::new()).is_err());
+        assert!(reduce(&service, &rules, &mut Vec::new()).is_err());
     }
 }

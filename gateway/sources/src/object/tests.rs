@@ -47,7 +47,7 @@ fn misspelt_fields_are_reported_with_their_path() {
         "spec": {"ports": [{"port": 80, "targtPort": 8080}], "selectr": {"app": "x"}, "clusterIP": null},
     });
     let mut warnings = Vec::new();
-    check(&key_of(&manifest), &manifest, Rules::default(), &mut warnings).expect("still usable");
+    check(&key_of(&manifest), &manifest, &Rules::default(), &mut warnings).expect("still usable");
     let reasons: String = warnings.iter().map(|warning| warning.reason.as_str()).collect();
     assert!(reasons.contains("spec.ports[0].targtPort") && reasons.contains("spec.selectr"), "{reasons}");
     assert_eq!(warnings.len(), 2);
@@ -60,7 +60,7 @@ fn an_export_is_its_existence_and_other_fields_are_reported() {
         "metadata": {"name": "reviews", "namespace": "shop"}, "spec": {"exportedLabels": {}},
     });
     let mut warnings = Vec::new();
-    let object = check(&key_of(&manifest), &manifest, Rules::default(), &mut warnings).expect("valid");
+    let object = check(&key_of(&manifest), &manifest, &Rules::default(), &mut warnings).expect("valid");
     assert_eq!(object, Object::ServiceExport);
     assert!(warnings[0].reason.contains("field spec is not known"));
 }

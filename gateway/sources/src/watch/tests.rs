@@ -17,7 +17,7 @@ async fn without_inotify_the_directory_is_polled_and_the_reason_told() {
     let (_, happened) = watch::channel(());
     let path = directory.path().to_owned();
     let source =
-        FileSource::start_with(path, FileOptions::default(), Watches::unavailable(), happened).await.expect("started");
+        FileSource::start_with(path, Rules::default(), Watches::unavailable(), happened).await.expect("started");
     let first = wait_for(&source, |_| true).await;
     assert!(first.problems[0].reason.contains("max_user_watches"), "{:?}", first.problems);
     let manifest = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}\n";
@@ -28,7 +28,7 @@ async fn without_inotify_the_directory_is_polled_and_the_reason_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_watch_ends_with_the_source() {
     let directory = tempfile::tempdir().expect("created");
-    let source = FileSource::start(directory.path(), FileOptions::default()).await.expect("started");
+    let source = FileSource::start(directory.path(), Rules::default()).await.expect("started");
     let mut state = source.state();
     state.mark_unchanged();
     drop(source);

@@ -6,7 +6,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 /// The address that the client connected to, when that was not this listener.
-pub(super) fn destination(stream: &TcpStream) -> Option<SocketAddr> {
+pub(crate) fn destination(stream: &TcpStream) -> Option<SocketAddr> {
     let local = stream.local_addr().ok()?;
     let socket = SockRef::from(stream);
     let original =

@@ -1,0 +1,392 @@
+//! What a connection speaks, by its first bytes, where nobody said it.
+//!
+//! HTTP is what begins with the preface of HTTP/2 or with a line that ends in a version of HTTP; anything else is bytes. What is not
+//! clear yet is waited for, but not for ever, and never by one side alone: a server that speaks first is heard too. Of servers
+//! of HTTP only those of HTTP/2 do (RFC 9113 §3.4), and their first frame is known.
+//!
+//! The reading of a line is generous: applications believe what requests say about their caller, because the data plane
+//! writes it there, and what one of them takes for a request must not pass as bytes. So whoever guards an application goes on
+//! looking after it has given up waiting ([`Guarded`]).
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// How long a client is waited for before the way to the server is opened, which may be the one to speak: what a client has to
+/// say it says with its first packet.
+pub const CLIENT_FIRST_WITHIN: Duration = Duration::from_millis(100);
+/// How long it may take until it is clear what a connection speaks, as with Linkerd. After that it is bytes.
+pub const DETECT_WITHIN: Duration = Duration::from_secs(10);
+/// The longest line that is waited for: as long as a head may be. A longer one, as far as it could be a request's, counts as one.
+const LINE_BYTES_MAX: usize = crate::message::server::HEAD_BYTES_MAX;
+/// The longest method. The longest that is registered has 17 characters.
+const METHOD_BYTES_MAX: usize = 64;
+/// The client connection preface of HTTP/2 (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What the head of a frame of SETTINGS without flags has after its length (RFC 9113 §4.1).
+const SETTINGS: [u8; 6] = [4, 0, 0, 0, 0, 0];
+/// Bytes that are read at a time.
+const READ_BYTES: usize = 1_024;
+
+/// What a client opens with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// A request of HTTP/1, well or badly formed.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// Anything else.
+    Opaque,
+}
+
+/// What `read`, the first bytes of a client, are the beginning of. None when more has to come.
+#[must_use]
+pub fn opening(read: &[u8]) -> Option<Opening> {
+    match is_http2(read) {
+        Some(true) => return Some(Opening::Http2),
+        None => return None,
+        Some(false) => {}
+    }
+    // Empty lines may come before a request (RFC 9112 §2.2).
+    let blank = read.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let line = &read[blank..];
+    let end = line.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
+    let line = &line[..end.unwrap_or(line.len())];
+    if !could_be_request(line) {
+        return Some(Opening::Opaque);
+    }
+    match end {
+        Some(_) if names_http(line) => Some(Opening::Http1),
+        Some(_) => Some(Opening::Opaque),
+        None if read.len() > LINE_BYTES_MAX => Some(Opening::Http1),
+        None => None,
+    }
+}
+
+/// Whether `read` begins with the preface of HTTP/2. None when that has to be seen.
+fn is_http2(read: &[u8]) -> Option<bool> {
+    let compared = read.len().min(PREFACE.len());
+    if read[..compared] != PREFACE[..compared] {
+        return Some(false);
+    }
+    (compared == PREFACE.len()).then_some(true)
+}
+
+/// A method, a space, and text, as far as the line goes.
+fn could_be_request(line: &[u8]) -> bool {
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let method = line.iter().position(is_space).unwrap_or(line.len());
+    let (method, rest) = line.split_at(method);
+    let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    let named = method.len() <= METHOD_BYTES_MAX && method.iter().all(token);
+    let text = rest.iter().all(|byte| is_space(byte) || !byte.is_ascii_control());
+    named && text && (rest.is_empty() || !method.is_empty())
+}
+
+/// Whether the last word of a line, which is not its first, is a version of HTTP.
+fn names_http(line: &[u8]) -> bool {
+    let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let (first, last) = (words.next(), words.next_back());
+    first.is_some() && last.and_then(|last| last.get(..5)).is_some_and(|start| start.eq_ignore_ascii_case(b"HTTP/"))
+}
+
+/// Whether what a server said first, `said`, is of HTTP/2. None when more has to come.
+fn is_http2_server(said: &[u8]) -> Option<bool> {
+    // A frame of settings is short: only the last byte of its length is not nought.
+    let known = |index: usize, byte: u8| match index {
+        0 | 1 => byte == 0,
+        2 => byte.is_multiple_of(6),
+        _ => byte == SETTINGS[index - 3],
+    };
+    let head = 3 + SETTINGS.len();
+    if said.iter().take(head).enumerate().any(|(index, byte)| !known(index, *byte)) {
+        return Some(false);
+    }
+    (said.len() >= head).then_some(true)
+}
+
+/// What was heard of a connection so far.
+#[derive(Debug)]
+pub(crate) struct Hearing {
+    read: BytesMut,
+    said: BytesMut,
+    opening: Option<Opening>,
+    ended: bool,
+    deadline: Option<Instant>,
+}
+
+/// What was heard of a connection in the end.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    /// What it speaks. Opaque also when that never became clear.
+    pub(crate) opening: Opening,
+    /// Whether it became clear.
+    pub(crate) certain: bool,
+    /// The client's bytes, to be put back.
+    pub(crate) read: Bytes,
+    /// The server's bytes, to be put back.
+    pub(crate) said: Bytes,
+}
+
+impl Hearing {
+    /// Nothing yet. Without a deadline, silence is waited for as long as it lasts; what was begun has [`DETECT_WITHIN`] to become
+    /// clear.
+    pub(crate) fn new(deadline: Option<Instant>) -> Self {
+        let (read, said) = (BytesMut::new(), BytesMut::new());
+        Self { read, said, opening: None, ended: false, deadline }
+    }
+
+    /// Whether there is nothing more to wait for.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.opening.is_some() || self.ended
+    }
+
+    /// Whether the client opened with HTTP.
+    pub(crate) fn is_http(&self) -> bool {
+        matches!(self.opening, Some(Opening::Http1 | Opening::Http2))
+    }
+
+    /// Listens to the client alone, `within` a time.
+    ///
+    /// # Errors
+    /// Of the client's connection.
+    pub(crate) async fn client<C: AsyncRead + Unpin>(&mut self, client: &mut C, within: Duration) -> io::Result<()> {
+        let until = Instant::now() + within;
+        while !self.is_settled() {
+            self.read.reserve(READ_BYTES);
+            tokio::select! {
+                count = client.read_buf(&mut self.read) => self.client_spoke(count?),
+                () = sleep_until(until) => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Listens to a client that speaks HTTP, in whichever version, `within` a time.
+    ///
+    /// # Errors
+    /// Of the client's connection; that it ended, or that the time is over.
+    pub(crate) async fn http<C: AsyncRead + Unpin>(&mut self, client: &mut C, within: Duration) -> io::Result<()> {
+        let opening = async {
+            loop {
+                self.read.reserve(READ_BYTES);
+                if client.read_buf(&mut self.read).await? == 0 {
+                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+                }
+                if let Some(is_http2) = is_http2(&self.read) {
+                    return Ok(if is_http2 { Opening::Http2 } else { Opening::Http1 });
+                }
+            }
+        };
+        let opening = timeout(within, opening).await;
+        self.opening = Some(opening.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))?);
+        Ok(())
+    }
+
+    /// Listens to both, until it is clear what they speak or the deadline is there.
+    ///
+    /// # Errors
+    /// Of the client's connection.
+    pub(crate) async fn both<C, S>(&mut self, client: &mut C, server: &mut S) -> io::Result<()>
+    where
+        C: AsyncRead + Unpin,
+        S: AsyncRead + Unpin,
+    {
+        let mut server_counts = true;
+        while !self.is_settled() {
+            self.read.reserve(READ_BYTES);
+            self.said.reserve(READ_BYTES);
+            let deadline = self.deadline;
+            tokio::select! {
+                biased;
+                count = client.read_buf(&mut self.read) => self.client_spoke(count?),
+                // What is wrong with it shows again when its bytes are wanted.
+                count = server.read_buf(&mut self.said), if server_counts => match is_http2_server(&self.said) {
+                    _ if !matches!(count, Ok(1..)) => self.ended = true,
+                    Some(true) => server_counts = false,
+                    Some(false) => self.ended = true,
+                    None => {}
+                },
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => self.ended = true,
+            }
+        }
+        Ok(())
+    }
+
+    fn client_spoke(&mut self, count: usize) {
+        self.opening = opening(&self.read);
+        self.ended |= count == 0;
+        let due = Instant::now() + DETECT_WITHIN;
+        self.deadline = Some(self.deadline.map_or(due, |deadline| deadline.min(due)));
+    }
+
+    /// What came of it.
+    pub(crate) fn heard(self) -> Heard {
+        let opening = self.opening.unwrap_or(Opening::Opaque);
+        Heard { opening, certain: self.opening.is_some(), read: self.read.freeze(), said: self.said.freeze() }
+    }
+}
+
+/// A client's stream that passes as bytes although it is not clear that they are none of HTTP. If they turn out to be, it
+/// breaks off.
+#[derive(Debug)]
+pub(crate) struct Guarded<S> {
+    stream: S,
+    /// What came so far; None once it is clear.
+    seen: Option<BytesMut>,
+}
+
+impl<S> Guarded<S> {
+    pub(crate) fn new(stream: S) -> Self {
+        Self { stream, seen: Some(BytesMut::new()) }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let Some(seen) = &mut self.seen else { return Poll::Ready(Ok(())) };
+        seen.extend_from_slice(&buf.filled()[before..]);
+        match opening(seen) {
+            None => {}
+            Some(Opening::Opaque) => self.seen = None,
+            Some(Opening::Http1 | Opening::Http2) => {
+                buf.set_filled(before);
+                return Poll::Ready(Err(io::Error::other("a request took longer than its first line may")));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::io::{AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[test]
+    fn what_a_client_opens_with() {
+        use Opening::{Http1, Http2, Opaque};
+        for (text, expected) in [
+            ("GET / HTTP/1.1\r\n", Http1),
+            ("OPTIONS * HTTP/1.0\n", Http1),
+            ("\r\n\r\nPOST /a HTTP/1.1\r\nHost: a\r\n", Http1),
+            ("get\t/ http/1.1 \r\n", Http1),
+            ("GET /a b HTTP/1.1\r\n", Http1),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0", Http2),
+            ("PRI * HTTP/2.0\r\n\r\nno", Http1),
+            ("PING\r\n", Opaque),
+            ("GET key\r\n", Opaque),
+            ("HTTP/1.1\r\n", Opaque),
+            ("DESCRIBE rtsp://a/b RTSP/1.0\r\n", Opaque),
+            ("SSH-2.0-OpenSSH_9\r\n", Opaque),
+            ("\x16\x03\x01\x02\0\x01", Opaque),
+            ("\0\0\0\x2a", Opaque),
+            ("{\"a\": 1}", Opaque),
+            (" / HTTP/1.1", Opaque),
+            (&"A".repeat(65), Opaque),
+        ] {
+            assert_eq!(opening(text.as_bytes()), Some(expected), "{text:?}");
+        }
+        for text in ["", "\r\n", "GET", "GET / HTTP/1.1", "PRI * HTTP/2.0\r\n\r\n", "PING"] {
+            assert_eq!(opening(text.as_bytes()), None, "{text:?}");
+        }
+        let endless = format!("GET /{}", "a".repeat(LINE_BYTES_MAX));
+        assert_eq!(opening(endless.as_bytes()), Some(Http1), "what could be a request is not let through as bytes");
+    }
+
+    proptest! {
+        /// What is clear stays so, whatever comes after it: how bytes are cut does not matter.
+        #[test]
+        fn more_bytes_change_nothing(text in "(\r\n)?(GET|PRI|\\*|[a-z]{0,3}) ?[ -~\r\n]{0,30}(HTTP/[12]\\.[01])?\r?\n?", more in "[ -~\r\n]{0,9}") {
+            let whole = [text.as_bytes(), more.as_bytes()].concat();
+            if let Some(clear) = opening(text.as_bytes()) {
+                prop_assert_eq!(opening(&whole), Some(clear));
+            }
+        }
+    }
+
+    #[test]
+    fn of_servers_only_those_of_http2_speak_first() {
+        for (said, expected) in [
+            (&b"\0\0\x12\x04\0\0\0\0\0\0\x03"[..], Some(true)),
+            (b"\0\0\x12\x04", None),
+            (b"", None),
+            (b"220 mail", Some(false)),
+            (b"\0\0\x12\x04\0\0\0\0\x01", Some(false)),
+            (b"+OK", Some(false)),
+        ] {
+            assert_eq!(is_http2_server(said), expected, "{said:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_speaks_first_decides() {
+        for (client_says, server_says, expected, certain) in [
+            (&b"GET / HTTP/1.1\r\n"[..], &b""[..], Opening::Http1, true),
+            (b"hello\n", b"", Opening::Opaque, true),
+            (b"", b"220 mail\r\n", Opening::Opaque, false),
+            // Of a server of HTTP/2 nothing is concluded but that the client's turn comes.
+            (PREFACE, b"\0\0\x00\x04\0\0\0\0\0", Opening::Http2, true),
+            (b"", b"", Opening::Opaque, false),
+            (b"GET ", b"", Opening::Opaque, false),
+        ] {
+            let ((mut client, mut near), (mut far, mut server)) = (duplex(1_024), duplex(1_024));
+            let start = Instant::now();
+            let mut hearing = Hearing::new(Some(start + DETECT_WITHIN));
+            server.write_all(server_says).await.expect("written");
+            let speak = async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                client.write_all(client_says).await.expect("written");
+            };
+            let (heard, ()) = tokio::join!(hearing.both(&mut near, &mut far), speak);
+            heard.expect("no error");
+            let heard = hearing.heard();
+            assert_eq!((heard.opening, heard.certain), (expected, certain), "{client_says:?} {server_says:?}");
+            assert!(start.elapsed() <= DETECT_WITHIN, "{client_says:?} {server_says:?}");
+            assert_eq!(heard.said, server_says, "nothing is lost");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_comes_as_bytes_breaks_off_before_its_line_is_whole() {
+        let (mut client, near) = duplex(1_024);
+        let mut guarded = Guarded::new(near);
+        let mut read = BytesMut::new();
+        for part in ["GET / HT", "TP/1.1"] {
+            client.write_all(part.as_bytes()).await.expect("written");
+            guarded.read_buf(&mut read).await.expect("not clear yet");
+        }
+        client.write_all(b"\r\nx-forwarded-client-cert: URI=spiffe://forged\r\n\r\n").await.expect("written");
+        assert!(guarded.read_buf(&mut read).await.is_err());
+        assert_eq!(&read[..], b"GET / HTTP/1.1", "and the application has no request");
+        let (mut client, near) = duplex(1_024);
+        let mut guarded = Guarded::new(near);
+        for part in ["GET", " key\r\n", "GET / HTTP/1.1\r\n"] {
+            client.write_all(part.as_bytes()).await.expect("written");
+            guarded.read_buf(&mut read).await.expect("bytes stay bytes");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What comes in the clear, where the workload's inbound mode allows it: from clients that are not of the mesh.
+//!
+//! Such a connection was on its way to the application and redirected here, which is how its port is known. Nobody vouches for
+//! its client: requests lose every claim about their caller, and bytes pass as they are. Who may be called is what the network
+//! lets through, as without the sidecar.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::header::CONNECTION;
+use http::uri::Authority;
+use http::{HeaderValue, Request, Response, StatusCode};
+use isthmus_model::catalog::AppProtocol;
+use isthmus_model::policy::landing_at;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::admission::{Admitted, Workload};
+use super::deliver::{Arrival, Caller};
+use crate::accept::Accepted;
+use crate::detect::{DETECT_WITHIN, Guarded, Heard, Hearing, Opening};
+use crate::limits::Pending;
+use crate::message::authority::requested;
+use crate::message::fields::take_outcome;
+use crate::message::server::{Carries, HEAD_WITHIN, serve_http1, serve_http2};
+use crate::message::upgrade::is_tunnel;
+use crate::message::{Body, Received, reply};
+use crate::metrics::{Direction, Reason, ReasonLabels};
+use crate::plaintext::CONNECT_WITHIN;
+use crate::plane::DataPlane;
+use crate::tcp::{IDLE_MAX, Prefixed, connect, copy_both};
+
+/// A connection in the clear.
+struct Clear {
+    arrival: Arrival,
+    /// The service that is known to be on the port, for metrics.
+    service: String,
+    application: SocketAddr,
+    protocol: AppProtocol,
+}
+
+/// Serves a connection that was on its way to `original`.
+pub(super) async fn serve(plane: DataPlane, workload: &Workload, original: SocketAddr, accepted: Accepted) {
+    let Accepted { stream, peer, gate, life, entry } = accepted;
+    let known = landing_at(&plane.snapshot(), workload.address, original.port());
+    let (service, protocol) = known
+        .map_or_else(|| (String::new(), AppProtocol::Detect), |(service, protocol)| (service.to_string(), protocol));
+    let application = SocketAddr::new(workload.application, original.port());
+    let caller = Caller::Stranger(peer.ip().to_canonical());
+    let arrival = Arrival { plane, caller, life, entry: Some(entry) };
+    let clear = Arc::new(Clear { arrival, service, application, protocol });
+    if let Err(error) = clear.serve(stream, gate.pend()).await {
+        tracing::debug!(%error, %peer, %application, "a connection in the clear ended");
+    }
+}
+
+impl Clear {
+    async fn serve(self: Arc<Self>, mut stream: TcpStream, pending: Pending) -> io::Result<()> {
+        let drain = &self.arrival.life.drain;
+        let heard = tokio::select! {
+            heard = self.listen(&mut stream) => heard?,
+            () = pending.displaced() => {
+                let metrics = self.arrival.plane.metrics();
+                metrics.refused.get_or_create(&ReasonLabels { reason: Reason::Displaced }).inc();
+                return Ok(());
+            }
+            () = drain.cancelled() => return Ok(()),
+        };
+        drop(pending);
+        let (Heard { opening, certain, read, said }, application) = heard;
+        let stream = Prefixed::new(read, stream);
+        match (opening, application) {
+            (Opening::Opaque, Some(application)) => {
+                let application = Prefixed::new(said, application);
+                let copied = if certain || self.protocol == AppProtocol::Tcp {
+                    copy_both(stream, application, IDLE_MAX).await
+                } else {
+                    copy_both(Guarded::new(stream), application, IDLE_MAX).await
+                };
+                return copied.map(drop);
+            }
+            (Opening::Http2, _) => {
+                let (drain, clear) = (drain.clone(), self.clone());
+                let answer = move |request| clear.clone().answer(request);
+                serve_http2(stream, Carries::One, async move { drain.cancelled().await }, answer).await;
+            }
+            _ => serve_http1(stream, drain, |request| self.clone().answer(request)).await,
+        }
+        Ok(())
+    }
+
+    /// Hears what the connection speaks, as far as that is not known, and connects to the application if it may be bytes.
+    async fn listen(&self, stream: &mut TcpStream) -> io::Result<(Heard, Option<TcpStream>)> {
+        let mut hearing = Hearing::new(Some(Instant::now() + DETECT_WITHIN));
+        if self.protocol.is_http() {
+            hearing.http(stream, HEAD_WITHIN).await?;
+            return Ok((hearing.heard(), None));
+        }
+        let mut application = connect(self.application, CONNECT_WITHIN).await?;
+        if self.protocol == AppProtocol::Detect {
+            hearing.both(stream, &mut application).await?;
+        }
+        Ok((hearing.heard(), Some(application)))
+    }
+
+    async fn answer(self: Arc<Self>, request: Request<Received>) -> Response<Body> {
+        let started = std::time::Instant::now();
+        let mut response = match self.admit(&request) {
+            Ok(admitted) => Box::pin(self.arrival.exchange(&admitted, request)).await,
+            Err(reason) => {
+                let mut response = reply::text(StatusCode::BAD_REQUEST, &reason);
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                response
+            }
+        };
+        take_outcome(response.headers_mut());
+        let metrics = self.arrival.plane.metrics();
+        let service = self.service.clone();
+        metrics.request(Direction::Inbound, service, String::new(), response.status(), started.elapsed());
+        response
+    }
+
+    fn admit(&self, request: &Request<Received>) -> Result<Admitted, String> {
+        let authority = requested(request).map_err(|error| error.to_string())?;
+        if is_tunnel(request) {
+            return Err("this is no proxy: it takes no CONNECT".to_owned());
+        }
+        let authority = Authority::try_from(format!("{}:{}", authority.host, authority.port));
+        let authority = authority.map_err(|error| error.to_string())?;
+        Ok(Admitted { targets: vec![self.application], protocol: self.protocol, authority })
+    }
+}

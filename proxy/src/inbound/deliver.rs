@@ -1,0 +1,109 @@
+//! From what was admitted to the application.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::header::HOST;
+use http::{Request, Response, StatusCode};
+use hyper::ext::Protocol;
+use isthmus_model::catalog::AppProtocol;
+use isthmus_model::spiffe::SpiffeId;
+
+use super::admission::Admitted;
+use crate::accept::Lifetime;
+use crate::limits::Entry;
+use crate::message::Received;
+use crate::message::authority::passed_on;
+use crate::message::body::Replay;
+use crate::message::fields::{
+    Outcome, enter_at_edge, set_client_certificate, strip_claims, strip_hop_by_hop, take_version,
+};
+use crate::message::upgrade::Asked;
+use crate::message::{Body, reply};
+use crate::plaintext::AppError;
+use crate::plane::DataPlane;
+
+/// Who calls.
+#[derive(Clone, Debug)]
+pub(super) enum Caller {
+    /// A workload or gateway that proved itself.
+    Peer(SpiffeId),
+    /// Nobody knows; from where.
+    Stranger(IpAddr),
+}
+
+/// A connection or session, as what comes on it is passed on.
+pub(super) struct Arrival {
+    pub(super) plane: DataPlane,
+    pub(super) caller: Caller,
+    pub(super) life: Lifetime,
+    /// Held by tunnels that outlive what they came on.
+    pub(super) entry: Option<Arc<Entry>>,
+}
+
+impl Arrival {
+    /// Passes the request on, and joins the two streams if both sides want that.
+    pub(super) async fn exchange(&self, admitted: &Admitted, mut request: Request<Received>) -> Response<Body> {
+        let asked = Asked::take(&mut request);
+        let response = self.forward(admitted, request).await;
+        match asked {
+            Some(asked) => asked.answer(response, &self.life, self.entry.clone()),
+            None => response,
+        }
+    }
+
+    /// Passes the request to the first instance that takes it.
+    async fn forward(&self, admitted: &Admitted, request: Request<Received>) -> Response<Body> {
+        let (mut parts, body) = request.into_parts();
+        let protocol = parts.extensions.remove::<Protocol>();
+        let http2 = match admitted.protocol {
+            // On a session the other end tells what the client spoke; otherwise this is the client.
+            AppProtocol::Detect => take_version(&mut parts.headers).unwrap_or(parts.version == http::Version::HTTP_2),
+            protocol => protocol == AppProtocol::Http2,
+        };
+        strip_hop_by_hop(&mut parts.headers);
+        strip_claims(&mut parts.headers);
+        match &self.caller {
+            Caller::Peer(peer) => {
+                set_client_certificate(&mut parts.headers, self.plane.identity().id().as_ref(), peer);
+            }
+            Caller::Stranger(from) => enter_at_edge(&mut parts.headers, *from),
+        }
+        // The authority says it.
+        parts.headers.remove(HOST);
+        let uri = match passed_on(admitted.authority.clone(), parts.uri) {
+            Ok(uri) => uri,
+            Err(error) => return reply::outcome(StatusCode::BAD_REQUEST, &error.to_string(), Outcome::Denied),
+        };
+        let body = Replay::once(body);
+        let mut last = reply::outcome(StatusCode::SERVICE_UNAVAILABLE, "no instance", Outcome::NotSent);
+        for target in &admitted.targets {
+            let mut request = Request::new(body.lend());
+            *request.method_mut() = parts.method.clone();
+            *request.uri_mut() = uri.clone();
+            *request.headers_mut() = parts.headers.clone();
+            if let Some(protocol) = protocol.clone() {
+                request.extensions_mut().insert(protocol);
+            }
+            match self.plane.apps().send(*target, http2, request).await {
+                Ok(mut response) => {
+                    strip_hop_by_hop(response.headers_mut());
+                    strip_claims(response.headers_mut());
+                    return response;
+                }
+                Err(_) if body.broke() => {
+                    return reply::outcome(StatusCode::BAD_REQUEST, "the request broke off", Outcome::Denied);
+                }
+                Err(error) if error.never_sent() => {
+                    let outcome = if matches!(error, AppError::Crowded(_)) { Outcome::Busy } else { Outcome::NotSent };
+                    last = reply::outcome(StatusCode::SERVICE_UNAVAILABLE, &error.to_string(), outcome);
+                    if !body.is_intact() {
+                        break;
+                    }
+                }
+                Err(error) => return reply::outcome(StatusCode::BAD_GATEWAY, &error.to_string(), Outcome::Broken),
+            }
+        }
+        last
+    }
+}

@@ -1,0 +1,84 @@
+//! A client's connection to a port of which nobody said what it speaks.
+
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+
+use super::connect::{OpenError, Opened, open};
+use super::listener::serve_requests;
+use super::request::Client;
+use super::target::Target;
+use crate::detect::{CLIENT_FIRST_WITHIN, DETECT_WITHIN, Heard, Hearing, Opening};
+use crate::metrics::{Reason, ReasonLabels};
+use crate::tcp::Prefixed;
+
+/// Why a connection ended before it was clear what it speaks, or while its bytes were copied.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error(transparent)]
+    Connection(#[from] io::Error),
+    #[error(transparent)]
+    NotOpened(#[from] OpenError),
+}
+
+/// Serves a connection for `target`: as requests if it turns out to be HTTP, else as bytes. `opened` is the way there, if it was
+/// opened already; otherwise it is opened when the client waits for the server to speak.
+pub(super) async fn serve<S>(client: Client, target: &Target, opened: Option<Opened>, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let drain = client.life.drain.clone();
+    let (service, entry) = (target.service.name.clone(), client.entry.clone());
+    if let Err(error) = listen(client, target, opened, stream, drain.cancelled()).await {
+        tracing::debug!(%service, %error, "connection ended");
+    }
+    drop(entry);
+}
+
+async fn listen<S>(
+    client: Client,
+    target: &Target,
+    opened: Option<Opened>,
+    mut stream: S,
+    drain: impl Future<Output = ()>,
+) -> Result<(), Ended>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut hearing = Hearing::new(Some(Instant::now() + DETECT_WITHIN));
+    let pending = client.gate.pend();
+    let deciding = async {
+        let opened = match opened {
+            Some(opened) => Some(opened),
+            None => {
+                hearing.client(&mut stream, CLIENT_FIRST_WITHIN).await?;
+                if hearing.is_http() { None } else { Some(open(&client.plane, target).await?) }
+            }
+        };
+        match opened {
+            Some(mut opened) => {
+                opened.hear(&mut hearing, &mut stream).await?;
+                Ok::<_, Ended>(Some(opened))
+            }
+            None => Ok(None),
+        }
+    };
+    let opened = tokio::select! {
+        opened = deciding => opened?,
+        () = pending.displaced() => {
+            client.plane.metrics().refused.get_or_create(&ReasonLabels { reason: Reason::Displaced }).inc();
+            return Ok(());
+        }
+        () = drain => return Ok(()),
+    };
+    drop(pending);
+    let Heard { opening, read, said, .. } = hearing.heard();
+    let stream = Prefixed::new(read, stream);
+    match (opening, opened) {
+        (Opening::Opaque, Some(opened)) => opened.copy(said, stream).await.map(drop)?,
+        // Requests find their own ways; this one was to hear whether the server speaks first.
+        (opening, _) => serve_requests(client, opening == Opening::Http2, stream).await,
+    }
+    Ok(())
+}
