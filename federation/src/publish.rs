@@ -18,6 +18,8 @@ pub struct Inputs {
     pub site: Arc<Site>,
     /// Its range of virtual addresses.
     pub vip_range: Option<IpNet>,
+    /// The name by which routes know the gateways that take requests from outside, if they do.
+    pub ingress: Option<Arc<str>>,
     /// What is agreed.
     pub registry: watch::Receiver<Arc<Registry>>,
     /// What its own cluster has.
@@ -41,6 +43,7 @@ impl Inputs {
             peers: self.peers.borrow_and_update().clone(),
             failed: self.failed.borrow_and_update().clone(),
             vip_range: self.vip_range,
+            ingress: self.ingress.clone(),
             agreement,
         }
     }

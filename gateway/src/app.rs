@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{AdminServer, AdminState};
-use crate::config::GatewayConfig;
+use crate::config::{GatewayConfig, is_loopback};
 use crate::control::{self, ControlListener, ControlService};
 use crate::east_west::EastWestListener;
 use crate::own_identity::OwnIdentity;
@@ -37,7 +37,7 @@ use crate::peers::{HealthService, PeerWatcher};
 use crate::rotation::OwnRotation;
 use crate::telemetry::Telemetry;
 use crate::vips::Vips;
-use crate::{probe, process};
+use crate::{ingress, probe, process};
 
 /// A control message from a sidecar: questions or a certificate request.
 const CONTROL_MESSAGE_LEN_MAX: usize = 1 << 20;
@@ -125,6 +125,7 @@ impl Gateway {
         let inputs = publish::Inputs {
             site: Arc::new(config.site()),
             vip_range: config.vip_range,
+            ingress: config.ingress.as_ref().map(|ingress| ingress.gateway.as_str().into()),
             registry: handle.registry(),
             catalog: catalog.clone(),
             peers: peers.clone(),
@@ -221,7 +222,7 @@ impl Parts {
         self.tasks.spawn(listener.serve(self.plane.clone(), server, self.shutdown.clone()));
     }
 
-    /// DNS, the forward proxy and the virtual addresses, for clients without a sidecar.
+    /// DNS, the forward proxy and the virtual addresses, for clients without a sidecar; and what is for clients from outside.
     async fn serve_clients(&self, vips: Vips, metrics: &mut MetricsRegistry) -> anyhow::Result<()> {
         let dns_metrics = Arc::new(isthmus_dns::Metrics::default());
         dns_metrics.register(metrics.sub_registry_with_prefix("isthmus"));
@@ -233,10 +234,14 @@ impl Parts {
         let bind = async || DnsServer::bind(dns.clone(), self.view.clone(), dns_metrics.clone()).await;
         let dns = patiently(bind).await?;
         self.tasks.spawn(dns.serve(self.shutdown.clone()));
-        let bind = async || OutboundListener::bind(self.config.listen.egress, self.plane.clone(), Mode::Egress);
+        let mode = Mode::Egress { allow_loopback: is_loopback(self.config.listen.east_west.ip()) };
+        let bind = async || OutboundListener::bind(self.config.listen.egress, self.plane.clone(), mode.clone());
         let egress = patiently(bind).await?;
         self.tasks.spawn(egress.serve(self.shutdown.clone()));
         self.tasks.spawn(vips.keep(self.shutdown.clone()));
+        if let Some(config) = &self.config.ingress {
+            ingress::start(config, &self.plane, &self.tasks, &self.shutdown).await?;
+        }
         Ok(())
     }
 

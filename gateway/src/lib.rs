@@ -8,6 +8,7 @@ pub mod config;
 pub mod control;
 pub mod demo;
 pub mod east_west;
+pub mod ingress;
 pub mod own_identity;
 pub mod peers;
 pub mod probe;

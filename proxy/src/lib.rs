@@ -19,6 +19,7 @@ pub mod config;
 pub mod detect;
 pub mod handshake;
 pub mod inbound;
+pub mod ingress;
 pub mod limits;
 pub mod message;
 pub mod metrics;

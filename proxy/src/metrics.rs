@@ -27,6 +27,8 @@ pub enum Direction {
     EastWest,
     /// From sidecars, at a gateway's control port.
     Control,
+    /// From outside, at a gateway.
+    Ingress,
 }
 
 impl EncodeLabelValue for Direction {
@@ -36,6 +38,7 @@ impl EncodeLabelValue for Direction {
             Self::Inbound => "inbound",
             Self::EastWest => "east_west",
             Self::Control => "control",
+            Self::Ingress => "ingress",
         };
         text.encode(encoder)
     }

@@ -7,6 +7,7 @@ mod backup;
 mod calls;
 mod catalog;
 mod containment;
+mod edge;
 mod exhaustion;
 mod failover;
 mod federation;

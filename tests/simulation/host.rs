@@ -218,7 +218,7 @@ impl Host {
             Site { federation: federation(), cluster: self.name.cluster.clone(), locality: self.name.locality.clone() };
         let (registry, status) = (handle.registry(), handle.status());
         publish::start(
-            Inputs { site: site.into(), vip_range: None, registry, catalog, peers, failed, status },
+            Inputs { site: site.into(), vip_range: None, ingress: None, registry, catalog, peers, failed, status },
             stop.clone(),
         )
     }

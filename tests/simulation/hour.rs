@@ -71,7 +71,8 @@ fn service(port: u16) -> LocalService {
 }
 
 fn catalog(cluster: usize, exports: usize) -> LocalCatalog {
-    LocalCatalog { services: (0..exports).map(|number| (name(cluster, number), service(80))).collect() }
+    let services = (0..exports).map(|number| (name(cluster, number), service(80))).collect();
+    LocalCatalog { services, ..LocalCatalog::default() }
 }
 
 impl World {

@@ -15,6 +15,7 @@ mod export;
 mod guarded;
 mod peer;
 mod pinned;
+mod public;
 #[cfg(test)]
 mod tests;
 mod verifier;
@@ -36,6 +37,7 @@ pub use export::ExportedSvid;
 pub use guarded::Guarded;
 pub use peer::Peer;
 pub use pinned::pinned_client_config;
+pub use public::PublicCertificates;
 
 use crate::error::IdentityError;
 use crate::key::PrivateKey;

@@ -8,7 +8,9 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
-use crate::name::{Label, ServiceName};
+use crate::http_route::HttpRoute;
+use crate::name::{Label, NamespacedName, ServiceName};
+use crate::outside::OutsideHosts;
 use crate::registry::exports::{Exported, Offered};
 use crate::shared::key;
 use crate::spiffe::WorkloadName;
@@ -103,6 +105,10 @@ impl LocalService {
 pub struct LocalCatalog {
     /// Services by name.
     pub services: OrdMap<ServiceName, LocalService>,
+    /// Where requests from outside go.
+    pub routes: OrdMap<NamespacedName, Arc<HttpRoute>>,
+    /// Which hosts outside may be called.
+    pub outside: OrdMap<NamespacedName, Arc<OutsideHosts>>,
 }
 
 /// What a cluster offers to the federation under a service's name. Endpoints stay at home: callers reach
@@ -180,7 +186,8 @@ mod tests {
             endpoints: Arc::from([endpoint]),
             exported,
         };
-        LocalCatalog { services: OrdMap::from(vec![("shop/reviews".parse().expect("valid"), service)]) }
+        let services = OrdMap::from(vec![("shop/reviews".parse().expect("valid"), service)]);
+        LocalCatalog { services, ..LocalCatalog::default() }
     }
 
     fn agreed(commands: &[Command]) -> Offered {

@@ -15,8 +15,11 @@ pub mod drain;
 #[cfg(any(test, feature = "fixture"))]
 pub mod fixture;
 pub mod health;
+pub mod http_route;
 pub mod locality;
 pub mod name;
+pub mod outside;
+pub mod path;
 pub mod policy;
 pub mod registry;
 pub mod route;

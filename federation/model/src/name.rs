@@ -269,6 +269,21 @@ impl fmt::Display for ServiceName {
     }
 }
 
+/// What an object of a kind is known by, where its name need not be a label.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NamespacedName {
+    /// Its namespace.
+    pub namespace: Label,
+    /// Its name: an RFC 1123 subdomain.
+    pub name: String,
+}
+
+impl fmt::Display for NamespacedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -68,7 +68,7 @@ pub fn authorize<'a>(snapshot: &'a Snapshot, peer: &SpiffeId, service: &ServiceN
 /// application.
 #[must_use]
 pub fn landing_at(snapshot: &Snapshot, address: IpAddr, port: u16) -> Option<(ServiceName, AppProtocol)> {
-    snapshot.at(address).find_map(|service| {
+    snapshot.services.values().find_map(|service| {
         let mut here = service.endpoints.iter().filter(|endpoint| endpoint.address == address);
         let (offered, _) = here.find_map(|endpoint| endpoint.ports.iter().find(|(_, target)| **target == port))?;
         Some((service.name.clone(), service.port(*offered)?.protocol))

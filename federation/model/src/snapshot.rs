@@ -19,8 +19,10 @@ use imbl::OrdMap;
 
 use crate::catalog::{Endpoint, ServicePort};
 use crate::health::{Agreement, Capacity, Reach};
+use crate::http_route::Routes;
 use crate::locality::{Locality, Proximity};
 use crate::name::{ClusterName, FederationDomain, Label, ServiceName, TrustDomain};
+use crate::outside::Outside;
 use crate::registry::Epoch;
 use crate::registry::node::NodeId;
 use crate::registry::token::Digest;
@@ -175,6 +177,10 @@ pub struct Snapshot {
     pub coverage: Coverage,
     /// How old what it knows is.
     pub agreement: Agreement,
+    /// Where requests from outside go. Only gateways know and need it.
+    pub routes: Routes,
+    /// Which hosts outside may be called. Only gateways know and need it.
+    pub outside: Outside,
     /// Since when the own cluster's traffic is moved away. Only gateways know and need it.
     pub draining: Option<UnixMillis>,
 }
@@ -197,6 +203,8 @@ impl Snapshot {
             offered: OrdMap::new(),
             coverage,
             agreement: Agreement::default(),
+            routes: Routes::default(),
+            outside: Outside::default(),
             draining: None,
         }
     }

@@ -6,9 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use isthmus_model::catalog::{ENDPOINTS_PER_SERVICE_MAX, Endpoint, LocalCatalog, LocalService, ServicePort};
-use isthmus_model::name::{Label, ServiceName};
+use isthmus_model::name::{Label, NamespacedName, ServiceName};
 use isthmus_model::spiffe::WorkloadName;
 
 use crate::object::{Kind, Object, ObjectKey, Readiness, ServiceRecord, SliceRecord};
@@ -26,10 +27,20 @@ pub(crate) fn build<'a>(
 ) -> (LocalCatalog, Vec<Mismatch>) {
     let mut services: BTreeMap<ServiceName, Parts<'_>> = BTreeMap::new();
     let mut mismatches = Vec::new();
+    let mut catalog = LocalCatalog::default();
     for (key, object) in objects {
+        let named = || NamespacedName { namespace: key.namespace.clone(), name: key.name.clone() };
         let name = match object {
             Object::Service(_) | Object::ServiceExport => key.name.parse().ok(),
             Object::EndpointSlice(slice) => slice.service.clone(),
+            Object::HttpRoute(route) => {
+                catalog.routes.insert(named(), Arc::new(route.clone()));
+                continue;
+            }
+            Object::ServiceEntry(entry) => {
+                catalog.outside.insert(named(), Arc::new(entry.clone()));
+                continue;
+            }
         };
         // A slice without its label was reported when it was read.
         let Some(name) = name else { continue };
@@ -38,9 +49,9 @@ pub(crate) fn build<'a>(
             Object::Service(record) => parts.service = Some(record),
             Object::EndpointSlice(slice) => parts.slices.push((key, slice)),
             Object::ServiceExport => parts.export = Some(key),
+            Object::HttpRoute(_) | Object::ServiceEntry(_) => {}
         }
     }
-    let mut catalog = LocalCatalog::default();
     for (name, parts) in services {
         match parts.service {
             Some(record) => {

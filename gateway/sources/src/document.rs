@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_saphyr::{DuplicateKeyPolicy, MessageFormatter, Options, UserMessageFormatter};
 
-use crate::object::{self, Kind, Object, ObjectKey, Remark, Rules, ServiceExport, Subject};
+use crate::object::{self, Kind, Object, ObjectKey, Remark, Rules, ServiceExport, Subject, http_route, service_entry};
 use crate::problem::{Problem, Problems, Severity};
 
 /// Documents, and items of lists, in one file. A file of the greatest size holds about as many of real length.
@@ -252,6 +252,8 @@ fn locate(chunk: &Chunk<'_>, kind: Kind) -> Option<u32> {
         Kind::Service => parse::<Service>(chunk, &options).err(),
         Kind::EndpointSlice => parse::<EndpointSlice>(chunk, &options).err(),
         Kind::ServiceExport => parse::<ServiceExport>(chunk, &options).err(),
+        Kind::HttpRoute => parse::<http_route::Manifest>(chunk, &options).err(),
+        Kind::ServiceEntry => parse::<service_entry::Manifest>(chunk, &options).err(),
     };
     error.map(|(line, _)| line)
 }

@@ -59,7 +59,8 @@ fn catalog() -> LocalCatalog {
         endpoints: Arc::from([endpoint(21, true), endpoint(22, false)]),
         exported: true,
     };
-    LocalCatalog { services: OrdMap::unit("shop/reviews".parse().expect("valid"), reviews) }
+    let services = OrdMap::unit("shop/reviews".parse().expect("valid"), reviews);
+    LocalCatalog { services, ..LocalCatalog::default() }
 }
 
 fn apply(registry: &mut Registry, origin: &str, command: Command) -> Result<Outcome, Refusal> {
@@ -177,6 +178,7 @@ impl World {
             peers: Arc::new(peers()),
             failed: Arc::new(FailedEndpoints::new()),
             vip_range: config.vip_range,
+            ingress: None,
             agreement: Agreement { leader: None, stale_since: None },
         };
         let snapshot = Arc::new(sources.build(7));

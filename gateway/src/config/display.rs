@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{GatewayConfig, duration, size};
+use super::{GatewayConfig, Ingress, duration, size};
 
 impl fmt::Display for GatewayConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -30,6 +30,11 @@ impl fmt::Display for GatewayConfig {
         if let Some(range) = self.vip_range {
             writeln!(f, "vip_range: {}", quoted(&range.to_string()))?;
         }
+        let opaque: Vec<String> = self.opaque_ports.iter().map(u16::to_string).collect();
+        writeln!(f, "opaque_ports: [{}]", opaque.join(", "))?;
+        if let Some(ingress) = &self.ingress {
+            write!(f, "{ingress}")?;
+        }
         let upstreams: Vec<String> = self.dns.upstreams.iter().map(|address| quoted(&address.to_string())).collect();
         writeln!(f, "dns:\n  upstreams: [{}]", upstreams.join(", "))?;
         writeln!(f, "workload_certificate_ttl: {}", span(self.workload_certificate_ttl))?;
@@ -40,6 +45,17 @@ impl fmt::Display for GatewayConfig {
         writeln!(f, "  snapshot_rate: {}", size::format(raft.snapshot_rate))?;
         writeln!(f, "join:\n  attempt: {}\n  deadline: {}", span(self.join.attempt), span(self.join.deadline))?;
         writeln!(f, "drain: {}", span(self.drain))
+    }
+}
+
+impl fmt::Display for Ingress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "ingress:\n  gateway: {}", quoted(&self.gateway))?;
+        writeln!(f, "  https: {}", quoted(&self.https.to_string()))?;
+        if let Some(http) = self.http {
+            writeln!(f, "  http: {}", quoted(&http.to_string()))?;
+        }
+        writeln!(f, "  certificates: {}", quoted(&self.certificates.to_string_lossy()))
     }
 }
 

@@ -63,6 +63,9 @@ pub struct GatewayConfig {
     pub vip_range: Option<IpNet>,
     /// Ports of the own services whose bytes are not looked at when their Service does not say what they are.
     pub opaque_ports: BTreeSet<u16>,
+    /// Where requests from outside are taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<Ingress>,
     /// Names of others.
     pub dns: Dns,
     /// How long a workload's certificate is good for.
@@ -110,6 +113,20 @@ impl Listen {
             ("readiness", self.readiness),
         ]
     }
+}
+
+/// Requests from outside: by HTTPRoutes to services of the federation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ingress {
+    /// The name by which HTTPRoutes ask for it (`parentRefs.name`).
+    pub gateway: String,
+    /// Over TLS: the listener `https`.
+    pub https: SocketAddr,
+    /// In the clear: the listener `http`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<SocketAddr>,
+    /// The directory of certificates and keys: `NAME.crt` and `NAME.key`, PEM.
+    pub certificates: PathBuf,
 }
 
 /// DNS for names that are not the federation's.
@@ -263,7 +280,8 @@ impl GatewayConfig {
             *slot = Some(listener);
         }
         let allow_loopback = is_loopback(self.listen.east_west.ip());
-        Rules { allow_loopback, own, opaque_ports: self.opaque_ports.clone() }
+        let ingress = self.ingress.as_ref().map(|ingress| ingress.gateway.clone());
+        Rules { allow_loopback, own, ingress, opaque_ports: self.opaque_ports.clone() }
     }
 
     /// The socket of the admin API that takes changes.

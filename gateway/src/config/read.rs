@@ -14,7 +14,7 @@ use isthmus_proxy::unix_socket::{PATH_BYTES_MAX, is_one_user};
 use isthmus_sources::OPAQUE_PORTS;
 
 use super::tree::{self, Located, Problem, Section};
-use super::{ControlSocketConfig, Dns, GatewayConfig, Join, Listen, Raft, duration, is_loopback, size};
+use super::{ControlSocketConfig, Dns, GatewayConfig, Ingress, Join, Listen, Raft, duration, is_loopback, size};
 use crate::control::Users;
 
 /// Resolvers to forward to; more than a handful only delays the answer that nobody has.
@@ -76,6 +76,8 @@ fn gateway(top: &mut Section<'_>, base: &Path) -> Option<GatewayConfig> {
     let advertise = advertise(top, listen.as_ref());
     let vip_range = vip_range(top, &own_addresses(listen.as_ref(), advertise));
     let opaque_ports = opaque_ports(top);
+    let has_ingress = top.has("ingress");
+    let ingress = top.section("ingress", |section| has_ingress.then(|| ingress(section, base, listen.as_ref())));
     let dns = top.section("dns", |section| dns(section, listen.as_ref()));
     let ttl = top.scalar("workload_certificate_ttl", within(CERTIFICATE_TTL_MIN, CERTIFICATE_TTL_MAX));
     let raft = top.section("raft", raft);
@@ -94,6 +96,7 @@ fn gateway(top: &mut Section<'_>, base: &Path) -> Option<GatewayConfig> {
         advertise,
         vip_range,
         opaque_ports,
+        ingress: ingress.flatten(),
         dns,
         workload_certificate_ttl: ttl.map_or(CERTIFICATE_TTL_DEFAULT, |ttl| ttl.value),
         raft,
@@ -278,6 +281,33 @@ fn vip_range(top: &mut Section<'_>, own: &[IpAddr]) -> Option<IpNet> {
         Ok(range)
     });
     found.map(|found| found.value)
+}
+
+/// Requests from outside come to addresses of their own: what else the gateway listens on is not for everyone.
+fn ingress(section: &mut Section<'_>, base: &Path, listen: Option<&Listen>) -> Option<Ingress> {
+    let taken: Vec<(&'static str, SocketAddr)> = listen.into_iter().flat_map(Listen::all).collect();
+    let free = |port: u16| {
+        let taken = taken.clone();
+        move |text: &str| {
+            let found = address(port)(text)?;
+            match taken.iter().find(|(_, other)| collide(*other, found)) {
+                Some((other, _)) => Err(format!("{found} is already taken by `listen.{other}`")),
+                None => Ok(found),
+            }
+        }
+    };
+    let gateway = section
+        .required("gateway", |text| if text.is_empty() { Err("the name is empty") } else { Ok(text.to_owned()) });
+    let https = section.required("https", free(443));
+    let http = section.scalar("http", free(80));
+    let certificates = section
+        .required("certificates", |text| if text.is_empty() { Err("the path is empty") } else { Ok(base.join(text)) });
+    if let (Some(https), Some(http)) = (https, &http)
+        && collide(https, http.value)
+    {
+        section.report(http.line, format!("`ingress.http`: {} is already taken by `ingress.https`", http.value));
+    }
+    Some(Ingress { gateway: gateway?, https: https?, http: http.map(|http| http.value), certificates: certificates? })
 }
 
 fn opaque_ports(top: &mut Section<'_>) -> BTreeSet<u16> {

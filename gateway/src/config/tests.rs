@@ -97,7 +97,7 @@ fn every_problem_is_told_with_its_line() {
             (2, "`cluster`"),
             (
                 4,
-                "`surprise` is not a field; there are federation, cluster, gateway, locality, found, data_dir, manifests, address, listen, control_socket, advertise, vip_range, opaque_ports, dns, workload_certificate_ttl, raft, join, drain"
+                "`surprise` is not a field; there are federation, cluster, gateway, locality, found, data_dir, manifests, address, listen, control_socket, advertise, vip_range, opaque_ports, ingress, dns, workload_certificate_ttl, raft, join, drain"
             ),
             (8, "`dns.upstreams`"),
         ]
@@ -124,6 +124,15 @@ fn each_value_is_checked() {
         ("listen: {east_west: 0.0.0.0}\n", "1: `advertise` is missing"),
         ("advertise: 0.0.0.0:15443\n", "6: `advertise`: 0.0.0.0:15443 is not an address that others can dial"),
         ("opaque_ports: [25, 0]\n", "6: `opaque_ports`: \"0\" is not a port: write a number from 1 to 65535"),
+        (
+            "ingress: {gateway: a, https: 127.0.0.1:15012, certificates: t}\n",
+            "6: `ingress.https`: 127.0.0.1:15012 is already",
+        ),
+        (
+            "ingress: {gateway: a, https: 1.1.1.1:1, http: 1.1.1.1:1, certificates: t}\n",
+            "6: `ingress.http`: 1.1.1.1:1 is already",
+        ),
+        ("ingress:\n  gateway: a\n  https: 0.0.0.0\n", "6: `ingress.certificates` is missing"),
         ("vip_range: 10.11.0.1/16\n", "6: `vip_range`: 10.11.0.1/16 has bits behind its prefix: write 10.11.0.0/16"),
         ("vip_range: 10.11.0.0/31\n", "6: `vip_range`: 10.11.0.0/31 has no room"),
         ("vip_range: 127.0.0.0/8\n", "6: `vip_range`: 127.0.0.0/8 has the gateway's own address 127.0.0.1 in it"),

@@ -4,13 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::StatusCode;
 use http::uri::Authority;
-use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ServiceName;
 use isthmus_model::policy::{Denial, admit, authorize};
 use isthmus_model::snapshot::Snapshot;
 use isthmus_model::spiffe::SpiffeId;
 
 use crate::message::fields::Outcome;
+use crate::plaintext::deliver::Admitted;
 
 /// Whom a sidecar lets in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,17 +50,6 @@ pub enum Landing {
     Workload(Workload),
     /// At any ready instance of the own cluster that has no sidecar.
     Gateway,
-}
-
-/// A request that may go on.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Admitted {
-    /// Where the application listens, best first. Never empty.
-    pub(super) targets: Vec<SocketAddr>,
-    /// How it is spoken to.
-    pub(super) protocol: AppProtocol,
-    /// How it is called, in canonical form, whatever the peer wrote.
-    pub(super) authority: Authority,
 }
 
 /// A request that may not.

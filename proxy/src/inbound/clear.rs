@@ -16,8 +16,7 @@ use isthmus_model::policy::landing_at;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::admission::{Admitted, Workload};
-use super::deliver::{Arrival, Caller};
+use super::admission::Workload;
 use crate::accept::Accepted;
 use crate::detect::{DETECT_WITHIN, Guarded, Heard, Hearing, Opening};
 use crate::limits::Pending;
@@ -28,6 +27,7 @@ use crate::message::upgrade::is_tunnel;
 use crate::message::{Body, Received, reply};
 use crate::metrics::{Direction, Reason, ReasonLabels};
 use crate::plaintext::CONNECT_WITHIN;
+use crate::plaintext::deliver::{Admitted, Arrival, Caller};
 use crate::plane::DataPlane;
 use crate::tcp::{IDLE_MAX, Prefixed, connect, copy_both};
 

@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ServiceName;
 
-use super::admission::{Admitted, Refused};
+use super::admission::Refused;
 use super::session::Session;
 use super::within;
 use crate::message::authority::{Authority, requested};
@@ -17,6 +17,7 @@ use crate::message::upgrade::is_tunnel;
 use crate::message::{Body, Received, reply};
 use crate::metrics::Direction;
 use crate::plaintext::CONNECT_WITHIN;
+use crate::plaintext::deliver::Admitted;
 use crate::tcp::{IDLE_MAX, connect, copy_both};
 
 /// Answers one request of a session.

@@ -6,7 +6,6 @@
 
 mod admission;
 mod clear;
-mod deliver;
 mod forward;
 mod listener;
 mod session;

@@ -12,12 +12,12 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::admission::Landing;
-use super::deliver::{Arrival, Caller};
 use super::forward;
 use crate::accept::Lifetime;
 use crate::limits::Entry;
 use crate::message::server::{Carries, serve_http2};
 use crate::metrics::Reason;
+use crate::plaintext::deliver::{Arrival, Caller};
 use crate::plane::DataPlane;
 use crate::tcp::cut_when_revoked;
 

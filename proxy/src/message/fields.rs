@@ -7,6 +7,7 @@ use http::header::{
     UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
+use isthmus_model::http_route::Scheme;
 use isthmus_model::spiffe::SpiffeId;
 
 /// Who called, as the receiving side verified it (Envoy's format: `By=<own id>;URI=<peer id>`).
@@ -151,7 +152,7 @@ fn reads_alike(text: &str, other: &str) -> bool {
 
 /// Takes out what a client that nobody vouches for says about where its request comes from, and says it anew, as Envoy does at
 /// the edge. A workload of the mesh may have it from such an edge, and passes it on.
-pub fn enter_at_edge(headers: &mut HeaderMap, from: IpAddr) {
+pub fn enter_at_edge(headers: &mut HeaderMap, from: IpAddr, scheme: Scheme) {
     let said = [FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, FORWARDED_PORT, REAL_IP];
     let said = headers.keys().filter(|name| said.iter().any(|other| reads_as(name, other.as_str()))).cloned();
     for name in said.collect::<Vec<_>>() {
@@ -160,13 +161,21 @@ pub fn enter_at_edge(headers: &mut HeaderMap, from: IpAddr) {
     if let Ok(from) = HeaderValue::try_from(from.to_string()) {
         headers.insert(FORWARDED_FOR, from);
     }
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme.text()));
     let mut parents = headers.get_all(TRACE_PARENT).iter();
     let sole = parents.next().filter(|_| parents.next().is_none());
     if !sole.is_some_and(|parent| is_trace_parent(parent.as_bytes())) {
         headers.remove(TRACE_PARENT);
         headers.remove(TRACE_STATE);
     }
+}
+
+/// Says how a client from outside called, once it has come in by [`enter_at_edge`]: the application gets its service's own name.
+pub fn say_called(headers: &mut HeaderMap, host: &str, port: u16) {
+    if let Ok(host) = HeaderValue::try_from(host) {
+        headers.insert(FORWARDED_HOST, host);
+    }
+    headers.insert(FORWARDED_PORT, HeaderValue::from(port));
 }
 
 /// `version-trace_id-parent_id-flags` in lower-case hexadecimal, neither id nought (W3C Trace Context §3.2). A later version may
@@ -238,13 +247,13 @@ mod tests {
         ] {
             headers.append(name, HeaderValue::from_static(value));
         }
-        enter_at_edge(&mut headers, [192, 0, 2, 7].into());
+        enter_at_edge(&mut headers, [192, 0, 2, 7].into(), Scheme::Http);
         assert_eq!(headers.get_all(FORWARDED_FOR).iter().collect::<Vec<_>>(), ["192.0.2.7"]);
         assert_eq!(headers[FORWARDED_PROTO], "http");
         assert!(headers.contains_key(TRACE_PARENT) && headers.contains_key(TRACE_STATE) && headers.len() == 4);
         headers
             .append(TRACE_PARENT, HeaderValue::from_static("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"));
-        enter_at_edge(&mut headers, [192, 0, 2, 7].into());
+        enter_at_edge(&mut headers, [192, 0, 2, 7].into(), Scheme::Http);
         assert!(!headers.contains_key(TRACE_PARENT) && !headers.contains_key(TRACE_STATE), "two are none");
     }
 

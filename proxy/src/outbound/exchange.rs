@@ -125,7 +125,7 @@ impl Failed {
 }
 
 /// Sends `request` to the service; the answer is the service's, or says why there is none.
-pub(super) async fn send(plane: &DataPlane, target: &Target, request: Request<Received>) -> Answer {
+pub(crate) async fn send(plane: &DataPlane, target: &Target, request: Request<Received>) -> Answer {
     let outgoing = match Outgoing::prepare(target, request).await {
         Ok(outgoing) => outgoing,
         Err(error) => return broken_off(&error.to_string()),

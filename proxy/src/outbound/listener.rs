@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::connect::{Opened, open};
 use super::detected;
 use super::elsewhere::Forwarded;
+use super::outside::Exit;
 use super::request::{Client, Scope};
 use super::target::{Target, target};
 use crate::accept::{Accepted, Accepting, BindError, Owner};
@@ -35,8 +36,12 @@ const UNREAD_MAX: Duration = Duration::from_secs(300);
 pub enum Mode {
     /// Any service of the federation, for the workload beside it: by original destination, or as a forward proxy.
     Proxy,
-    /// Any service of the federation, as a forward proxy for clients without a sidecar.
-    Egress,
+    /// Any service of the federation, and the hosts outside that may be called, as a forward proxy for clients without a
+    /// sidecar.
+    Egress {
+        /// Whether hosts outside may be on loopback addresses: where the whole federation is on one machine.
+        allow_loopback: bool,
+    },
     /// One port of one service, for the same: a virtual address of a gateway.
     Service {
         /// The service.
@@ -75,15 +80,19 @@ impl OutboundListener {
         let Self { accepting, plane, mode } = self;
         let metrics = plane.metrics().clone();
         let forwarded = Forwarded::default();
+        let exit = match mode {
+            Mode::Egress { allow_loopback } => Some(Exit::new(allow_loopback)),
+            Mode::Proxy | Mode::Service { .. } => None,
+        };
         let handle = |accepted| {
-            let (plane, mode, forwarded) = (plane.clone(), mode.clone(), forwarded.clone());
-            async move { Box::pin(connection(plane, mode, forwarded, accepted)).await }
+            let (plane, mode, forwarded, exit) = (plane.clone(), mode.clone(), forwarded.clone(), exit.clone());
+            async move { Box::pin(connection(plane, mode, forwarded, exit, accepted)).await }
         };
         accepting.run(&metrics, shutdown, handle).await;
     }
 }
 
-async fn connection(plane: DataPlane, mode: Mode, forwarded: Forwarded, accepted: Accepted) {
+async fn connection(plane: DataPlane, mode: Mode, forwarded: Forwarded, exit: Option<Exit>, accepted: Accepted) {
     match mode {
         Mode::Service { name, port } => {
             let found = plane.find_service(&name, port).await;
@@ -99,9 +108,10 @@ async fn connection(plane: DataPlane, mode: Mode, forwarded: Forwarded, accepted
             Some(original) => redirected(plane, original, forwarded, accepted).await,
             None => http(plane, Scope::Federation, None, accepted).await,
         },
-        Mode::Egress => {
-            let stranger = Some(accepted.peer.ip());
-            http(plane, Scope::Federation, stranger, accepted).await;
+        Mode::Egress { .. } => {
+            let (mut client, stream) = client(plane, Scope::Federation, Some(accepted.peer.ip()), accepted);
+            client.exit = exit;
+            http_on(client, stream).await;
         }
     }
 }
@@ -156,7 +166,7 @@ async fn http(plane: DataPlane, scope: Scope, stranger: Option<IpAddr>, accepted
 fn client(plane: DataPlane, scope: Scope, stranger: Option<IpAddr>, accepted: Accepted) -> (Client, TcpStream) {
     let Accepted { stream, peer: _, gate, life, entry } = accepted;
     give_up_unread(&stream, UNREAD_MAX);
-    (Client { plane, scope, stranger, within_connect: false, gate, life, entry }, stream)
+    (Client { plane, scope, stranger, exit: None, within_connect: false, gate, life, entry }, stream)
 }
 
 /// Serves HTTP within a client's CONNECT. Boxed and opaque, because that is a request of `http_on` again.

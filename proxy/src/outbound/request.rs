@@ -9,9 +9,11 @@ use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use isthmus_model::catalog::AppProtocol;
+use isthmus_model::http_route::Scheme;
 use isthmus_model::name::{ClusterName, ServiceName};
 
 use super::connect::{Opened, open};
+use super::outside::Exit;
 use super::target::{NoTarget, Target, target};
 use super::{exchange, listener};
 use crate::accept::Lifetime;
@@ -22,6 +24,9 @@ use crate::message::upgrade::{Asked, is_tunnel};
 use crate::message::{Body, Received, reply};
 use crate::metrics::Direction;
 use crate::plane::DataPlane;
+
+/// What requests to hosts outside are counted as.
+const OUTSIDE: &str = "outside";
 
 /// What a client's connection may ask for.
 #[derive(Clone, Debug)]
@@ -39,6 +44,8 @@ pub(super) struct Client {
     pub(super) scope: Scope,
     /// Where it comes from, if it is not the workload's beside it.
     pub(super) stranger: Option<IpAddr>,
+    /// The way to hosts outside, if it may go there.
+    pub(super) exit: Option<Exit>,
     /// Whether the connection is itself what a CONNECT opened.
     pub(super) within_connect: bool,
     pub(super) gate: Gate,
@@ -48,9 +55,9 @@ pub(super) struct Client {
 }
 
 /// A response and where it came from.
-pub(super) struct Answer {
-    pub(super) response: Response<Body>,
-    pub(super) cluster: Option<ClusterName>,
+pub(crate) struct Answer {
+    pub(crate) response: Response<Body>,
+    pub(crate) cluster: Option<ClusterName>,
 }
 
 impl From<Response<Body>> for Answer {
@@ -67,10 +74,12 @@ impl Client {
         let connect = is_tunnel(&request);
         let (service, mut answer, refused) = match self.target(&request).await {
             Ok(target) => (target.service.name.to_string(), Box::pin(self.serve(&target, request)).await, false),
-            Err(error) => {
-                let refused = matches!(error, NoTarget::BadRequest(_));
-                (String::new(), reply::text(error.status(), &error.to_string()).into(), refused)
-            }
+            Err(NoTarget::NotOurs(host)) => match self.outside(&host, request).await {
+                // Not by name: of names below one that is allowed there is no end.
+                Ok(response) => (OUTSIDE.to_owned(), response.into(), false),
+                Err(error) => refusal(&error),
+            },
+            Err(error) => refusal(&error),
         };
         let status = answer.response.status();
         if version < Version::HTTP_2 && (refused || (connect && !status.is_success())) {
@@ -80,6 +89,14 @@ impl Client {
         let cluster = answer.cluster.map(String::from).unwrap_or_default();
         plane.metrics().request(Direction::Outbound, service, cluster, status, started.elapsed());
         answer.response
+    }
+
+    /// Answers a request for a host that is none of the federation's.
+    async fn outside(&self, host: &str, request: Request<Received>) -> Result<Response<Body>, NoTarget> {
+        match &self.exit {
+            Some(exit) => Box::pin(exit.answer(self, request)).await,
+            None => Err(NoTarget::NotOurs(host.to_owned())),
+        }
     }
 
     async fn target(&self, request: &Request<Received>) -> Result<Target, NoTarget> {
@@ -109,7 +126,7 @@ impl Client {
         if let Some(from) = self.stranger {
             // First what the client nominates: it must not nominate what is said here.
             strip_hop_by_hop(request.headers_mut());
-            enter_at_edge(request.headers_mut(), from.to_canonical());
+            enter_at_edge(request.headers_mut(), from.to_canonical(), Scheme::Http);
         }
         let answer = exchange::send(&self.plane, target, request).await;
         match asked {
@@ -137,7 +154,7 @@ impl Client {
     /// The connection that a CONNECT for `target` makes of this one.
     fn within(&self, target: &Target) -> Self {
         let scope = Scope::Service(target.service.name.clone(), target.port.port);
-        Self { scope, within_connect: true, ..self.clone() }
+        Self { scope, exit: None, within_connect: true, ..self.clone() }
     }
 
     /// What comes through a CONNECT to a port of which nobody knows what it speaks.
@@ -176,6 +193,12 @@ impl Client {
         });
         reply::empty(StatusCode::OK)
     }
+}
+
+/// The answer to a request that leads nowhere: for no service, and whether what follows it is to be trusted.
+fn refusal(error: &NoTarget) -> (String, Answer, bool) {
+    let bad = matches!(error, NoTarget::BadRequest(_));
+    (String::new(), reply::text(error.status(), &error.to_string()).into(), bad)
 }
 
 /// The address decided about the service. A host that means another service came to the wrong place; any

@@ -12,9 +12,9 @@ use crate::message::authority::BadRequest;
 
 /// A service and one of its ports.
 #[derive(Clone, Debug)]
-pub(super) struct Target {
-    pub(super) service: Arc<Service>,
-    pub(super) port: ServicePort,
+pub(crate) struct Target {
+    pub(crate) service: Arc<Service>,
+    pub(crate) port: ServicePort,
 }
 
 impl Target {
@@ -29,15 +29,23 @@ impl Target {
 
 /// Why there is no target. The text goes to the client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum NoTarget {
+pub(crate) enum NoTarget {
     #[error(transparent)]
     BadRequest(#[from] BadRequest),
     #[error("this connection is what a CONNECT opened: a CONNECT within it is not served")]
     Nested,
     #[error("this address is {0} port {1}: {2} is elsewhere")]
     Misdirected(ServiceName, u16, String),
-    #[error("{0:?} is not a federation service: names end in .svc.clusterset.local, and nothing else is proxied")]
+    #[error(
+        "{0:?} is neither a federation service, whose names end in .svc.clusterset.local, nor a host that may be called from here"
+    )]
     NotOurs(String),
+    #[error("{0:?} may be called from here, but not on port {1}; a ServiceEntry allows {2}")]
+    OutsidePort(String, u16, String),
+    #[error("port {1} of {0:?} takes no requests in the clear: use CONNECT")]
+    OutsideBytes(String, u16),
+    #[error("{0:?} has no address that may be called: {1}")]
+    Unresolved(String, String),
     #[error("no cluster exports {0:?}; check `isthmus services`")]
     NotFound(String),
     #[error("{0} has no port {1}; it has {2}")]
@@ -47,11 +55,17 @@ pub(super) enum NoTarget {
 }
 
 impl NoTarget {
+    pub(super) fn outside_port(host: &str, port: u16, allowed: &[u16]) -> Self {
+        let allowed: Vec<String> = allowed.iter().map(u16::to_string).collect();
+        Self::OutsidePort(host.to_owned(), port, allowed.join(", "))
+    }
+
     pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) | Self::Nested => StatusCode::BAD_REQUEST,
             Self::Misdirected(..) => StatusCode::MISDIRECTED_REQUEST,
-            Self::NotOurs(_) => StatusCode::FORBIDDEN,
+            Self::NotOurs(_) | Self::OutsidePort(..) | Self::OutsideBytes(..) => StatusCode::FORBIDDEN,
+            Self::Unresolved(..) => StatusCode::BAD_GATEWAY,
             Self::NotFound(_) | Self::NoSuchPort(..) => StatusCode::NOT_FOUND,
             Self::Unasked(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -59,7 +73,7 @@ impl NoTarget {
 }
 
 /// Reads the model's answer about `host`:`port`.
-pub(super) fn target(found: Found, host: &str, port: u16) -> Result<Target, NoTarget> {
+pub(crate) fn target(found: Found, host: &str, port: u16) -> Result<Target, NoTarget> {
     match found {
         Found::Service(service, port) => Ok(Target { service, port }),
         Found::NoSuchPort(service) => {

@@ -3,6 +3,7 @@
 //! HTTP/1.1 over kept connections, or HTTP/2 with prior knowledge over one. No pings here: an application
 //! may take as long as it wants.
 
+pub(crate) mod deliver;
 mod hear_out;
 mod kept;
 

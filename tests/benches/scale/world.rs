@@ -114,6 +114,7 @@ pub(crate) fn sources(registry: Registry, exports: usize) -> Sources {
         peers: Arc::new(told.into_iter().collect::<PeerTable>()),
         failed: Arc::default(),
         vip_range: Some("10.0.0.0/15".parse().expect("valid")),
+        ingress: None,
         agreement: Agreement::default(),
     }
 }

@@ -10,7 +10,9 @@ use ipnet::IpNet;
 use super::{Coverage, Gateway, RemoteBackend, RemoteCluster, Service, Site, Snapshot};
 use crate::catalog::{Endpoint, LocalCatalog, PORTS_PER_SERVICE_MAX, ServicePort};
 use crate::health::{Agreement, Capacity, FailedEndpoints, PeerTable};
+use crate::http_route::Routes;
 use crate::name::{ClusterName, ServiceName};
+use crate::outside::Outside;
 use crate::registry::Registry;
 use crate::registry::exports::{Exported, Offers};
 
@@ -29,6 +31,8 @@ pub struct Sources {
     pub failed: Arc<FailedEndpoints>,
     /// The own cluster's range of virtual addresses.
     pub vip_range: Option<IpNet>,
+    /// The name by which routes know the gateways that take requests from outside, if they do.
+    pub ingress: Option<Arc<str>>,
     /// How old the agreed state is.
     pub agreement: Agreement,
 }
@@ -53,6 +57,8 @@ impl Sources {
             offered: OrdMap::new(),
             coverage: Coverage::Complete,
             agreement: self.agreement.clone(),
+            routes: self.routes(),
+            outside: Outside::of(&self.catalog.outside),
             draining: registry.draining_since(&self.site.cluster),
         };
         let exported = registry.exports().iter().map(|(name, _)| name);
@@ -62,6 +68,11 @@ impl Sources {
             service.into_iter().for_each(|service| view.insert(Arc::new(service)));
         }
         view
+    }
+
+    pub(super) fn routes(&self) -> Routes {
+        let gateway = self.ingress.as_deref();
+        gateway.map(|gateway| Routes::of(&self.catalog.routes, gateway)).unwrap_or_default()
     }
 
     pub(super) fn control_ports(&self) -> Arc<[SocketAddr]> {

@@ -17,6 +17,7 @@ use imbl::ordmap::DiffItem;
 use super::{RemoteCluster, Service, Snapshot, Sources};
 use crate::health::PeerHealth;
 use crate::name::{ClusterName, ServiceName};
+use crate::outside::Outside;
 use crate::registry::exports::Offered;
 use crate::shared::key;
 
@@ -72,6 +73,12 @@ impl<'a> Change<'a> {
             draining: registry.draining_since(&site.cluster),
             ..self.view.clone()
         };
+        if !self.before.catalog.routes.ptr_eq(&self.now.catalog.routes) {
+            next.routes = self.now.routes();
+        }
+        if !self.before.catalog.outside.ptr_eq(&self.now.catalog.outside) {
+            next.outside = Outside::of(&self.now.catalog.outside);
+        }
         if !self.same_nodes() {
             next.control_ports = kept(&self.view.control_ports, self.now.control_ports());
         }

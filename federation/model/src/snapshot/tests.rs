@@ -139,6 +139,7 @@ impl World {
             peers: Arc::new(self.peers.clone()),
             failed: Arc::new(self.failed.clone()),
             vip_range: self.vip_range,
+            ingress: Some("public".into()),
             agreement: self.agreement.clone(),
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use isthmus_model::name::ServiceName;
 use isthmus_model::shared::OrdMap;
-use isthmus_model::snapshot::{Coverage, RemoteBackend, Service, Snapshot};
+use isthmus_model::snapshot::{Coverage, RemoteBackend, Service, Site, Snapshot};
 
 use super::decode::{self, Clusters};
 use super::{QUESTIONS_PER_STREAM_MAX, SERVICES_PER_VIEW_MAX};
@@ -59,18 +59,15 @@ pub fn apply(view: &Snapshot, update: control::Update) -> Result<Snapshot, WireE
         Some(roots) => decode::roots(roots)?,
         None => (view.roots.clone(), view.denied.clone(), view.epoch),
     };
+    let coverage = Coverage::Partial { absent, absent_addresses };
     Ok(Snapshot {
         generation: update.generation,
-        site: view.site.clone(),
         roots,
         denied,
         epoch,
         clusters,
         services,
         vips,
-        homes: OrdMap::new(),
-        offered: OrdMap::new(),
-        coverage: Coverage::Partial { absent, absent_addresses },
         control_ports: match &update.control_ports {
             Some(message) => decode::control_ports(message)?,
             None => view.control_ports.clone(),
@@ -79,7 +76,7 @@ pub fn apply(view: &Snapshot, update: control::Update) -> Result<Snapshot, WireE
             Some(message) => decode::agreement(message)?,
             None => view.agreement.clone(),
         },
-        draining: None,
+        ..Snapshot::empty(Site::clone(&view.site), coverage)
     })
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use isthmus_model::name::ServiceName;
 use isthmus_model::shared::OrdMap;
-use isthmus_model::snapshot::{Coverage, RemoteBackend, Service, Snapshot};
+use isthmus_model::snapshot::{Coverage, RemoteBackend, Service, Site, Snapshot};
 
 use super::{Asked, encode};
 use crate::control;
@@ -56,9 +56,9 @@ fn part(from: &Snapshot, full: &Snapshot, asked: &Asked) -> Snapshot {
     }
     let vips: OrdMap<IpAddr, ServiceName> =
         services.values().filter_map(|service| Some((service.vip?, service.name.clone()))).collect();
+    let coverage = Coverage::Partial { absent, absent_addresses };
     Snapshot {
         generation: full.generation,
-        site: full.site.clone(),
         roots: full.roots.clone(),
         denied: full.denied.clone(),
         epoch: full.epoch,
@@ -66,11 +66,8 @@ fn part(from: &Snapshot, full: &Snapshot, asked: &Asked) -> Snapshot {
         clusters: full.clusters.clone(),
         services,
         vips,
-        homes: OrdMap::new(),
-        offered: OrdMap::new(),
-        coverage: Coverage::Partial { absent, absent_addresses },
         agreement: full.agreement.clone(),
-        draining: None,
+        ..Snapshot::empty(Site::clone(&full.site), coverage)
     }
 }
 

@@ -26,6 +26,44 @@ const CATALOG_KINDS: &[(&str, &str, &[&str], &str, Kind)] = &[
         "multicluster.x-k8s.io/v1beta1",
         Kind::ServiceExport,
     ),
+    ("gateway.networking.k8s.io", "HTTPRoute", &["v1", "v1beta1"], "gateway.networking.k8s.io/v1", Kind::HttpRoute),
+    (
+        "networking.istio.io",
+        "ServiceEntry",
+        &["v1", "v1beta1", "v1alpha3"],
+        "networking.istio.io/v1",
+        Kind::ServiceEntry,
+    ),
+];
+
+/// Kinds of the same groups that are kinds, and that nothing here understands.
+const UNSUPPORTED_KINDS: &[(&str, &[&str])] = &[
+    (
+        "gateway.networking.k8s.io",
+        &[
+            "BackendTLSPolicy",
+            "GRPCRoute",
+            "Gateway",
+            "GatewayClass",
+            "ReferenceGrant",
+            "TCPRoute",
+            "TLSRoute",
+            "UDPRoute",
+        ],
+    ),
+    (
+        "networking.istio.io",
+        &[
+            "DestinationRule",
+            "EnvoyFilter",
+            "Gateway",
+            "ProxyConfig",
+            "Sidecar",
+            "VirtualService",
+            "WorkloadEntry",
+            "WorkloadGroup",
+        ],
+    ),
 ];
 
 /// Kinds that applications are deployed with and that say nothing about who can be reached. Listed one by one
@@ -76,6 +114,9 @@ pub(super) fn classify(api_version: &str, kind: &str) -> Class {
     if UNUSED_KINDS.iter().any(|(g, kinds)| *g == group && kinds.contains(&kind)) {
         return Class::Unused;
     }
+    if UNSUPPORTED_KINDS.iter().any(|(g, kinds)| *g == group && kinds.contains(&kind)) {
+        return Class::Unknown;
+    }
     if CATALOG_KINDS.iter().any(|(g, ..)| *g == group) { Class::Misspelt } else { Class::Unknown }
 }
 
@@ -98,6 +139,10 @@ mod tests {
             ("v1", "Servce", Class::Misspelt),
             ("v1", "service", Class::Misspelt),
             ("multicluster.x-k8s.io/v1beta1", "ServiceExprot", Class::Misspelt),
+            ("gateway.networking.k8s.io/v1", "HTTPRoute", Class::Catalog(Kind::HttpRoute)),
+            ("gateway.networking.k8s.io/v1", "Gateway", Class::Unknown),
+            ("networking.istio.io/v1", "VirtualService", Class::Unknown),
+            ("networking.istio.io/v1", "ServiceEntri", Class::Misspelt),
         ] {
             assert_eq!(classify(api_version, kind), class, "{api_version} {kind}");
         }

@@ -5,15 +5,19 @@
 //! service) is the catalog's to report.
 
 mod endpoint_slice;
+pub(crate) mod http_route;
 mod kinds;
 mod service;
+pub(crate) mod service_entry;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+use isthmus_model::http_route::HttpRoute;
 use isthmus_model::name::Label;
+use isthmus_model::outside::OutsideHosts;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
@@ -41,6 +45,10 @@ pub enum Kind {
     EndpointSlice,
     /// `multicluster.x-k8s.io` ServiceExport (KEP-1645).
     ServiceExport,
+    /// `gateway.networking.k8s.io` HTTPRoute.
+    HttpRoute,
+    /// `networking.istio.io` ServiceEntry.
+    ServiceEntry,
 }
 
 /// What an object is known by.
@@ -66,6 +74,8 @@ pub(crate) enum Object {
     Service(ServiceRecord),
     EndpointSlice(SliceRecord),
     ServiceExport,
+    HttpRoute(HttpRoute),
+    ServiceEntry(OutsideHosts),
 }
 
 /// What a site allows in its manifests, and how it reads them.
@@ -75,6 +85,8 @@ pub struct Rules {
     pub allow_loopback: bool,
     /// Where the gateway itself listens: no endpoint is there, or whoever writes manifests could have it call itself.
     pub own: OwnListeners,
+    /// The name by which routes know the gateways that take requests from outside, if they do.
+    pub ingress: Option<String>,
     /// Ports of services whose bytes are not looked at when the Service does not say what they are.
     pub opaque_ports: BTreeSet<u16>,
 }
@@ -180,11 +192,11 @@ pub(crate) fn subject(manifest: &Value) -> Result<Subject, Remark> {
     Ok(Subject::Known(ObjectKey { kind, namespace, name }))
 }
 
-/// Services share their name with DNS labels; EndpointSlices may be subdomains.
+/// Services share their name with DNS labels; the others may be subdomains.
 fn check_name(kind: Kind, name: &str) -> Result<(), Remark> {
     match kind {
         Kind::Service | Kind::ServiceExport => label("metadata.name", name).map(|_| ()),
-        Kind::EndpointSlice => {
+        Kind::EndpointSlice | Kind::HttpRoute | Kind::ServiceEntry => {
             let valid = name.len() <= OBJECT_NAME_LEN_MAX && name.split('.').all(|part| Label::from_str(part).is_ok());
             let error = || Remark::about(name, format!("metadata.name: {name:?} is not an RFC 1123 subdomain"));
             if valid { Ok(()) } else { Err(error()) }
@@ -218,6 +230,14 @@ pub(crate) fn check(
         Kind::ServiceExport => {
             let _: ServiceExport = typed(manifest, warnings)?;
             Ok(Object::ServiceExport)
+        }
+        Kind::HttpRoute => {
+            let route: http_route::Manifest = typed(manifest, warnings)?;
+            http_route::reduce(route, &key.namespace, rules, warnings).map(Object::HttpRoute)
+        }
+        Kind::ServiceEntry => {
+            let entry: service_entry::Manifest = typed(manifest, warnings)?;
+            service_entry::reduce(entry, rules).map(Object::ServiceEntry)
         }
     }
 }

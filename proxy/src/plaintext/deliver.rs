@@ -1,15 +1,17 @@
-//! From what was admitted to the application.
+//! From what may go on to an application, in the clear, or to a host outside.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::header::HOST;
+use http::uri::Authority;
 use http::{Request, Response, StatusCode};
 use hyper::ext::Protocol;
 use isthmus_model::catalog::AppProtocol;
+use isthmus_model::http_route::Scheme;
 use isthmus_model::spiffe::SpiffeId;
 
-use super::admission::Admitted;
+use super::AppError;
 use crate::accept::Lifetime;
 use crate::limits::Entry;
 use crate::message::Received;
@@ -20,30 +22,42 @@ use crate::message::fields::{
 };
 use crate::message::upgrade::Asked;
 use crate::message::{Body, reply};
-use crate::plaintext::AppError;
 use crate::plane::DataPlane;
 
-/// Who calls.
+/// Whose requests they are, as the application is told.
 #[derive(Clone, Debug)]
-pub(super) enum Caller {
+pub(crate) enum Caller {
     /// A workload or gateway that proved itself.
     Peer(SpiffeId),
     /// Nobody knows; from where.
     Stranger(IpAddr),
+    /// It is told nothing: it is none of ours.
+    Untold,
+}
+
+/// A request that may go on.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Admitted {
+    /// Where the application listens, best first. Never empty.
+    pub(crate) targets: Vec<SocketAddr>,
+    /// How it is spoken to.
+    pub(crate) protocol: AppProtocol,
+    /// How it is called, in canonical form, whatever the peer wrote.
+    pub(crate) authority: Authority,
 }
 
 /// A connection or session, as what comes on it is passed on.
-pub(super) struct Arrival {
-    pub(super) plane: DataPlane,
-    pub(super) caller: Caller,
-    pub(super) life: Lifetime,
+pub(crate) struct Arrival {
+    pub(crate) plane: DataPlane,
+    pub(crate) caller: Caller,
+    pub(crate) life: Lifetime,
     /// Held by tunnels that outlive what they came on.
-    pub(super) entry: Option<Arc<Entry>>,
+    pub(crate) entry: Option<Arc<Entry>>,
 }
 
 impl Arrival {
     /// Passes the request on, and joins the two streams if both sides want that.
-    pub(super) async fn exchange(&self, admitted: &Admitted, mut request: Request<Received>) -> Response<Body> {
+    pub(crate) async fn exchange(&self, admitted: &Admitted, mut request: Request<Received>) -> Response<Body> {
         let asked = Asked::take(&mut request);
         let response = self.forward(admitted, request).await;
         match asked {
@@ -67,7 +81,8 @@ impl Arrival {
             Caller::Peer(peer) => {
                 set_client_certificate(&mut parts.headers, self.plane.identity().id().as_ref(), peer);
             }
-            Caller::Stranger(from) => enter_at_edge(&mut parts.headers, *from),
+            Caller::Stranger(from) => enter_at_edge(&mut parts.headers, *from, Scheme::Http),
+            Caller::Untold => {}
         }
         // The authority says it.
         parts.headers.remove(HOST);

@@ -1,0 +1,72 @@
+//! Requests from outside: the listeners, and their certificates as the files change.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use isthmus_identity::PublicCertificates;
+use isthmus_proxy::DataPlane;
+use isthmus_proxy::accept::patiently;
+use isthmus_proxy::ingress::{IngressListener, Security};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Ingress;
+
+/// How often the certificates' files are looked at. A renewed one is there weeks before the old one ends.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Files and when each was written, and how long it is.
+type Stamps = BTreeMap<PathBuf, (Option<SystemTime>, u64)>;
+
+/// Starts taking requests. When this returns, the listeners are bound and served.
+///
+/// # Errors
+/// Certificates that cannot be used, or an address that cannot be listened on.
+pub async fn start(
+    config: &Ingress,
+    plane: &DataPlane,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let certificates = PublicCertificates::default();
+    let stamps = stamps(&config.certificates);
+    certificates.read(&config.certificates).context("ingress.certificates")?;
+    let secure = Security::Tls(certificates.clone());
+    let clear = config.http.map(|address| (address, Security::None));
+    for (address, security) in [(config.https, secure)].into_iter().chain(clear) {
+        let bind = async || IngressListener::bind(address, plane.clone(), security.clone());
+        let listener = patiently(bind).await.context("ingress")?;
+        tasks.spawn(listener.serve(shutdown.clone()));
+    }
+    let (directory, shutdown) = (config.certificates.clone(), shutdown.clone());
+    tasks.spawn(async move { shutdown.run_until_cancelled(follow(directory, certificates, stamps)).await });
+    Ok(())
+}
+
+/// Reads the certificates again when their files have changed. Those that cannot be used are told once, and the earlier ones stay.
+async fn follow(directory: PathBuf, certificates: PublicCertificates, mut known: Stamps) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let now = stamps(&directory);
+        if now == known {
+            continue;
+        }
+        known = now;
+        match certificates.read(&directory) {
+            Ok(count) => tracing::info!(count, "the certificates for requests from outside were read again"),
+            Err(error) => tracing::warn!(%error, "the certificates for requests from outside stay as they were"),
+        }
+    }
+}
+
+/// The state of a directory, as far as it can be read. Links are followed: secrets that are mounted are behind them.
+fn stamps(directory: &Path) -> Stamps {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let stamp = |path: PathBuf| {
+        let metadata = std::fs::metadata(&path).ok()?;
+        Some((path, (metadata.modified().ok(), metadata.len())))
+    };
+    entries.filter_map(|entry| stamp(entry.path())).collect()
+}

@@ -1,0 +1,126 @@
+//! The listeners for clients from outside.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use isthmus_identity::PublicCertificates;
+use isthmus_model::http_route::Scheme;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::request::{Visitor, answer};
+use crate::accept::{Accepted, Accepting, BindError};
+use crate::detect::{Heard, Hearing, Opening};
+use crate::handshake;
+use crate::limits::Pending;
+use crate::message::server::{Carries, HEAD_WITHIN, serve_http1, serve_http2};
+use crate::metrics::{Direction, Reason, ReasonLabels};
+use crate::plane::DataPlane;
+use crate::tcp::{Prefixed, give_up_unread};
+
+/// How long a client may leave unread what it was sent: as long as nginx's `send_timeout`.
+const UNREAD_MAX: Duration = Duration::from_secs(60);
+
+/// How a listener speaks HTTP.
+#[derive(Clone, Debug)]
+pub enum Security {
+    /// Over TLS, with these certificates.
+    Tls(PublicCertificates),
+    /// In the clear.
+    None,
+}
+
+impl Security {
+    fn scheme(&self) -> Scheme {
+        match self {
+            Self::Tls(_) => Scheme::Https,
+            Self::None => Scheme::Http,
+        }
+    }
+}
+
+/// A bound listener for clients from outside.
+pub struct IngressListener {
+    accepting: Accepting,
+    plane: DataPlane,
+    security: Security,
+}
+
+impl IngressListener {
+    /// Binds. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub fn bind(address: SocketAddr, plane: DataPlane, security: Security) -> Result<Self, BindError> {
+        Ok(Self { accepting: Accepting::bind(address, Direction::Ingress)?, plane, security })
+    }
+
+    /// The bound address.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.accepting.local_addr()
+    }
+
+    /// Serves until `shutdown`, then lets requests under way finish.
+    pub async fn serve(self, shutdown: CancellationToken) {
+        let Self { accepting, plane, security } = self;
+        let metrics = plane.metrics().clone();
+        let tls = match &security {
+            Security::Tls(certificates) => Some(TlsAcceptor::from(certificates.server_config(&[b"h2", b"http/1.1"]))),
+            Security::None => None,
+        };
+        let handle = |accepted| {
+            let (plane, security, tls) = (plane.clone(), security.clone(), tls.clone());
+            async move { Box::pin(connection(plane, security, tls, accepted)).await }
+        };
+        accepting.run(&metrics, shutdown, handle).await;
+    }
+}
+
+async fn connection(plane: DataPlane, security: Security, tls: Option<TlsAcceptor>, accepted: Accepted) {
+    let Accepted { stream, peer, gate, life, entry } = accepted;
+    give_up_unread(&stream, UNREAD_MAX);
+    let (drain, scheme, from) = (life.drain.clone(), security.scheme(), peer.ip().to_canonical());
+    let visitor = |name| Visitor { plane: plane.clone(), security: security.clone(), scheme, name, from, life, entry };
+    let Some(tls) = tls else {
+        return Box::pin(serve(visitor(None), stream, gate.pend(), &drain)).await;
+    };
+    let handshake = tokio::select! {
+        handshake = handshake::accept_new(&tls, stream, gate.pend(), plane.metrics()) => handshake,
+        () = drain.cancelled() => return,
+    };
+    let Some(tls) = handshake else { return };
+    let name = tls.get_ref().1.server_name().map(str::to_ascii_lowercase);
+    Box::pin(serve(visitor(name), tls, gate.pend(), &drain)).await;
+}
+
+/// Serves HTTP, whichever version the client opens with. A client that was let in and says nothing is pending as a new one is.
+async fn serve<S>(visitor: Visitor, mut stream: S, pending: Pending, drain: &CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut hearing = Hearing::new(None);
+    let opened = tokio::select! {
+        opened = hearing.http(&mut stream, HEAD_WITHIN) => opened,
+        () = pending.displaced() => {
+            visitor.plane.metrics().refused.get_or_create(&ReasonLabels { reason: Reason::Displaced }).inc();
+            return;
+        }
+        () = drain.cancelled() => return,
+    };
+    drop(pending);
+    if opened.is_err() {
+        return;
+    }
+    let Heard { opening, read, .. } = hearing.heard();
+    let (visitor, stream) = (Arc::new(visitor), Prefixed::new(read, stream));
+    if opening == Opening::Http2 {
+        let ending = drain.clone();
+        let answer = move |request| answer(visitor.clone(), request);
+        serve_http2(stream, Carries::One, async move { ending.cancelled().await }, answer).await;
+    } else {
+        serve_http1(stream, drain, |request| answer(visitor.clone(), request)).await;
+    }
+}

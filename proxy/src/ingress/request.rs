@@ -1,0 +1,239 @@
+//! One request from outside: which rule holds for it, and what becomes of it.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::{CONNECTION, HOST, LOCATION};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use isthmus_model::http_route::{self, HeaderChange, PathMatch, PathRewrite, Redirect, Rule, Scheme};
+use isthmus_model::path::canonical;
+use tokio::time::timeout;
+
+use super::listener::Security;
+use crate::accept::Lifetime;
+use crate::limits::Entry;
+use crate::message::authority::{Authority, requested};
+use crate::message::fields::{enter_at_edge, say_called, strip_hop_by_hop};
+use crate::message::upgrade::{Asked, is_tunnel};
+use crate::message::{Body, Received, reply};
+use crate::metrics::Direction;
+use crate::outbound::{Answer, Target, exchange, target};
+use crate::plane::DataPlane;
+
+/// A client's connection, as its requests see it.
+pub(super) struct Visitor {
+    pub(super) plane: DataPlane,
+    pub(super) security: Security,
+    pub(super) scheme: Scheme,
+    /// The server name that it asked for.
+    pub(super) name: Option<String>,
+    pub(super) from: IpAddr,
+    pub(super) life: Lifetime,
+    /// Held by websockets that outlive the HTTP connection.
+    pub(super) entry: Arc<Entry>,
+}
+
+/// A request that goes no further, and what the client is told of it.
+struct Refusal(StatusCode, Cow<'static, str>);
+
+impl Refusal {
+    fn new(status: StatusCode, text: &'static str) -> Self {
+        Self(status, text.into())
+    }
+}
+
+/// What a request asks for, in canonical form.
+struct Asking {
+    host: String,
+    /// The port that the client called.
+    port: u16,
+    path: String,
+    query: Option<String>,
+}
+
+/// Answers one request.
+pub(super) async fn answer(visitor: Arc<Visitor>, request: Request<Received>) -> Response<Body> {
+    let (started, version) = (Instant::now(), request.version());
+    let (service, answer) = match Box::pin(visitor.serve(request)).await {
+        Ok((service, answer)) => (service, answer),
+        Err(Refusal(status, text)) => {
+            let mut response = reply::text(status, &text);
+            if version < Version::HTTP_2 && status == StatusCode::BAD_REQUEST {
+                // What follows on the connection is not where we think it is.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            (String::new(), response.into())
+        }
+    };
+    let Answer { response, cluster } = answer;
+    let cluster = cluster.map(String::from).unwrap_or_default();
+    let metrics = visitor.plane.metrics();
+    metrics.request(Direction::Ingress, service, cluster, response.status(), started.elapsed());
+    response
+}
+
+impl Visitor {
+    /// The service's name, for metrics, and the answer.
+    async fn serve(&self, mut request: Request<Received>) -> Result<(String, Answer), Refusal> {
+        let asking = self.asking(&mut request)?;
+        let routes = self.plane.snapshot().routes.clone();
+        let seen = Seen { asking: &asking, request: &request };
+        let Some((rule, matched)) = routes.find(self.scheme, &asking.host, &seen) else {
+            return Err(Refusal::new(StatusCode::NOT_FOUND, "no route matches"));
+        };
+        if let http_route::Action::Redirect(redirect) = &rule.action {
+            return Ok((String::new(), self.redirect(redirect, &asking, matched)?.into()));
+        }
+        let target = self.target(rule).await?;
+        let service = target.service.name.to_string();
+        let asked = Asked::take(&mut request);
+        // First what the client nominates: it must not nominate what is said here.
+        strip_hop_by_hop(request.headers_mut());
+        enter_at_edge(request.headers_mut(), self.from, self.scheme);
+        say_called(request.headers_mut(), &asking.host, asking.port);
+        change(request.headers_mut(), &rule.request_headers);
+        let path = rule.rewrite.as_ref().map(|rewrite| rewrite.apply(matched, &asking.path));
+        *request.uri_mut() = passed_on(path.as_deref().unwrap_or(&asking.path), asking.query.as_deref())?;
+        let sending = exchange::send(&self.plane, &target, request);
+        let answer = match rule.timeout {
+            Some(within) => timeout(within, sending)
+                .await
+                .map_err(|_| Refusal::new(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time"))?,
+            None => sending.await,
+        };
+        let Some(cluster) = answer.cluster else {
+            let status = answer.response.status();
+            tracing::debug!(service, %status, "a request from outside was not answered");
+            return Err(Refusal(status, status.canonical_reason().unwrap_or("not answered").to_lowercase().into()));
+        };
+        let mut response = answer.response;
+        change(response.headers_mut(), &rule.response_headers);
+        if let Some(asked) = asked {
+            response = asked.answer(response, &self.life, Some(self.entry.clone()));
+        }
+        Ok((service, Answer { response, cluster: Some(cluster) }))
+    }
+
+    /// Reads whom and what the request is for, and brings it into the form that requests have here.
+    fn asking(&self, request: &mut Request<Received>) -> Result<Asking, Refusal> {
+        let bad = |error: &dyn std::fmt::Display| Refusal(StatusCode::BAD_REQUEST, error.to_string().into());
+        if is_tunnel(request) {
+            return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this is no proxy: it takes no CONNECT"));
+        }
+        let (scheme, mut uri) = (self.scheme.text(), request.uri().clone().into_parts());
+        if uri.scheme.as_ref().is_some_and(|given| given.as_str() == scheme) {
+            uri.scheme = Some(http::uri::Scheme::HTTP);
+            *request.uri_mut() = Uri::from_parts(uri).map_err(|error| bad(&error))?;
+        }
+        let Authority { host, .. } = requested(request).map_err(|error| bad(&error))?;
+        if let Security::Tls(certificates) = &self.security
+            && !self.name.as_deref().is_some_and(|name| certificates.covers(name, &host))
+        {
+            return Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, "this connection is for another host"));
+        }
+        let path = canonical(request.uri().path()).map_err(|error| bad(&error))?.into_owned();
+        let port = called_port(request).unwrap_or(self.scheme.default_port());
+        Ok(Asking { host, port, path, query: request.uri().query().map(str::to_owned) })
+    }
+
+    /// The service that the rule sends this request to.
+    async fn target(&self, rule: &Rule) -> Result<Target, Refusal> {
+        let unavailable = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the service is not available");
+        let backend = rule.backend(self.plane.balancer().random()).ok_or_else(unavailable)?;
+        let found = self.plane.find_service(&backend.service, backend.port).await;
+        let target = target(found, &backend.service.host(), backend.port).map_err(|error| {
+            tracing::debug!(%error, "a route leads nowhere");
+            unavailable()
+        })?;
+        if target.port.protocol == isthmus_model::catalog::AppProtocol::Tcp {
+            tracing::debug!(service = %backend.service, port = backend.port, "a route leads to a port that does not speak HTTP");
+            return Err(unavailable());
+        }
+        Ok(target)
+    }
+
+    fn redirect(&self, to: &Redirect, asking: &Asking, matched: &PathMatch) -> Result<Response<Body>, Refusal> {
+        let scheme = to.scheme.unwrap_or(self.scheme);
+        let port = to.port.unwrap_or(if to.scheme.is_some() { scheme.default_port() } else { asking.port });
+        let host = to.host.as_deref().unwrap_or(&asking.host);
+        let path = to.path.as_ref().map(|rewrite: &PathRewrite| rewrite.apply(matched, &asking.path));
+        let path = passed_on(path.as_deref().unwrap_or(&asking.path), asking.query.as_deref())?;
+        let port = if port == scheme.default_port() { String::new() } else { format!(":{port}") };
+        let location = HeaderValue::try_from(format!("{}://{host}{port}{path}", scheme.text()));
+        let location = location.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "the location cannot be written"))?;
+        let mut response = reply::empty(StatusCode::from_u16(to.status).unwrap_or(StatusCode::FOUND));
+        response.headers_mut().insert(LOCATION, location);
+        Ok(response)
+    }
+}
+
+/// The port that the client wrote, in the target or in `Host`.
+fn called_port(request: &Request<Received>) -> Option<u16> {
+    if let Some(authority) = request.uri().authority() {
+        return authority.port_u16();
+    }
+    let host = request.headers().get(HOST)?.to_str().ok()?;
+    Authority::parse(host, None).ok().map(|authority| authority.port)
+}
+
+/// A target in origin form.
+fn passed_on(path: &str, query: Option<&str>) -> Result<Uri, Refusal> {
+    let target = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let target = PathAndQuery::try_from(target);
+    target.map(Uri::from).map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "the path cannot be written"))
+}
+
+/// Changes headers as a rule says. Its names and values were checked when it was read.
+fn change(headers: &mut HeaderMap, change: &HeaderChange) {
+    let read = |name: &str, value: &str| Some((name.parse::<HeaderName>().ok()?, HeaderValue::from_str(value).ok()?));
+    for (name, value) in change.set.iter().filter_map(|field| read(&field.name, &field.value)) {
+        headers.insert(name, value);
+    }
+    for (name, value) in change.add.iter().filter_map(|field| read(&field.name, &field.value)) {
+        headers.append(name, value);
+    }
+    for name in &change.remove {
+        headers.remove(name.as_str());
+    }
+}
+
+/// A request as rules look at it.
+struct Seen<'a> {
+    asking: &'a Asking,
+    request: &'a Request<Received>,
+}
+
+impl http_route::Request for Seen<'_> {
+    fn path(&self) -> &str {
+        &self.asking.path
+    }
+
+    fn method(&self) -> &str {
+        self.request.method().as_str()
+    }
+
+    fn has_header(&self, name: &str, value: &str) -> bool {
+        let mut fields = self.request.headers().get_all(name).iter();
+        match (fields.next(), fields.next()) {
+            (Some(only), None) => only.as_bytes() == value.as_bytes(),
+            (Some(_), Some(_)) => {
+                let all: Vec<&[u8]> = self.request.headers().get_all(name).iter().map(HeaderValue::as_bytes).collect();
+                all.join(&b","[..]) == value.as_bytes()
+            }
+            (None, _) => false,
+        }
+    }
+
+    fn has_parameter(&self, name: &str, value: &str) -> bool {
+        let pairs = self.asking.query.as_deref().unwrap_or_default().split('&');
+        let mut found =
+            pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).filter(|(known, _)| *known == name);
+        found.next().is_some_and(|(_, known)| known == value)
+    }
+}
