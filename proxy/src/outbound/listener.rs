@@ -86,33 +86,44 @@ impl OutboundListener {
         };
         let handle = |accepted| {
             let (plane, mode, forwarded, exit) = (plane.clone(), mode.clone(), forwarded.clone(), exit.clone());
-            async move { Box::pin(connection(plane, mode, forwarded, exit, accepted)).await }
+            connection(plane, mode, forwarded, exit, accepted)
         };
         accepting.run(&metrics, shutdown, handle).await;
     }
 }
 
-async fn connection(plane: DataPlane, mode: Mode, forwarded: Forwarded, exit: Option<Exit>, accepted: Accepted) {
+/// What is done with a connection. Each way is boxed by itself, so that a connection holds no more than its own takes: idle ones are
+/// most of a data plane's memory.
+fn connection(
+    plane: DataPlane,
+    mode: Mode,
+    forwarded: Forwarded,
+    exit: Option<Exit>,
+    accepted: Accepted,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     match mode {
-        Mode::Service { name, port } => {
-            let found = plane.find_service(&name, port).await;
-            match target(found, &name.host(), port) {
-                Ok(target) => {
-                    let stranger = Some(accepted.peer.ip());
-                    for_target(plane, target, stranger, accepted).await;
-                }
-                Err(error) => tracing::debug!(%error, peer = %accepted.peer, "connection closed"),
-            }
-        }
+        Mode::Service { name, port } => Box::pin(service(plane, name, port, accepted)),
         Mode::Proxy => match original::destination(&accepted.stream) {
-            Some(original) => redirected(plane, original, forwarded, accepted).await,
-            None => http(plane, Scope::Federation, None, accepted).await,
+            Some(original) => Box::pin(redirected(plane, original, forwarded, accepted)),
+            None => http(plane, Scope::Federation, None, accepted),
         },
         Mode::Egress { .. } => {
             let (mut client, stream) = client(plane, Scope::Federation, Some(accepted.peer.ip()), accepted);
             client.exit = exit;
-            http_on(client, stream).await;
+            serve(client, stream)
         }
+    }
+}
+
+/// A connection to the address that stands for a service's port.
+async fn service(plane: DataPlane, name: ServiceName, port: u16, accepted: Accepted) {
+    let found = plane.find_service(&name, port).await;
+    match target(found, &name.host(), port) {
+        Ok(target) => {
+            let stranger = Some(accepted.peer.ip());
+            for_target(plane, target, stranger, accepted).await;
+        }
+        Err(error) => tracing::debug!(%error, peer = %accepted.peer, "connection closed"),
     }
 }
 
@@ -120,10 +131,10 @@ async fn connection(plane: DataPlane, mode: Mode, forwarded: Forwarded, exit: Op
 async fn redirected(plane: DataPlane, original: SocketAddr, forwarded: Forwarded, accepted: Accepted) {
     match plane.find_address(original).await {
         Found::Service(service, port) => for_target(plane, Target { service, port }, None, accepted).await,
-        Found::NotFound | Found::NotOurs => forwarded.forward(original, accepted).await,
+        Found::NotFound | Found::NotOurs => Box::pin(forwarded.forward(original, accepted)).await,
         // A gateway that does not answer must not cut a workload off from everything else. A virtual
         // address that nobody knows leads nowhere by itself.
-        Found::Unasked(_) => forwarded.forward(original, accepted).await,
+        Found::Unasked(_) => Box::pin(forwarded.forward(original, accepted)).await,
         Found::NoSuchPort(service) => {
             tracing::debug!(service = %service.name, port = original.port(), "no such port: connection closed");
         }
@@ -137,9 +148,9 @@ async fn for_target(plane: DataPlane, target: Target, stranger: Option<IpAddr>, 
         AppProtocol::Http | AppProtocol::Http2 => http(plane, scope(), stranger, accepted).await,
         AppProtocol::Detect => {
             let (client, stream) = client(plane, scope(), stranger, accepted);
-            detected::serve(client, &target, None, stream).await;
+            detected(client, target, None, stream).await;
         }
-        AppProtocol::Tcp => bytes(plane, target, accepted).await,
+        AppProtocol::Tcp => Box::pin(bytes(plane, target, accepted)).await,
     }
 }
 
@@ -157,9 +168,14 @@ async fn bytes(plane: DataPlane, target: Target, accepted: Accepted) {
 }
 
 /// Serves HTTP on a connection of its own.
-async fn http(plane: DataPlane, scope: Scope, stranger: Option<IpAddr>, accepted: Accepted) {
+fn http(
+    plane: DataPlane,
+    scope: Scope,
+    stranger: Option<IpAddr>,
+    accepted: Accepted,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     let (client, stream) = client(plane, scope, stranger, accepted);
-    http_on(client, stream).await;
+    serve(client, stream)
 }
 
 /// An accepted connection, as its requests see it.
@@ -169,7 +185,7 @@ fn client(plane: DataPlane, scope: Scope, stranger: Option<IpAddr>, accepted: Ac
     (Client { plane, scope, stranger, exit: None, within_connect: false, gate, life, entry }, stream)
 }
 
-/// Serves HTTP within a client's CONNECT. Boxed and opaque, because that is a request of `http_on` again.
+/// Serves HTTP. Opaque, because what a CONNECT opens is a connection of its own again.
 pub(super) fn serve<S>(client: Client, stream: S) -> Pin<Box<dyn Future<Output = ()> + Send>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -177,17 +193,17 @@ where
     Box::pin(http_on(client, stream))
 }
 
-/// Serves what a client's CONNECT opened to a port of which nobody knows what it speaks. Boxed for the same reason.
+/// Serves a connection to a port of which nobody knows what it speaks; `opened` is the way there, if there is one already.
 pub(super) fn detected<S>(
     client: Client,
     target: Target,
-    opened: Opened,
+    opened: Option<Opened>,
     stream: S,
 ) -> Pin<Box<dyn Future<Output = ()> + Send>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    Box::pin(async move { detected::serve(client, &target, Some(opened), stream).await })
+    Box::pin(async move { detected::serve(client, &target, opened, stream).await })
 }
 
 /// Serves HTTP, whichever version the client opens with.
@@ -221,8 +237,9 @@ where
     let drain = client.life.drain.clone();
     if is_http2 {
         let handle = move |request| client.clone().answer(request);
-        serve_http2(stream, Carries::One, async move { drain.cancelled().await }, handle).await;
+        Box::pin(serve_http2(stream, Carries::One, async move { drain.cancelled().await }, handle)).await;
     } else {
-        serve_http1(stream, &drain, |request| client.clone().answer(request)).await;
+        // The connection keeps room for one answer under way as long as it lives.
+        serve_http1(stream, &drain, |request| Box::pin(client.clone().answer(request))).await;
     }
 }

@@ -73,7 +73,7 @@ impl Client {
         let (plane, version) = (self.plane.clone(), request.version());
         let connect = is_tunnel(&request);
         let (service, mut answer, refused) = match self.target(&request).await {
-            Ok(target) => (target.service.name.to_string(), Box::pin(self.serve(&target, request)).await, false),
+            Ok(target) => (target.service.name.to_string(), self.serve(&target, request).await, false),
             Err(NoTarget::NotOurs(host)) => match self.outside(&host, request).await {
                 // Not by name: of names below one that is allowed there is no end.
                 Ok(response) => (OUTSIDE.to_owned(), response.into(), false),
@@ -162,7 +162,7 @@ impl Client {
         let (within, target) = (self.within(target), target.clone());
         self.life.spawn(async move {
             match hyper::upgrade::on(request).await {
-                Ok(stream) => listener::detected(within, target, opened, TokioIo::new(stream)).await,
+                Ok(stream) => listener::detected(within, target, Some(opened), TokioIo::new(stream)).await,
                 Err(error) => tracing::debug!(%error, "a CONNECT ended before it began"),
             }
         });

@@ -29,6 +29,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
         let count = self.prefix.len().min(buf.remaining());
         buf.put_slice(&self.prefix[..count]);
         self.prefix.advance(count);
+        if self.prefix.is_empty() {
+            // Not kept as long as the stream lives.
+            self.prefix = Bytes::new();
+        }
         Poll::Ready(Ok(()))
     }
 }
