@@ -221,7 +221,7 @@ async fn attempt_at(
     let sent = match direct {
         Some(address) => {
             let http2 = target.port.protocol == AppProtocol::Http2;
-            let sent = plane.apps().send(address, http2, outgoing.attempt()).await;
+            let sent = plane.apps().send(address, http2, &outgoing.body, || outgoing.attempt()).await;
             sent.map_err(|error| {
                 let sent = !error.never_sent();
                 let failure = match error {

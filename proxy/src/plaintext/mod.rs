@@ -19,6 +19,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use crate::message::authority::check_framing;
+use crate::message::body::Replay;
 use crate::message::server::{HEAD_BYTES_MAX, HEADER_LIST_BYTES_MAX, SEND_BUFFER, SHARED_WINDOW, STREAM_WINDOW};
 use crate::message::{Body, reply, upgrade};
 use crate::tcp::connect;
@@ -31,6 +32,11 @@ pub use kept::{CONNECTIONS_PER_ADDRESS, IDLE_MAX, IDLE_PER_ADDRESS};
 /// How long a connection to an application may take. Longer than a second: where a burst overflows the
 /// application's backlog, which is often short, the kernel tries again after one.
 pub const CONNECT_WITHIN: Duration = Duration::from_millis(2_500);
+
+/// How often one request is sent again that an HTTP/2 application did not look at: it ended the connection with a GOAWAY, as many
+/// do after a number of requests, or refused the stream. All that were on their way meet that at once, and the next
+/// connection may be full again before the last of them is on it.
+pub const TURNED_AWAY_MAX: usize = 8;
 
 /// Why the application gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +65,8 @@ impl AppError {
 pub struct Pool(Arc<Kept>);
 
 impl Pool {
-    /// Sends a request whose target is in absolute form. One that asks for a protocol is in this data plane's form
-    /// ([`upgrade`]), as its response is.
+    /// Sends a request whose target is in absolute form, as `attempt` makes it around `body`. One that asks for a protocol is in
+    /// this data plane's form ([`upgrade`]), as its response is.
     ///
     /// # Errors
     /// See [`AppError`].
@@ -68,9 +74,21 @@ impl Pool {
         &self,
         address: SocketAddr,
         http2: bool,
-        request: Request<Body>,
+        body: &Replay,
+        attempt: impl Fn() -> Request<Body>,
     ) -> Result<Response<Body>, AppError> {
-        if http2 { self.send_http2(address, request).await } else { self.send_http1(address, request).await }
+        if !http2 {
+            return self.send_http1(address, attempt()).await;
+        }
+        for _ in 0..TURNED_AWAY_MAX {
+            match self.send_http2(address, attempt()).await {
+                Err(AppError::Exchange(_, SendError::NotSent(error))) if body.is_intact() => {
+                    tracing::debug!(%address, %error, "the application turned a request away; sent again");
+                }
+                done => return done,
+            }
+        }
+        self.send_http2(address, attempt()).await
     }
 
     async fn send_http1(&self, address: SocketAddr, request: Request<Body>) -> Result<Response<Body>, AppError> {
