@@ -13,6 +13,7 @@ mod failover;
 mod federation;
 mod halves;
 mod hostile;
+mod interop;
 mod introduction;
 mod join;
 mod load;

@@ -230,9 +230,12 @@ async fn attempt_at(
     };
     let sent = match direct {
         Some(address) => {
-            let mut request = outgoing.attempt();
-            take_version(request.headers_mut());
-            let sent = plane.apps().send(address, outgoing.http2, request).await;
+            let attempt = || {
+                let mut request = outgoing.attempt();
+                take_version(request.headers_mut());
+                request
+            };
+            let sent = plane.apps().send(address, outgoing.http2, &outgoing.body, attempt).await;
             sent.map_err(|error| {
                 let sent = !error.never_sent();
                 let failure = match error {

@@ -90,9 +90,11 @@ impl Arrival {
             Ok(uri) => uri,
             Err(error) => return reply::outcome(StatusCode::BAD_REQUEST, &error.to_string(), Outcome::Denied),
         };
-        let body = Replay::once(body);
-        let mut last = reply::outcome(StatusCode::SERVICE_UNAVAILABLE, "no instance", Outcome::NotSent);
-        for target in &admitted.targets {
+        let broken_off = || reply::outcome(StatusCode::BAD_REQUEST, "the request broke off", Outcome::Denied);
+        // Over HTTP/2 it may have to be sent again, when it was under way already.
+        let body = if http2 { Replay::prepare(body).await } else { Ok(Replay::once(body)) };
+        let Ok(body) = body else { return broken_off() };
+        let attempt = || {
             let mut request = Request::new(body.lend());
             *request.method_mut() = parts.method.clone();
             *request.uri_mut() = uri.clone();
@@ -100,15 +102,17 @@ impl Arrival {
             if let Some(protocol) = protocol.clone() {
                 request.extensions_mut().insert(protocol);
             }
-            match self.plane.apps().send(*target, http2, request).await {
+            request
+        };
+        let mut last = reply::outcome(StatusCode::SERVICE_UNAVAILABLE, "no instance", Outcome::NotSent);
+        for target in &admitted.targets {
+            match self.plane.apps().send(*target, http2, &body, attempt).await {
                 Ok(mut response) => {
                     strip_hop_by_hop(response.headers_mut());
                     strip_claims(response.headers_mut());
                     return response;
                 }
-                Err(_) if body.broke() => {
-                    return reply::outcome(StatusCode::BAD_REQUEST, "the request broke off", Outcome::Denied);
-                }
+                Err(_) if body.broke() => return broken_off(),
                 Err(error) if error.never_sent() => {
                     let outcome = if matches!(error, AppError::Crowded(_)) { Outcome::Busy } else { Outcome::NotSent };
                     last = reply::outcome(StatusCode::SERVICE_UNAVAILABLE, &error.to_string(), outcome);

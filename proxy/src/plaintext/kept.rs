@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::client::conn::{http1, http2};
+use tokio::sync::Notify;
 
 use crate::message::Body;
 
@@ -16,6 +18,9 @@ pub const IDLE_MAX: Duration = Duration::from_secs(4);
 pub const IDLE_PER_ADDRESS: usize = 64;
 /// Connections to one address in all.
 pub const CONNECTIONS_PER_ADDRESS: usize = 1_024;
+/// Streams that an HTTP/2 application is assumed to take until it says how many: no fewer are recommended (RFC 9113 §6.5.2), and
+/// hyper assumes the same.
+const STREAMS_ASSUMED: usize = 100;
 /// How long a connection may take to become ready again after a response was read.
 const READY_WITHIN: Duration = Duration::from_secs(1);
 
@@ -29,7 +34,89 @@ struct Host {
     open: usize,
     /// Most recently used last.
     idle: Vec<(Instant, http1::SendRequest<Body>)>,
-    http2: Option<http2::SendRequest<Body>>,
+    /// The first that has room is used, so that the others come to be idle.
+    http2: Vec<Shared>,
+    limit: Limit,
+}
+
+/// Streams that an application takes on one HTTP/2 connection, as far as it has said so.
+#[derive(Clone)]
+struct Limit(Arc<AtomicUsize>);
+
+impl Default for Limit {
+    fn default() -> Self {
+        Self(Arc::new(AtomicUsize::new(STREAMS_ASSUMED)))
+    }
+}
+
+/// An HTTP/2 connection.
+#[derive(Clone)]
+pub(super) struct Shared {
+    sender: http2::SendRequest<Body>,
+    streams: Arc<Streams>,
+}
+
+/// The streams of an HTTP/2 connection.
+pub(super) struct Streams {
+    under_way: AtomicUsize,
+    limit: Limit,
+    answered: AtomicBool,
+    first_answer: Notify,
+}
+
+impl Streams {
+    /// How many the application takes, as far as it has said so.
+    pub(super) fn limit(&self) -> usize {
+        self.limit.0.load(Ordering::Relaxed)
+    }
+
+    /// The application said how many it takes.
+    pub(super) fn set_limit(&self, limit: usize) {
+        self.limit.0.store(limit, Ordering::Relaxed);
+    }
+
+    /// Waits for the first answer: before it, the application has said how many it takes.
+    pub(super) async fn first_answer(&self) {
+        self.first_answer.notified().await;
+    }
+}
+
+/// The place of one stream, as long as it is held.
+pub(super) struct Place(Arc<Streams>);
+
+impl Place {
+    /// The stream was answered.
+    pub(super) fn answered(&self) {
+        if !self.0.answered.swap(true, Ordering::Relaxed) {
+            self.0.first_answer.notify_one();
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    pub(super) fn new(sender: http2::SendRequest<Body>, streams: Arc<Streams>) -> Self {
+        Self { sender, streams }
+    }
+
+    /// Takes a place for one more stream, whether there is room or not.
+    pub(super) fn enter(self) -> (http2::SendRequest<Body>, Place) {
+        self.streams.under_way.fetch_add(1, Ordering::Relaxed);
+        (self.sender, Place(self.streams))
+    }
+
+    fn has_room(&self) -> bool {
+        self.streams.under_way.load(Ordering::Relaxed) < self.streams.limit()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.streams.under_way.load(Ordering::Relaxed) == 0
+    }
 }
 
 impl Kept {
@@ -45,13 +132,28 @@ impl Kept {
         host.idle.pop().map(|(_, sender)| sender)
     }
 
-    /// The HTTP/2 connection, if it is open.
-    pub(super) fn shared(&self, address: SocketAddr) -> Option<http2::SendRequest<Body>> {
-        self.hosts().get(&address)?.http2.clone().filter(|sender| !sender.is_closed())
+    /// A place on an HTTP/2 connection that has room.
+    pub(super) fn shared(&self, address: SocketAddr) -> Option<(http2::SendRequest<Body>, Place)> {
+        let mut hosts = self.hosts();
+        let host = hosts.get_mut(&address)?;
+        // One that is idle is kept for the next burst.
+        let mut spare = false;
+        host.http2.retain(|one| !one.sender.is_closed() && (!one.is_idle() || !std::mem::replace(&mut spare, true)));
+        Some(host.http2.iter().find(|one| one.has_room())?.clone().enter())
     }
 
-    pub(super) fn share(&self, address: SocketAddr, sender: http2::SendRequest<Body>) {
-        self.hosts().entry(address).or_default().http2 = Some(sender);
+    /// What counts the streams of a connection that is about to be opened. What the application said on another one holds there too.
+    pub(super) fn streams(&self, address: SocketAddr) -> Arc<Streams> {
+        let limit = self.hosts().entry(address).or_default().limit.clone();
+        let (under_way, answered) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(Streams { under_way, limit, answered, first_answer: Notify::new() })
+    }
+
+    /// Lets others use a connection, and takes the first place on it.
+    pub(super) fn share(&self, address: SocketAddr, shared: Shared) -> (http2::SendRequest<Body>, Place) {
+        let mut hosts = self.hosts();
+        hosts.entry(address).or_default().http2.push(shared.clone());
+        shared.enter()
     }
 
     /// Counts a connection to be opened; `None` when there are too many.

@@ -1,14 +1,17 @@
 //! Requests in the clear: to the application beside a sidecar, and to instances without one.
 //!
-//! HTTP/1.1 over kept connections, or HTTP/2 with prior knowledge over one. No pings here: an application
-//! may take as long as it wants.
+//! HTTP/1.1 over kept connections, or HTTP/2 with prior knowledge over one, and over further ones when it has as many streams as the
+//! application takes: streams that stay must not hold up all others. No pings here: an application may take as long as it
+//! wants.
 
 pub(crate) mod deliver;
 mod hear_out;
 mod kept;
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,18 +23,24 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use crate::message::authority::check_framing;
+use crate::message::body::Replay;
 use crate::message::server::{HEAD_BYTES_MAX, HEADER_LIST_BYTES_MAX, SEND_BUFFER, SHARED_WINDOW, STREAM_WINDOW};
 use crate::message::{Body, reply, upgrade};
 use crate::tcp::connect;
 use crate::tunnel::{SendError, classify};
 use hear_out::HearOut;
-use kept::{Kept, Slot};
+use kept::{Kept, Place, Shared, Slot};
 
 pub use kept::{CONNECTIONS_PER_ADDRESS, IDLE_MAX, IDLE_PER_ADDRESS};
 
 /// How long a connection to an application may take. Longer than a second: where a burst overflows the
 /// application's backlog, which is often short, the kernel tries again after one.
 pub const CONNECT_WITHIN: Duration = Duration::from_millis(2_500);
+
+/// How often one request is sent again that an HTTP/2 application did not look at: it ended the connection with a GOAWAY, as many
+/// do after a number of requests, or refused the stream. All that were on their way meet that at once, and the next
+/// connection may be full again before the last of them is on it.
+pub const TURNED_AWAY_MAX: usize = 8;
 
 /// Why the application gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -60,8 +69,8 @@ impl AppError {
 pub struct Pool(Arc<Kept>);
 
 impl Pool {
-    /// Sends a request whose target is in absolute form. One that asks for a protocol is in this data plane's form
-    /// ([`upgrade`]), as its response is.
+    /// Sends a request whose target is in absolute form, as `attempt` makes it around `body`. One that asks for a protocol is in
+    /// this data plane's form ([`upgrade`]), as its response is.
     ///
     /// # Errors
     /// See [`AppError`].
@@ -69,9 +78,21 @@ impl Pool {
         &self,
         address: SocketAddr,
         http2: bool,
-        request: Request<Body>,
+        body: &Replay,
+        attempt: impl Fn() -> Request<Body>,
     ) -> Result<Response<Body>, AppError> {
-        if http2 { self.send_http2(address, request).await } else { self.send_http1(address, request).await }
+        if !http2 {
+            return self.send_http1(address, attempt()).await;
+        }
+        for _ in 0..TURNED_AWAY_MAX {
+            match self.send_http2(address, attempt()).await {
+                Err(AppError::Exchange(_, SendError::NotSent(error))) if body.is_intact() => {
+                    tracing::debug!(%address, %error, "the application turned a request away; sent again");
+                }
+                done => return done,
+            }
+        }
+        self.send_http2(address, attempt()).await
     }
 
     async fn send_http1(&self, address: SocketAddr, request: Request<Body>) -> Result<Response<Body>, AppError> {
@@ -122,16 +143,17 @@ impl Pool {
         loop {
             let shared = self.0.shared(address);
             let is_reused = shared.is_some();
-            let mut sender = match shared {
-                Some(sender) => sender,
+            let (mut sender, place) = match shared {
+                Some(shared) => shared,
                 None => self.open_http2(address).await?,
             };
             match sender.try_send_request(request).await {
                 Ok(mut response) => {
+                    place.answered();
                     if asked {
                         upgrade::from_http2(&mut response);
                     }
-                    return Ok(response.map(Body::streamed));
+                    return Ok(response.map(|body| Body::streamed(body).holding(place)));
                 }
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if is_reused => request = unsent,
@@ -144,21 +166,35 @@ impl Pool {
         }
     }
 
-    async fn open_http2(&self, address: SocketAddr) -> Result<http2::SendRequest<Body>, AppError> {
+    async fn open_http2(&self, address: SocketAddr) -> Result<(http2::SendRequest<Body>, Place), AppError> {
         let slot = self.0.open(address).ok_or(AppError::Crowded(address))?;
         let stream = connect(address, CONNECT_WITHIN).await.map_err(|error| AppError::Connect(address, error))?;
+        let streams = self.0.streams(address);
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
+            .initial_max_send_streams(streams.limit())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(SHARED_WINDOW)
             .max_header_list_size(HEADER_LIST_BYTES_MAX)
             .max_send_buf_size(SEND_BUFFER);
         let opened = builder.handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = opened.map_err(|error| AppError::Connect(address, io::Error::other(error)))?;
-        drive(address, slot, connection);
-        self.0.share(address, sender.clone());
-        Ok(sender)
+        let (sender, mut connection) = opened.map_err(|error| AppError::Connect(address, io::Error::other(error)))?;
+        let shared = Shared::new(sender, streams.clone());
+        drive(address, slot, async move {
+            let mut ended = poll_fn(|cx| {
+                let polled = Pin::new(&mut connection).poll(cx);
+                streams.set_limit(connection.current_max_send_streams());
+                polled
+            });
+            tokio::select! {
+                ended = &mut ended => return ended,
+                // Nothing else leads here when the application says how many it takes.
+                () = streams.first_answer() => {}
+            }
+            ended.await
+        });
+        Ok(self.0.share(address, shared))
     }
 }
 

@@ -18,7 +18,7 @@ pub const CONTINUATION: u8 = 9;
 pub const END_STREAM: u8 = 1;
 pub const END_HEADERS: u8 = 4;
 pub const PROTOCOL_ERROR: u32 = 1;
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SOON: Duration = Duration::from_secs(10);
 
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -113,24 +113,34 @@ impl Peer {
     }
 
     async fn wait(&mut self, stream: u32) -> Outcome {
-        loop {
-            let mut head = [0; 9];
-            if self.read.read_exact(&mut head).await.is_err() {
-                return Outcome::Closed;
-            }
-            let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-            let mut payload = vec![0; length];
-            if self.read.read_exact(&mut payload).await.is_err() {
-                return Outcome::Closed;
-            }
+        while let Some(Frame { kind, of, payload, .. }) = read_frame(&mut self.read).await {
             let number = |at: usize| u32::from_be_bytes(payload[at..at + 4].try_into().expect("four bytes"));
-            let of = u32::from_be_bytes(head[5..9].try_into().expect("four bytes"));
-            match head[3] {
+            match kind {
                 GOAWAY => return Outcome::GoAway(number(4)),
                 RST_STREAM if of == stream => return Outcome::Reset(number(0)),
                 HEADERS if of == stream => return Outcome::Answered(payload[0]),
                 _ => {}
             }
         }
+        Outcome::Closed
     }
+}
+
+pub struct Frame {
+    pub kind: u8,
+    pub flags: u8,
+    /// The stream that it is of.
+    pub of: u32,
+    pub payload: Vec<u8>,
+}
+
+/// The next frame; `None` when the connection ended.
+pub async fn read_frame(read: &mut (impl AsyncRead + Unpin)) -> Option<Frame> {
+    let mut head = [0; 9];
+    read.read_exact(&mut head).await.ok()?;
+    let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+    let mut payload = vec![0; length];
+    read.read_exact(&mut payload).await.ok()?;
+    let of = u32::from_be_bytes(head[5..9].try_into().expect("four bytes"));
+    Some(Frame { kind: head[3], flags: head[4], of, payload })
 }
