@@ -15,6 +15,7 @@ mod hostile;
 mod introduction;
 mod join;
 mod load;
+mod load_balancer;
 mod manifests;
 mod membership;
 mod partition;

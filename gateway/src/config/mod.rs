@@ -51,6 +51,8 @@ pub struct GatewayConfig {
     pub manifests: PathBuf,
     /// What it listens on.
     pub listen: Listen,
+    /// Who stands before a listener and says whose connections it passes on.
+    pub proxy_protocol: ProxyProtocol,
     /// Where sidecars of this machine are served without a token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub control_socket: Option<ControlSocketConfig>,
@@ -107,6 +109,14 @@ impl Listen {
             ("readiness", self.readiness),
         ]
     }
+}
+
+/// Load balancers that send the PROXY protocol, by the listener that they stand before. They are trusted in what they say,
+/// and nothing else is taken from their addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ProxyProtocol {
+    /// Before the east-west port.
+    pub east_west: Vec<IpNet>,
 }
 
 /// DNS for names that are not the federation's.

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -140,9 +141,9 @@ async fn for_target(plane: DataPlane, target: Target, stranger: Option<IpAddr>, 
 
 /// Serves HTTP on a connection of its own.
 async fn http(plane: DataPlane, scope: Scope, stranger: Option<IpAddr>, accepted: Accepted) {
-    let Accepted { stream, peer: _, gate, life, entry } = accepted;
+    let Accepted { stream, peer: _, life, entry } = accepted;
     give_up_unread(&stream, UNREAD_MAX);
-    http_on(Client { plane, scope, stranger, within_connect: false, gate, life, entry }, stream).await;
+    http_on(Client { plane, scope, stranger, within_connect: false, life, entry: Arc::new(entry) }, stream).await;
 }
 
 /// Serves HTTP within a client's CONNECT. Boxed and opaque, because that is a request of `http_on` again.
@@ -158,7 +159,7 @@ async fn http_on<S>(client: Client, mut stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let pending = client.gate.pend();
+    let pending = client.entry.pend();
     let opening = tokio::select! {
         opening = timeout(FIRST_BYTE_WITHIN, opening(&mut stream)) => opening,
         () = pending.displaced() => {

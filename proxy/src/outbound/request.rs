@@ -13,7 +13,7 @@ use super::connect::open;
 use super::target::{NoTarget, Target, target};
 use super::{exchange, listener};
 use crate::accept::Lifetime;
-use crate::limits::{Entry, Gate};
+use crate::limits::Entry;
 use crate::message::authority::{Authority, requested};
 use crate::message::fields::{enter_at_edge, strip_hop_by_hop};
 use crate::message::upgrade::{Asked, is_tunnel};
@@ -39,7 +39,6 @@ pub(super) struct Client {
     pub(super) stranger: Option<IpAddr>,
     /// Whether the connection is itself what a CONNECT opened.
     pub(super) within_connect: bool,
-    pub(super) gate: Gate,
     pub(super) life: Lifetime,
     /// Held by tunnels that outlive the HTTP connection.
     pub(super) entry: Arc<Entry>,
