@@ -295,3 +295,7 @@ fn options() -> Options {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+#[path = "../../../tests/fuzz/manifests.rs"]
+mod manifests;
