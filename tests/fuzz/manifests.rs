@@ -46,10 +46,19 @@ fn holds(bytes: &[u8]) {
     assert!(!reading.is_broken() || !reading.problems.list.is_empty(), "what is not understood is told");
 }
 
+/// JSON without characters that YAML's reader takes only as escapes: they are in strings, if anywhere.
+fn escaped(json: &str) -> String {
+    let escape = |c: char| match u16::try_from(u32::from(c)) {
+        Ok(unit @ 0x7F..) => format!("\\u{unit:04x}"),
+        _ => c.to_string(),
+    };
+    json.chars().map(escape).collect()
+}
+
 /// A single document says the same in JSON.
 fn is_the_same_in_json(text: &str) {
     let Ok(value) = parse::<Value>(&Chunk { line: 1, text }, &options()) else { return };
-    let json = serde_json::to_string(&value).expect("JSON");
+    let json = escaped(&serde_json::to_string(&value).expect("JSON"));
     let (yaml, json) = (reading(text), reading(&json));
     let keys = |reading: &Reading| -> BTreeSet<ObjectKey> { reading.broken.clone() };
     let without_lines = |reading: &Reading| -> Vec<(ObjectKey, Object)> {
