@@ -30,6 +30,14 @@ sim-nightly SEEDS="500":
 sim-hour:
     cargo test --release -p isthmus-federation --test simulation two_hundred -- --ignored --nocapture
 
+# As many inputs as come within the time that `just fuzz` is given
+inputs := "BOLERO_RANDOM_ITERATIONS=1000000000000"
+
+# Fuzz targets, so many seconds for each test of them: all, or one (docs/fuzzing.md)
+fuzz TARGET="" SECONDS="60":
+    {{inputs}} BOLERO_RANDOM_TEST_TIME_MS={{SECONDS}}000 cargo test -p isthmus --test fuzz -- {{TARGET}} --nocapture
+    {{inputs}} BOLERO_RANDOM_TEST_TIME_MS={{SECONDS}}000 cargo test -p isthmus-sources --lib -- document::{{TARGET}} --nocapture
+
 # Figures: how soon it is ready, how fast changes travel, what a lost region costs, what it weighs, what trust costs; `just bench ready` runs one
 bench *NAMES:
     cargo build --release -p isthmus-proxy

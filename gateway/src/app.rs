@@ -94,7 +94,9 @@ impl Gateway {
         join: Option<BearerToken>,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Self> {
-        let east_west = patiently(async || EastWestListener::bind(config.listen.east_west)).await?;
+        let east_west =
+            patiently(async || EastWestListener::bind(config.listen.east_west, &config.proxy_protocol.east_west))
+                .await?;
         let control = patiently(async || ControlListener::bind(config.listen.control)).await?;
         let mut member = enroll(&config, config.advertised(east_west.local_addr()), join).await?;
         let admin = patiently(async || AdminServer::bind(&config).await).await?;

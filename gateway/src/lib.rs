@@ -8,6 +8,8 @@ pub mod config;
 pub mod control;
 pub mod demo;
 pub mod east_west;
+#[cfg(test)]
+mod fixture;
 pub mod ingress;
 pub mod own_identity;
 pub mod peers;

@@ -4,7 +4,6 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -105,12 +104,10 @@ pub struct Accepted {
     pub stream: TcpStream,
     /// Who connected.
     pub peer: SocketAddr,
-    /// The listener's limits, for what is still pending.
-    pub gate: Gate,
     /// When the listener's tasks end.
     pub life: Lifetime,
     /// Held as long as anything of the connection lives, by whoever takes it over: it counts until then.
-    pub entry: Arc<Entry>,
+    pub entry: Entry,
 }
 
 /// When the tasks of a listener end: `drain` asks them to finish; the end of their [`Tasks`] drops them.
@@ -193,7 +190,7 @@ impl Accepting {
     {
         let tasks = Tasks::new(shutdown.clone());
         let labels = DirectionLabels { direction: self.direction };
-        let gate = Gate::new(Limits::LISTENER, metrics.connections.get_or_create_owned(&labels));
+        let gate = Gate::new(Limits::of(self.direction), metrics.connections.get_or_create_owned(&labels));
         let mut short_of = false;
         loop {
             let accepted = tokio::select! {
@@ -214,7 +211,7 @@ impl Accepting {
             };
             short_of = false;
             let entry = match gate.enter(peer.ip()) {
-                Ok(entry) => Arc::new(entry),
+                Ok(entry) => entry,
                 Err(reason) => {
                     metrics.refused.get_or_create(&ReasonLabels { reason }).inc();
                     continue;
@@ -224,7 +221,7 @@ impl Accepting {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "cannot set TCP_NODELAY");
             }
-            let accepted = Accepted { stream, peer, gate: gate.clone(), life: tasks.life().clone(), entry };
+            let accepted = Accepted { stream, peer, life: tasks.life().clone(), entry };
             tasks.life().spawn(handle(accepted));
         }
         drop(self.listener);

@@ -78,6 +78,7 @@ mod tests {
 
     use super::*;
     use crate::limits::{Gate, Limits};
+    use crate::metrics::Direction;
 
     #[tokio::test]
     async fn a_connection_that_says_nothing_and_leaves_is_no_failed_handshake() {
@@ -99,7 +100,9 @@ mod tests {
                 reset(&peer).expect("set");
             }
             drop(peer);
-            let pending = Gate::new(Limits::LISTENER, Gauge::default()).pend();
+            let gate = Gate::new(Limits::of(Direction::Control), Gauge::default());
+            let entry = gate.enter(address.ip()).expect("the first");
+            let pending = entry.pend();
             assert!(accept_new(&tls, stream, pending, &metrics).await.is_none(), "{what}");
             let labels = crate::metrics::ReasonLabels { reason: Reason::Tls };
             assert_eq!(metrics.handshakes_failed.get_or_create(&labels).get(), failed, "{what}");

@@ -1,35 +1,69 @@
-//! How many connections a listener takes, from everyone and from one address, and how many of them may
+//! How many connections a listener takes, from everyone and from one source, and how many of them may
 //! be unproven.
 //!
-//! A connection is *pending* until it has shown who it is (TLS), or that it has anything to say. Pending
-//! ones are kept in order; when there are too many, the oldest makes room. So ten thousand silent
-//! connections displace each other, and a prompt handshake gets through between them.
+//! A connection is *pending* until it has shown who it is (TLS), or that it has anything to say. When there
+//! are too many, those of the source that has the most of them make room, the oldest first. So ten thousand
+//! silent connections displace each other, and a prompt handshake gets through between them.
 
-use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::metrics::gauge::Gauge;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Reason;
+use crate::metrics::{Direction, Reason};
 
 /// Bounds of one listener.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Connections in all. Each costs some tens of kilobytes when busy.
     pub total: usize,
-    /// Connections of one source address. A gateway's address stands for all of its callers, so this is
-    /// not much lower than `total`; it keeps one address from taking everything.
+    /// Connections of one source. A gateway's address stands for all of its callers, so this is
+    /// not much lower than `total`; it keeps one source from taking everything.
     pub per_source: usize,
     /// Connections that are pending.
     pub pending: usize,
+    /// Connections of one source that are pending. Of one that has so many, the oldest makes room.
+    pub pending_per_source: usize,
 }
 
 impl Limits {
-    /// For every listener of the data plane.
-    pub const LISTENER: Self = Self { total: 16_384, per_source: 12_288, pending: 1_024 };
+    /// Half of the room is for others, whatever one source does. The other half is a whole cluster's sidecars that come back
+    /// through one translated address: a handshake takes two round trips.
+    const REACHED_BY_STRANGERS: Self =
+        Self { total: 16_384, per_source: 12_288, pending: 1_024, pending_per_source: 512 };
+    /// A sidecar's only source is the workload beside it.
+    const REACHED_BY_CLIENTS: Self =
+        Self { pending_per_source: Self::REACHED_BY_STRANGERS.pending, ..Self::REACHED_BY_STRANGERS };
+
+    /// For a listener of the data plane.
+    #[must_use]
+    pub const fn of(direction: Direction) -> Self {
+        match direction {
+            Direction::EastWest | Direction::Control | Direction::Inbound | Direction::Ingress => {
+                Self::REACHED_BY_STRANGERS
+            }
+            Direction::Outbound => Self::REACHED_BY_CLIENTS,
+        }
+    }
+}
+
+/// What counts as one source: an IPv4 address, or an IPv6 network of 64 bits, which is the least that a customer is
+/// given (RFC 6177), and as many addresses as its owner likes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Source(IpAddr);
+
+impl Source {
+    /// `::ffff:a.b.c.d` and `a.b.c.d` are one source.
+    fn of(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+            address @ IpAddr::V4(_) => address,
+        })
+    }
 }
 
 /// Counts the connections of one listener.
@@ -42,23 +76,23 @@ struct State {
     /// Shows how many there are.
     open: Gauge,
     counts: Mutex<Counts>,
-    pending: Mutex<VecDeque<(u64, CancellationToken)>>,
+    queues: Mutex<Queues>,
     next: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
     total: usize,
-    /// No longer than `total`: addresses without connections are taken out.
-    by_source: HashMap<IpAddr, usize>,
+    /// No longer than `total`: sources without connections are taken out.
+    by_source: HashMap<Source, usize>,
 }
 
 impl Gate {
     /// A gate that nobody has passed; `open` shows how many did and have not left.
     #[must_use]
     pub fn new(limits: Limits, open: Gauge) -> Self {
-        let (counts, pending, next) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
-        Self(Arc::new(State { limits, open, counts, pending, next }))
+        let (counts, queues, next) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
+        Self(Arc::new(State { limits, open, counts, queues, next }))
     }
 
     /// Lets a connection in.
@@ -66,35 +100,35 @@ impl Gate {
     /// # Errors
     /// Which limit is reached.
     pub fn enter(&self, source: IpAddr) -> Result<Entry, Reason> {
-        // `::ffff:a.b.c.d` and `a.b.c.d` are one source.
-        let source = source.to_canonical();
+        let source = Source::of(source);
         let mut counts = self.0.counts();
         if counts.total >= self.0.limits.total {
             return Err(Reason::Total);
         }
-        let of_source = counts.by_source.entry(source).or_default();
-        if *of_source >= self.0.limits.per_source {
-            return Err(Reason::Source);
-        }
-        *of_source += 1;
+        counts.enter(source, self.0.limits.per_source)?;
         counts.total += 1;
         self.0.open.inc();
         Ok(Entry { gate: self.0.clone(), source })
     }
+}
 
-    /// Counts a connection as pending, at the cost of the one that has been for longest.
-    #[must_use]
-    pub fn pend(&self) -> Pending {
-        let id = self.0.next.fetch_add(1, Ordering::Relaxed);
-        let displaced = CancellationToken::new();
-        let mut pending = self.0.pending();
-        if pending.len() >= self.0.limits.pending
-            && let Some((_, oldest)) = pending.pop_front()
-        {
-            oldest.cancel();
+impl Counts {
+    fn enter(&mut self, source: Source, per_source: usize) -> Result<(), Reason> {
+        let of_source = self.by_source.get(&source).copied().unwrap_or(0);
+        if of_source >= per_source {
+            return Err(Reason::Source);
         }
-        pending.push_back((id, displaced.clone()));
-        Pending { gate: self.0.clone(), id, displaced }
+        self.by_source.insert(source, of_source + 1);
+        Ok(())
+    }
+
+    fn leave(&mut self, source: Source) {
+        if let Some(of_source) = self.by_source.get_mut(&source) {
+            *of_source -= 1;
+            if *of_source == 0 {
+                self.by_source.remove(&source);
+            }
+        }
     }
 }
 
@@ -103,8 +137,8 @@ impl State {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn pending(&self) -> MutexGuard<'_, VecDeque<(u64, CancellationToken)>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -112,7 +146,43 @@ impl State {
 #[derive(Debug)]
 pub struct Entry {
     gate: Arc<State>,
-    source: IpAddr,
+    source: Source,
+}
+
+impl Entry {
+    /// Counts the connection for another source from now on: the one that stands behind a load balancer.
+    ///
+    /// # Errors
+    /// The limit that the other source has reached. The connection then counts where it did.
+    pub fn move_to(&mut self, source: IpAddr) -> Result<(), Reason> {
+        let source = Source::of(source);
+        let mut counts = self.gate.counts();
+        if source != self.source {
+            counts.enter(source, self.gate.limits.per_source)?;
+            counts.leave(self.source);
+            self.source = source;
+        }
+        Ok(())
+    }
+
+    /// Counts the connection as pending. Where there are too many, one that has been for longest makes room: of the same
+    /// source if that has too many, else of the source that has the most.
+    #[must_use]
+    pub fn pend(&self) -> Pending {
+        let limits = &self.gate.limits;
+        let id = self.gate.next.fetch_add(1, Ordering::Relaxed);
+        let displaced = CancellationToken::new();
+        let mut queues = self.gate.queues();
+        if queues.of(self.source) >= limits.pending_per_source {
+            queues.displace(self.source);
+        } else if queues.total >= limits.pending
+            && let Some(fullest) = queues.fullest()
+        {
+            queues.displace(fullest);
+        }
+        queues.change(self.source, |queue| queue.push_back((id, displaced.clone())));
+        Pending { gate: self.gate.clone(), source: self.source, id, displaced }
+    }
 }
 
 impl Drop for Entry {
@@ -120,11 +190,57 @@ impl Drop for Entry {
         let mut counts = self.gate.counts();
         counts.total = counts.total.saturating_sub(1);
         self.gate.open.dec();
-        if let Some(of_source) = counts.by_source.get_mut(&self.source) {
-            *of_source -= 1;
-            if *of_source == 0 {
-                counts.by_source.remove(&self.source);
+        counts.leave(self.source);
+    }
+}
+
+/// Pending connections of one source, the oldest first, by ids that only grow.
+type Queue = VecDeque<(u64, CancellationToken)>;
+
+/// How much of a claim a source has to be the one that makes room: by how many pending connections it has, then by how old
+/// the oldest is.
+type Rank = (usize, Reverse<u64>);
+
+/// The pending connections of all sources.
+#[derive(Debug, Default)]
+struct Queues {
+    total: usize,
+    /// Without empty ones, so that there are no more than `total`.
+    by_source: HashMap<Source, Queue>,
+    /// Each source of `by_source`; ids are nobody else's, so that no two ranks are the same.
+    by_rank: BTreeMap<Rank, Source>,
+}
+
+impl Queues {
+    fn of(&self, source: Source) -> usize {
+        self.by_source.get(&source).map_or(0, Queue::len)
+    }
+
+    fn fullest(&self) -> Option<Source> {
+        self.by_rank.last_key_value().map(|(_, source)| *source)
+    }
+
+    /// Tells the oldest connection of a source to go.
+    fn displace(&mut self, source: Source) {
+        self.change(source, |queue| {
+            if let Some((_, oldest)) = queue.pop_front() {
+                oldest.cancel();
             }
+        });
+    }
+
+    fn change(&mut self, source: Source, change: impl FnOnce(&mut Queue)) {
+        let rank = |queue: &Queue| queue.front().map(|(oldest, _)| (queue.len(), Reverse(*oldest)));
+        let queue = self.by_source.entry(source).or_default();
+        if let Some(rank) = rank(queue) {
+            self.by_rank.remove(&rank);
+        }
+        self.total -= queue.len();
+        change(queue);
+        self.total += queue.len();
+        match rank(queue) {
+            Some(rank) => drop(self.by_rank.insert(rank, source)),
+            None => drop(self.by_source.remove(&source)),
         }
     }
 }
@@ -133,6 +249,7 @@ impl Drop for Entry {
 #[derive(Debug)]
 pub struct Pending {
     gate: Arc<State>,
+    source: Source,
     id: u64,
     displaced: CancellationToken,
 }
@@ -146,11 +263,11 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        let mut pending = self.gate.pending();
-        // Ids only grow from front to back.
-        if let Ok(index) = pending.binary_search_by_key(&self.id, |(id, _)| *id) {
-            pending.remove(index);
-        }
+        self.gate.queues().change(self.source, |queue| {
+            if let Ok(index) = queue.binary_search_by_key(&self.id, |(id, _)| *id) {
+                queue.remove(index);
+            }
+        });
     }
 }
 
@@ -158,36 +275,109 @@ impl Drop for Pending {
 mod tests {
     use super::*;
 
-    const SMALL: Limits = Limits { total: 3, per_source: 2, pending: 2 };
+    const SMALL: Limits = Limits { total: 5, per_source: 3, pending: 3, pending_per_source: 2 };
 
-    #[test]
-    fn connections_are_counted_by_source_and_in_all() {
+    fn gate() -> (Gate, Gauge) {
         let open = Gauge::default();
-        let gate = Gate::new(SMALL, open.clone());
-        let one = IpAddr::from([10, 0, 0, 1]);
-        let mapped = "::ffff:10.0.0.1".parse().expect("valid");
-        let first = gate.enter(one).expect("room");
-        let _second = gate.enter(mapped).expect("room");
-        assert_eq!(gate.enter(one).err(), Some(Reason::Source));
-        let _third = gate.enter([10, 0, 0, 2].into()).expect("room");
-        assert_eq!(gate.enter([10, 0, 0, 3].into()).err(), Some(Reason::Total));
-        drop(first);
-        assert_eq!(open.get(), 2);
-        assert!(gate.enter(one).is_ok());
-        assert_eq!(gate.0.counts().by_source.len(), 2, "sources without connections are forgotten");
+        (Gate::new(SMALL, open.clone()), open)
+    }
+
+    fn ip(host: u8) -> IpAddr {
+        [10, 0, 0, host].into()
+    }
+
+    /// How many connections each source has.
+    fn counted(gate: &Gate) -> BTreeMap<IpAddr, usize> {
+        gate.0.counts().by_source.iter().map(|(source, count)| (source.0, *count)).collect()
     }
 
     #[test]
-    fn the_oldest_pending_makes_room() {
-        let gate = Gate::new(SMALL, Gauge::default());
-        let (first, second) = (gate.pend(), gate.pend());
-        let third = gate.pend();
+    fn connections_are_counted_by_source_and_in_all() {
+        let (gate, open) = gate();
+        let mapped = "::ffff:10.0.0.1".parse().expect("valid");
+        let first = gate.enter(ip(1)).expect("room");
+        let _rest = [gate.enter(mapped).expect("room"), gate.enter(ip(1)).expect("room")];
+        assert_eq!(gate.enter(ip(1)).err(), Some(Reason::Source));
+        let _others = [gate.enter(ip(2)).expect("room"), gate.enter(ip(3)).expect("room")];
+        assert_eq!(gate.enter(ip(4)).err(), Some(Reason::Total));
+        drop(first);
+        assert_eq!(open.get(), 4);
+        assert!(gate.enter(ip(1)).is_ok());
+        assert_eq!(counted(&gate).len(), 3, "sources without connections are forgotten");
+    }
+
+    #[test]
+    fn addresses_of_one_ipv6_network_are_one_source() {
+        let (gate, _) = gate();
+        let enter = |address: &str| gate.enter(address.parse().expect("valid"));
+        let _held = ["2001:db8::1", "2001:db8::2", "2001:db8::ffff:1:2:3"].map(|address| enter(address).expect("room"));
+        assert_eq!(enter("2001:db8::4").err(), Some(Reason::Source));
+        assert!(enter("2001:db8:0:1::1").is_ok());
+    }
+
+    #[test]
+    fn a_connection_counts_for_the_source_behind_a_load_balancer_once_that_is_known() {
+        let (gate, open) = gate();
+        let balancer = ip(9);
+        let mut moved: Vec<Entry> = Vec::new();
+        for _ in 0..3 {
+            let mut entry = gate.enter(balancer).expect("those before are counted elsewhere");
+            entry.move_to(ip(1)).expect("room");
+            moved.push(entry);
+        }
+        assert_eq!(counted(&gate), BTreeMap::from([(ip(1), 3)]));
+        let mut refused = gate.enter(balancer).expect("room");
+        assert_eq!(refused.move_to(ip(1)), Err(Reason::Source), "its own limit, not the load balancer's");
+        assert_eq!(counted(&gate), BTreeMap::from([(ip(1), 3), (balancer, 1)]));
+        moved[0].move_to(ip(1)).expect("it is there already");
+        drop((moved, refused));
+        assert_eq!((open.get(), counted(&gate).len()), (0, 0));
+    }
+
+    #[test]
+    fn the_oldest_pending_of_a_source_that_has_too_many_makes_room() {
+        let (gate, _) = gate();
+        let (one, other) = (gate.enter(ip(1)).expect("room"), gate.enter(ip(2)).expect("room"));
+        let (first, second, neighbour) = (one.pend(), one.pend(), other.pend());
+        let third = one.pend();
         assert!(first.displaced.is_cancelled());
-        assert!(!second.displaced.is_cancelled());
+        assert!(!second.displaced.is_cancelled() && !neighbour.displaced.is_cancelled());
         drop(second);
-        let fourth = gate.pend();
+        let fourth = one.pend();
         assert!(!third.displaced.is_cancelled(), "the second had left");
-        drop((first, third, fourth));
-        assert!(gate.0.pending().is_empty());
+        drop((first, third, fourth, neighbour));
+        let queues = gate.0.queues();
+        assert!(queues.total == 0 && queues.by_source.is_empty() && queues.by_rank.is_empty(), "{queues:?}");
+    }
+
+    #[test]
+    fn when_all_together_are_too_many_the_source_with_the_most_makes_room() {
+        let (gate, _) = gate();
+        let [one, other, newcomer] = [1, 2, 3].map(|host| gate.enter(ip(host)).expect("room"));
+        let (single, first, second) = (other.pend(), one.pend(), one.pend());
+        let third = newcomer.pend();
+        assert!(first.displaced.is_cancelled(), "not the oldest of all, which is somebody else's only one");
+        // Now each has one: the oldest goes.
+        let fourth = newcomer.pend();
+        assert!(single.displaced.is_cancelled());
+        assert!(![&second, &third, &fourth].iter().any(|pending| pending.displaced.is_cancelled()));
+    }
+
+    #[test]
+    fn pending_connections_that_leave_in_any_order_are_counted_right() {
+        let (gate, _) = gate();
+        let entries: Vec<Entry> = (1..=5).map(|host| gate.enter(ip(host % 3)).expect("room")).collect();
+        let mut held: VecDeque<Pending> = VecDeque::new();
+        for step in 0..1_000_usize {
+            held.push_back(entries[step * 7 % 5].pend());
+            if step % 3 != 0 {
+                drop(held.remove(step * 5 % held.len()));
+            }
+            let queues = gate.0.queues();
+            assert!(queues.total <= SMALL.pending);
+            assert_eq!(queues.total, queues.by_source.values().map(Queue::len).sum::<usize>());
+            assert_eq!(queues.by_rank.len(), queues.by_source.len());
+            assert!(queues.by_source.values().all(|queue| queue.len() <= SMALL.pending_per_source));
+        }
     }
 }

@@ -88,6 +88,8 @@ pub enum Reason {
     Tls,
     /// The server name is nobody's here.
     Name,
+    /// A load balancer did not say whose connection it passes on, or not properly.
+    ProxyHeader,
     /// TLS succeeded, but the peer has no identity of this federation, or the wrong one.
     Identity,
     /// Newer connections needed the room.
@@ -102,8 +104,16 @@ pub enum Reason {
 
 impl Reason {
     /// Why a handshake fails.
-    const OF_HANDSHAKES: [Self; 7] =
-        [Self::Timeout, Self::Tls, Self::Name, Self::Identity, Self::Displaced, Self::Total, Self::Connect];
+    const OF_HANDSHAKES: [Self; 8] = [
+        Self::Timeout,
+        Self::Tls,
+        Self::Name,
+        Self::ProxyHeader,
+        Self::Identity,
+        Self::Displaced,
+        Self::Total,
+        Self::Connect,
+    ];
     /// Why a connection is refused.
     const OF_REFUSALS: [Self; 3] = [Self::Displaced, Self::Total, Self::Source];
 }
@@ -114,6 +124,7 @@ impl EncodeLabelValue for Reason {
             Self::Timeout => "timeout",
             Self::Tls => "tls",
             Self::Name => "name",
+            Self::ProxyHeader => "proxy_header",
             Self::Identity => "identity",
             Self::Displaced => "displaced",
             Self::Total => "total",

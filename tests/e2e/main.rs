@@ -17,6 +17,7 @@ mod interop;
 mod introduction;
 mod join;
 mod load;
+mod load_balancer;
 mod manifests;
 mod membership;
 mod partition;

@@ -260,10 +260,20 @@ fn locate(chunk: &Chunk<'_>, kind: Kind) -> Option<u32> {
 
 fn parse<T: DeserializeOwned>(chunk: &Chunk<'_>, options: &Options) -> Result<T, (u32, String)> {
     serde_saphyr::from_str_with_options(chunk.text, options.clone()).map_err(|error| {
-        let offset = error.location().map_or(1, |at| u32::try_from(at.line()).unwrap_or(u32::MAX)).max(1) - 1;
+        let offset = newlines_before(chunk.text, error.location().map_or(1, |at| at.line()));
         let reason = UserMessageFormatter.format_message(error.without_snippet()).into_owned();
         (chunk.line.saturating_add(offset), reason)
     })
+}
+
+/// How many newlines there are before a line as the parser counts them: YAML ends one at a carriage return alone as well
+/// (YAML 1.2.2 §5.4), and editors do not.
+fn newlines_before(text: &str, line: u64) -> u32 {
+    let following = text.bytes().skip(1).map(Some).chain([None]);
+    let ends =
+        text.bytes().zip(following).filter(|end| matches!(end, (b'\n', _)) || end.0 == b'\r' && end.1 != Some(b'\n'));
+    let before = usize::try_from(line.saturating_sub(1)).unwrap_or(usize::MAX);
+    count(ends.take(before).filter(|end| end.0 == b'\n').count())
 }
 
 fn options() -> Options {
@@ -287,3 +297,7 @@ fn options() -> Options {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+#[path = "../../../tests/fuzz/manifests.rs"]
+mod manifests;

@@ -18,6 +18,8 @@ impl fmt::Display for GatewayConfig {
         for (name, address) in self.listen.all() {
             writeln!(f, "  {name}: {}", quoted(&address.to_string()))?;
         }
+        let balancers = self.proxy_protocol.east_west.iter().map(|network| quoted(&network.to_string()));
+        writeln!(f, "proxy_protocol:\n  east_west: [{}]", balancers.collect::<Vec<_>>().join(", "))?;
         if let Some(socket) = &self.control_socket {
             writeln!(f, "control_socket:\n  path: {}\n  workloads:", quoted(&socket.path.to_string_lossy()))?;
             for (uid, workload) in &socket.workloads {

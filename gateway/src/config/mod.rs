@@ -52,6 +52,8 @@ pub struct GatewayConfig {
     pub manifests: PathBuf,
     /// What it listens on.
     pub listen: Listen,
+    /// Who stands before a listener and says whose connections it passes on.
+    pub proxy_protocol: ProxyProtocol,
     /// Where sidecars of this machine are served without a token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub control_socket: Option<ControlSocketConfig>,
@@ -127,6 +129,14 @@ pub struct Ingress {
     pub http: Option<SocketAddr>,
     /// The directory of certificates and keys: `NAME.crt` and `NAME.key`, PEM.
     pub certificates: PathBuf,
+}
+
+/// Load balancers that send the PROXY protocol, by the listener that they stand before. They are trusted in what they say,
+/// and nothing else is taken from their addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ProxyProtocol {
+    /// Before the east-west port.
+    pub east_west: Vec<IpNet>,
 }
 
 /// DNS for names that are not the federation's.

@@ -14,11 +14,15 @@ use isthmus_proxy::unix_socket::{PATH_BYTES_MAX, is_one_user};
 use isthmus_sources::OPAQUE_PORTS;
 
 use super::tree::{self, Located, Problem, Section};
-use super::{ControlSocketConfig, Dns, GatewayConfig, Ingress, Join, Listen, Raft, duration, is_loopback, size};
+use super::{
+    ControlSocketConfig, Dns, GatewayConfig, Ingress, Join, Listen, ProxyProtocol, Raft, duration, is_loopback, size,
+};
 use crate::control::Users;
 
 /// Resolvers to forward to; more than a handful only delays the answer that nobody has.
 const UPSTREAMS_MAX: usize = 8;
+/// Networks of load balancers before one listener: each connection is compared with them one by one.
+const LOAD_BALANCERS_MAX: usize = 64;
 /// The default life of a workload's certificate, as in Istio and Consul.
 const CERTIFICATE_TTL_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 /// Below a minute, renewal would race with the five minutes that clocks are allowed to differ.
@@ -71,6 +75,7 @@ fn gateway(top: &mut Section<'_>, base: &Path) -> Option<GatewayConfig> {
     let data_dir = top.required("data_dir", path);
     let manifests = top.required("manifests", path);
     let listen = listen(top);
+    let proxy_protocol = top.section("proxy_protocol", proxy_protocol);
     let has_socket = top.has("control_socket");
     let control_socket = top.section("control_socket", |section| has_socket.then(|| control_socket(section, base)));
     let advertise = advertise(top, listen.as_ref());
@@ -92,6 +97,7 @@ fn gateway(top: &mut Section<'_>, base: &Path) -> Option<GatewayConfig> {
         data_dir: data_dir?,
         manifests: manifests?,
         listen: listen?,
+        proxy_protocol,
         control_socket: control_socket.flatten(),
         advertise,
         vip_range,
@@ -264,13 +270,35 @@ fn own_addresses(listen: Option<&Listen>, advertise: Option<SocketAddr>) -> Vec<
     listeners.chain(advertise).map(|address| address.ip()).filter(|ip| !ip.is_unspecified()).collect()
 }
 
+/// A network, without bits behind its prefix.
+fn range(text: &str) -> Result<IpNet, String> {
+    let range = text.parse::<IpNet>().map_err(|_| format!("{text:?} is not a range: write it as 10.11.0.0/16"))?;
+    if range.trunc() == range {
+        Ok(range)
+    } else {
+        Err(format!("{range} has bits behind its prefix: write {}", range.trunc()))
+    }
+}
+
+/// Load balancers, each by its address or its network.
+fn proxy_protocol(section: &mut Section<'_>) -> ProxyProtocol {
+    let network = |text: &str| {
+        let network = text.parse::<IpAddr>().map(IpNet::from).or_else(|_| range(text))?;
+        if network.prefix_len() == 0 {
+            return Err(format!("{network} is everyone, who could then claim to be anyone: list the load balancers"));
+        }
+        match network.addr().to_canonical() {
+            IpAddr::V4(address) if network.addr().is_ipv6() => Err(format!("{network} is of IPv4: write {address}")),
+            _ => Ok(network),
+        }
+    };
+    let east_west = section.list("east_west", LOAD_BALANCERS_MAX, network).unwrap_or_default();
+    ProxyProtocol { east_west: east_west.into_iter().map(|network| network.value).collect() }
+}
+
 fn vip_range(top: &mut Section<'_>, own: &[IpAddr]) -> Option<IpNet> {
     let found = top.scalar("vip_range", |text| {
-        let range = text.parse::<IpNet>();
-        let range = range.map_err(|_| format!("{text:?} is not a range: write it as 10.11.0.0/16"))?;
-        if range.trunc() != range {
-            return Err(format!("{range} has bits behind its prefix: write {}", range.trunc()));
-        }
+        let range = range(text)?;
         // The registry's numbers start at 1, and the last address of a range stays unused.
         if range.max_prefix_len() - range.prefix_len() < 2 {
             return Err(format!("{range} has no room for a service; use a /16 to have room for all"));

@@ -76,6 +76,17 @@ fn the_documented_example_is_valid_and_prints_as_itself() {
 }
 
 #[test]
+fn load_balancers_are_addresses_or_networks() {
+    let found = config("proxy_protocol:\n  east_west: [10.0.0.7, 10.1.0.0/24, \"2001:db8::/64\"]\n");
+    let shown: Vec<String> = found.proxy_protocol.east_west.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["10.0.0.7/32", "10.1.0.0/24", "2001:db8::/64"]);
+    assert_eq!(GatewayConfig::parse(&found.to_string(), Path::new("")).expect("valid"), found);
+    let many = vec!["10.0.0.7"; 65].join(", ");
+    let problem = the_problem(&format!("proxy_protocol: {{east_west: [{many}]}}\n"));
+    assert_eq!(problem, "6: `proxy_protocol.east_west` takes 64 entries at most, found 65");
+}
+
+#[test]
 fn defaults_print_as_themselves() {
     let config = config("");
     assert_eq!(GatewayConfig::parse(&config.to_string(), Path::new("")).expect("valid"), config);
@@ -97,7 +108,7 @@ fn every_problem_is_told_with_its_line() {
             (2, "`cluster`"),
             (
                 4,
-                "`surprise` is not a field; there are federation, cluster, gateway, locality, found, data_dir, manifests, address, listen, control_socket, advertise, vip_range, opaque_ports, ingress, dns, workload_certificate_ttl, raft, join, drain"
+                "`surprise` is not a field; there are federation, cluster, gateway, locality, found, data_dir, manifests, address, listen, proxy_protocol, control_socket, advertise, vip_range, opaque_ports, ingress, dns, workload_certificate_ttl, raft, join, drain"
             ),
             (8, "`dns.upstreams`"),
         ]
@@ -133,6 +144,18 @@ fn each_value_is_checked() {
             "6: `ingress.http`: 1.1.1.1:1 is already",
         ),
         ("ingress:\n  gateway: a\n  https: 0.0.0.0\n", "6: `ingress.certificates` is missing"),
+        ("proxy_protocol: {east_west: 10.0.0.7}\n", "6: `proxy_protocol.east_west` takes a list"),
+        ("proxy_protocol: {east_west: [lb.example]}\n", "6: `proxy_protocol.east_west`: \"lb.example\" is not a range"),
+        (
+            "proxy_protocol: {east_west: [10.0.0.7, 10.0.0.7/24]}\n",
+            "6: `proxy_protocol.east_west`: 10.0.0.7/24 has bits behind its prefix: write 10.0.0.0/24",
+        ),
+        ("proxy_protocol: {east_west: [0.0.0.0/0]}\n", "6: `proxy_protocol.east_west`: 0.0.0.0/0 is everyone"),
+        (
+            "proxy_protocol: {east_west: [\"::ffff:10.0.0.7\"]}\n",
+            "6: `proxy_protocol.east_west`: ::ffff:10.0.0.7/128 is of IPv4: write 10.0.0.7",
+        ),
+        ("proxy_protocol: {dns: [10.0.0.7]}\n", "6: `proxy_protocol.dns` is not a field; there are east_west"),
         ("vip_range: 10.11.0.1/16\n", "6: `vip_range`: 10.11.0.1/16 has bits behind its prefix: write 10.11.0.0/16"),
         ("vip_range: 10.11.0.0/31\n", "6: `vip_range`: 10.11.0.0/31 has no room"),
         ("vip_range: 127.0.0.0/8\n", "6: `vip_range`: 127.0.0.0/8 has the gateway's own address 127.0.0.1 in it"),

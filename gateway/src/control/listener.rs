@@ -44,8 +44,8 @@ impl ControlListener {
             let (acceptor, identity) = (acceptor.clone(), identity.clone());
             let (server, metrics) = (server.clone(), metrics.clone());
             async move {
-                let Accepted { stream, gate, entry, peer, .. } = accepted;
-                if let Some(tls) = handshake::accept_new(&acceptor, stream, gate.pend(), &metrics).await {
+                let Accepted { stream, entry, peer, .. } = accepted;
+                if let Some(tls) = handshake::accept_new(&acceptor, stream, entry.pend(), &metrics).await {
                     // The server ends only when the gateway stops.
                     let _ = server.send(PeerStream::new(tls, &identity, Some(peer.ip())).holding(entry)).await;
                 }
@@ -57,58 +57,22 @@ impl ControlListener {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::time::{Duration, SystemTime};
-
-    use isthmus_identity::{LiveIdentity, PrivateKey, RootAuthority, TrustBundle};
-    use isthmus_model::name::FederationDomain;
-    use isthmus_model::snapshot::{Coverage, Site, Snapshot};
-    use isthmus_model::spiffe::SpiffeId;
-    use isthmus_proxy::Metrics;
     use isthmus_proxy::metrics::DirectionLabels;
     use tokio::net::TcpStream;
-    use tokio::sync::watch;
-    use tokio_rustls::TlsConnector;
     use tokio_rustls::rustls::pki_types::ServerName;
 
     use super::*;
-
-    /// A gateway of `us-east`, and who trusts it.
-    fn identities() -> (LiveIdentity, LiveIdentity) {
-        let (domain, now) = ("acme.mesh".parse::<FederationDomain>().expect("valid"), SystemTime::now());
-        let trust_domain = domain.trust_domain(&"us-east".parse().expect("valid"));
-        let root = RootAuthority::create(&domain, now).expect("a root");
-        let own_key = PrivateKey::generate().expect("a key");
-        let csr = own_key.csr().expect("a request");
-        let id = SpiffeId::gateway(trust_domain, "gw-1".parse().expect("valid"));
-        let leaf = root.sign_gateway(&csr, &id, Duration::from_secs(3600), now).expect("signed");
-        let trusting = || {
-            let identity = LiveIdentity::new();
-            identity.set_trust(TrustBundle::new(domain.clone(), vec![root.certificate().to_vec()]).expect("a bundle"));
-            identity
-        };
-        let gateway = trusting();
-        gateway.set_credentials(vec![leaf], own_key).expect("credentials");
-        (gateway, trusting())
-    }
+    use crate::fixture::gateway_and_client;
 
     #[tokio::test]
     async fn an_attached_sidecar_is_an_open_connection() {
-        let (gateway, sidecar) = identities();
-        let site = Site {
-            federation: "acme.mesh".parse().expect("valid"),
-            cluster: "us-east".parse().expect("valid"),
-            locality: "r1".parse().expect("valid"),
-        };
-        let (_view, watched) = watch::channel(Arc::new(Snapshot::empty(site, Coverage::Complete)));
-        let metrics = Arc::new(Metrics::register(&mut prometheus_client::registry::Registry::default()));
-        let plane = DataPlane::new(watched, None, gateway, metrics.clone());
+        let (plane, connector) = gateway_and_client();
+        let metrics = plane.metrics().clone();
         let listener = ControlListener::bind(([127, 0, 0, 1], 0).into()).expect("a port");
         let (address, shutdown) = (listener.local_addr(), CancellationToken::new());
         let (server, mut attached) = mpsc::channel(1);
         let serving = tokio::spawn(listener.serve(plane, server, shutdown.clone()));
 
-        let connector = TlsConnector::from(sidecar.client_config(Arc::new(|_: &SpiffeId| true), &[ALPN_H2]));
         let name = ServerName::try_from("gateway.us-east.acme.mesh").expect("a name");
         let stream = TcpStream::connect(address).await.expect("connected");
         let _session = connector.connect(name, stream).await.expect("a handshake");

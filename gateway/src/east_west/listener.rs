@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use ipnet::IpNet;
 use isthmus_federation::caller::PeerStream;
 use isthmus_identity::ClientAuth;
 use isthmus_model::snapshot::Service;
 use isthmus_proxy::accept::{Accepted, Accepting, BindError};
 use isthmus_proxy::inbound::serve_terminated;
-use isthmus_proxy::limits::Pending;
-use isthmus_proxy::metrics::{Direction, Reason};
-use isthmus_proxy::passthrough::{ClientHello, HelloError, read_client_hello, relay};
+use isthmus_proxy::limits::{Entry, Pending};
+use isthmus_proxy::metrics::{Direction, Reason, ReasonLabels};
+use isthmus_proxy::passthrough::{ClientHello, Opening, OpeningError, relay};
 use isthmus_proxy::tcp::Prefixed;
 use isthmus_proxy::{DataPlane, Metrics, handshake};
 use tokio::net::TcpStream;
@@ -22,9 +23,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::load::Load;
+use super::load_balancers::LoadBalancers;
 use super::sni::Meaning;
 
-/// How long a ClientHello may take. It fits a few segments of the slowest WAN.
+/// How long a ClientHello may take, with the load balancer's header before it. They fit a few segments of the slowest WAN.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long connecting to a sidecar of the own cluster may take, each.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -39,11 +41,22 @@ type Opened = PeerStream<Prefixed<TcpStream>>;
 /// The east-west port, bound.
 pub struct EastWestListener {
     accepting: Accepting,
+    load_balancers: LoadBalancers,
+}
+
+/// A connection of which is known whose it is.
+struct Admitted {
+    stream: TcpStream,
+    /// The one that a load balancer named, or who connected.
+    peer: SocketAddr,
+    /// It counts as that one's as long as this lives.
+    entry: Entry,
 }
 
 /// What every connection needs.
 struct Shared {
     plane: DataPlane,
+    load_balancers: LoadBalancers,
     load: Load,
     /// TLS with a certificate required: other gateways and sessions that end here.
     known: TlsAcceptor,
@@ -55,12 +68,13 @@ struct Shared {
 }
 
 impl EastWestListener {
-    /// Binds the port.
+    /// Binds the port. What comes from `load_balancers` has to say whose connection it is, by the PROXY protocol.
     ///
     /// # Errors
     /// [`BindError`].
-    pub fn bind(address: SocketAddr) -> Result<Self, BindError> {
-        Ok(Self { accepting: Accepting::bind(address, Direction::EastWest)? })
+    pub fn bind(address: SocketAddr, load_balancers: &[IpNet]) -> Result<Self, BindError> {
+        let load_balancers = LoadBalancers::new(load_balancers);
+        Ok(Self { accepting: Accepting::bind(address, Direction::EastWest)?, load_balancers })
     }
 
     /// The port's address.
@@ -82,6 +96,7 @@ impl EastWestListener {
             known: TlsAcceptor::from(identity.server_config(ClientAuth::Required, &[ALPN_H2])),
             newcomers: TlsAcceptor::from(identity.server_config(ClientAuth::None, &[ALPN_H2])),
             load: Load::default(),
+            load_balancers: self.load_balancers,
             plane,
             gateway_server,
             newcomer_server,
@@ -97,40 +112,79 @@ impl EastWestListener {
 }
 
 impl Shared {
-    async fn connection(&self, mut accepted: Accepted) {
-        let pending = accepted.gate.pend();
-        let peer = accepted.peer;
-        let hello = tokio::select! {
-            hello = read_client_hello(&mut accepted.stream, HELLO_TIMEOUT) => hello,
-            () = pending.displaced() => return self.metrics().handshake_failed(Reason::Displaced),
-            () = self.shutdown.cancelled() => return,
-        };
-        let ClientHello { sni, bytes } = match hello {
-            Ok(hello) => hello,
-            Err(HelloError::Nothing) => return,
-            Err(error) => {
-                let reason = if matches!(error, HelloError::Timeout) { Reason::Timeout } else { Reason::Tls };
-                tracing::debug!(%peer, %error, "no usable ClientHello");
-                return self.metrics().handshake_failed(reason);
-            }
-        };
+    async fn connection(&self, accepted: Accepted) {
+        let Some((admitted, hello, pending)) = self.open(accepted).await else { return };
+        let ClientHello { sni, bytes } = hello;
         let view = self.plane.snapshot();
         // Boxed, so that a connection that has not said anything yet costs no more than its ClientHello's buffer.
         match Meaning::of(&sni, &view) {
             Meaning::Gateway => {
-                Box::pin(self.hand_over(accepted, bytes, &self.known, &self.gateway_server, pending)).await;
+                Box::pin(self.hand_over(admitted, bytes, &self.known, &self.gateway_server, pending)).await;
             }
             Meaning::Newcomer => {
-                Box::pin(self.hand_over(accepted, bytes, &self.newcomers, &self.newcomer_server, pending)).await;
+                Box::pin(self.hand_over(admitted, bytes, &self.newcomers, &self.newcomer_server, pending)).await;
             }
             Meaning::Service(service) => {
-                Box::pin(self.session(&service, accepted.stream, bytes, pending)).await;
+                Box::pin(self.session(&service, admitted, bytes, pending)).await;
             }
             Meaning::Unknown => {
-                tracing::debug!(%peer, %sni, "a name that nothing is offered under");
+                tracing::debug!(peer = %admitted.peer, %sni, "a name that nothing is offered under");
                 self.metrics().handshake_failed(Reason::Name);
             }
         }
+    }
+
+    /// Reads whose a connection is and what it wants, and counts it for whose it is. `None`, counted, when that comes to
+    /// nothing.
+    async fn open(&self, accepted: Accepted) -> Option<(Admitted, ClientHello, Pending)> {
+        let Accepted { mut stream, mut peer, mut entry, .. } = accepted;
+        let mut pending = entry.pend();
+        let mut opening = Opening::new(&mut stream, HELLO_TIMEOUT);
+        if self.load_balancers.contain(peer.ip()) {
+            let said = self.unless_cut(&pending, opening.proxy_header()).await?;
+            self.load_balancers.note(peer, &said);
+            // One that a load balancer opens for itself stays its own.
+            if let Some(client) = self.usable(peer, said)? {
+                if let Err(reason) = entry.move_to(client.ip()) {
+                    self.metrics().refused.get_or_create(&ReasonLabels { reason }).inc();
+                    return None;
+                }
+                drop(pending);
+                pending = entry.pend();
+                peer = client;
+            }
+        }
+        let hello = self.unless_cut(&pending, opening.client_hello()).await?;
+        let hello = self.usable(peer, hello)?;
+        Some((Admitted { stream, peer, entry }, hello, pending))
+    }
+
+    /// What was read, unless the connection has to make room before that, or the gateway stops.
+    async fn unless_cut<T>(&self, pending: &Pending, reading: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            read = reading => Some(read),
+            () = pending.displaced() => {
+                self.metrics().handshake_failed(Reason::Displaced);
+                None
+            }
+            () = self.shutdown.cancelled() => None,
+        }
+    }
+
+    fn usable<T>(&self, peer: SocketAddr, read: Result<T, OpeningError>) -> Option<T> {
+        let error = match read {
+            Ok(read) => return Some(read),
+            Err(OpeningError::Nothing) => return None,
+            Err(error) => error,
+        };
+        let reason = match error {
+            OpeningError::Timeout => Reason::Timeout,
+            OpeningError::ProxyHeader(_) => Reason::ProxyHeader,
+            _ => Reason::Tls,
+        };
+        tracing::debug!(%peer, %error, "a connection that cannot be routed");
+        self.metrics().handshake_failed(reason);
+        None
     }
 
     fn metrics(&self) -> &Metrics {
@@ -139,13 +193,13 @@ impl Shared {
 
     async fn hand_over(
         &self,
-        accepted: Accepted,
+        admitted: Admitted,
         read: Bytes,
         tls: &TlsAcceptor,
         server: &mpsc::Sender<Opened>,
         pending: Pending,
     ) {
-        let Accepted { stream, entry, peer, .. } = accepted;
+        let Admitted { stream, entry, peer } = admitted;
         let stream = Prefixed::new(read, stream);
         if let Some(tls) = handshake::accept(tls, stream, pending, self.metrics()).await {
             // The server ends only when the gateway stops.
@@ -154,12 +208,13 @@ impl Shared {
     }
 
     /// A session for a service: unopened to a sidecar, or opened here where no instance has one.
-    async fn session(&self, service: &Service, client: TcpStream, read: Bytes, pending: Pending) {
+    async fn session(&self, service: &Service, admitted: Admitted, read: Bytes, pending: Pending) {
+        let Admitted { stream: client, peer, entry } = admitted;
         let sidecars = self.load.order(&service.endpoints);
         if sidecars.is_empty() {
             let stream = Prefixed::new(read, client);
             if let Some(tls) = handshake::accept(&self.known, stream, pending, self.metrics()).await {
-                serve_terminated(tls, self.plane.clone(), self.shutdown.clone()).await;
+                serve_terminated(tls, self.plane.clone(), peer, self.shutdown.clone()).await;
             }
             return;
         }
@@ -179,11 +234,14 @@ impl Shared {
                 tracing::debug!(%error, "cannot set TCP_NODELAY");
             }
             if let Err(error) = relay(client, read, upstream, self.metrics()).await {
-                tracing::debug!(service = %service.name, %address, %error, "a session ended");
+                tracing::debug!(service = %service.name, %peer, %address, %error, "a session ended");
             }
-            drop(counted);
+            drop((counted, entry));
             return;
         }
         self.metrics().handshake_failed(Reason::Connect);
     }
 }
+
+#[cfg(test)]
+mod tests;

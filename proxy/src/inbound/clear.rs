@@ -42,7 +42,8 @@ struct Clear {
 
 /// Serves a connection that was on its way to `original`.
 pub(super) async fn serve(plane: DataPlane, workload: &Workload, original: SocketAddr, accepted: Accepted) {
-    let Accepted { stream, peer, gate, life, entry } = accepted;
+    let Accepted { stream, peer, life, entry } = accepted;
+    let (pending, entry) = (entry.pend(), Arc::new(entry));
     let known = landing_at(&plane.snapshot(), workload.address, original.port());
     let (service, protocol) = known
         .map_or_else(|| (String::new(), AppProtocol::Detect), |(service, protocol)| (service.to_string(), protocol));
@@ -50,7 +51,7 @@ pub(super) async fn serve(plane: DataPlane, workload: &Workload, original: Socke
     let caller = Caller::Stranger(peer.ip().to_canonical());
     let arrival = Arrival { plane, caller, life, entry: Some(entry) };
     let clear = Arc::new(Clear { arrival, service, application, protocol });
-    if let Err(error) = clear.serve(stream, gate.pend()).await {
+    if let Err(error) = clear.serve(stream, pending).await {
         tracing::debug!(%error, %peer, %application, "a connection in the clear ended");
     }
 }

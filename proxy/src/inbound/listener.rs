@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission::{Inbound, Landing, Workload};
 use super::clear;
-use super::session::{Session, log_refusal};
+use super::session::Session;
 use crate::accept::{Accepted, Accepting, BindError, Lifetime, Tasks};
 use crate::handshake;
+use crate::limits::Entry;
 use crate::metrics::Direction;
 use crate::plane::DataPlane;
 use crate::tcp::{give_up_unread, original};
@@ -65,25 +66,25 @@ async fn connection(plane: DataPlane, tls: TlsAcceptor, workload: Workload, acce
     {
         return Box::pin(clear::serve(plane, &workload, original, accepted)).await;
     }
-    let Accepted { stream, peer, gate, life, entry } = accepted;
+    let Accepted { stream, peer, life, entry } = accepted;
     let handshake = tokio::select! {
-        handshake = handshake::accept_new(&tls, stream, gate.pend(), plane.metrics()) => handshake,
+        handshake = handshake::accept_new(&tls, stream, entry.pend(), plane.metrics()) => handshake,
         () = life.drain.cancelled() => return,
     };
     let Some(tls) = handshake else { return };
     let landing = Landing::Workload(workload);
     // Boxed, so that a connection that has not shown who it is costs no more than its handshake.
-    Box::pin(serve_session(tls, plane, landing, life, Some(entry), Some(peer))).await;
+    Box::pin(serve_session(tls, plane, landing, life, Some(Arc::new(entry)), peer)).await;
 }
 
 /// Serves a session that a gateway terminates, for instances without a sidecar. The handshake is done:
-/// mutual TLS with ALPN `h2`, for an SNI of a service of this cluster. Limits are the caller's.
-pub async fn serve_terminated<S>(tls: TlsStream<S>, plane: DataPlane, shutdown: CancellationToken)
+/// mutual TLS with ALPN `h2`, for an SNI of a service of this cluster; `peer` is who connected. Limits are the caller's.
+pub async fn serve_terminated<S>(tls: TlsStream<S>, plane: DataPlane, peer: SocketAddr, shutdown: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let tasks = Tasks::new(shutdown);
-    serve_session(tls, plane, Landing::Gateway, tasks.life().clone(), None, None).await;
+    serve_session(tls, plane, Landing::Gateway, tasks.life().clone(), None, peer).await;
     // Tunnels outlive the session.
     tasks.finish().await;
 }
@@ -93,15 +94,15 @@ async fn serve_session<S>(
     plane: DataPlane,
     landing: Landing,
     life: Lifetime,
-    entry: Option<Arc<crate::limits::Entry>>,
-    peer: Option<SocketAddr>,
+    entry: Option<Arc<Entry>>,
+    peer: SocketAddr,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     match Session::authenticate(&tls, plane.clone(), landing, life, entry) {
         Ok(session) => session.serve(tls).await,
         Err(error) => {
-            log_refusal(&error, peer);
+            tracing::debug!(%error, %peer, "session refused");
             plane.metrics().handshake_failed(error.reason());
         }
     }

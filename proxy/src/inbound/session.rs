@@ -1,6 +1,5 @@
 //! One session: the handshake, who is at the other end, and for how long that holds.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -109,13 +108,5 @@ impl Session {
         let tls = cut_when_revoked(tls, self.trusted.clone());
         let session = Arc::new(self);
         serve_http2(tls, Carries::Many, ending, move |request| forward::answer(session.clone(), request)).await;
-    }
-}
-
-/// For logs: who it was, when no identity is known.
-pub(super) fn log_refusal(error: &dyn std::fmt::Display, peer: Option<SocketAddr>) {
-    match peer {
-        Some(peer) => tracing::debug!(%error, %peer, "session refused"),
-        None => tracing::debug!(%error, "session refused"),
     }
 }

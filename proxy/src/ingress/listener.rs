@@ -80,20 +80,22 @@ impl IngressListener {
 }
 
 async fn connection(plane: DataPlane, security: Security, tls: Option<TlsAcceptor>, accepted: Accepted) {
-    let Accepted { stream, peer, gate, life, entry } = accepted;
+    let Accepted { stream, peer, life, entry } = accepted;
+    let entry = Arc::new(entry);
     give_up_unread(&stream, UNREAD_MAX);
     let (drain, scheme, from) = (life.drain.clone(), security.scheme(), peer.ip().to_canonical());
+    let waiting = entry.clone();
     let visitor = |name| Visitor { plane: plane.clone(), security: security.clone(), scheme, name, from, life, entry };
     let Some(tls) = tls else {
-        return Box::pin(serve(visitor(None), stream, gate.pend(), &drain)).await;
+        return Box::pin(serve(visitor(None), stream, waiting.pend(), &drain)).await;
     };
     let handshake = tokio::select! {
-        handshake = handshake::accept_new(&tls, stream, gate.pend(), plane.metrics()) => handshake,
+        handshake = handshake::accept_new(&tls, stream, waiting.pend(), plane.metrics()) => handshake,
         () = drain.cancelled() => return,
     };
     let Some(tls) = handshake else { return };
     let name = tls.get_ref().1.server_name().map(str::to_ascii_lowercase);
-    Box::pin(serve(visitor(name), tls, gate.pend(), &drain)).await;
+    Box::pin(serve(visitor(name), tls, waiting.pend(), &drain)).await;
 }
 
 /// Serves HTTP, whichever version the client opens with. A client that was let in and says nothing is pending as a new one is.

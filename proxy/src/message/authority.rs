@@ -3,6 +3,8 @@
 //! hyper lets through what the two of RFC 9112 §3.2 and RFC 9113 §8.3.1 forbid a proxy to guess about: no
 //! host, two hosts, a target that disagrees with `Host`, user information. All of these are 400 here.
 
+use std::net::Ipv6Addr;
+
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Uri, Version};
@@ -77,14 +79,21 @@ impl Authority {
             None => (text, None),
         };
         let port = port.or(default_port).ok_or(BadRequest::NoPort)?;
-        let host = host.strip_suffix('.').unwrap_or(host);
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-        let literal = host.starts_with('[') && bracket == Some(host.len() - 1);
-        if host.is_empty() || host.len() > HOST_LEN_MAX || !(literal || host.bytes().all(allowed)) {
-            return Err(BadRequest::Malformed);
-        }
-        Ok(Self { host: host.to_ascii_lowercase(), port })
+        Ok(Self { host: canonical_host(host).ok_or(BadRequest::Malformed)?, port })
     }
+}
+
+/// The one spelling of a host: a name of labels in lower case, or an IPv6 address as RFC 5952 writes it, in its brackets.
+fn canonical_host(host: &str) -> Option<String> {
+    if let Some(literal) = host.strip_prefix('[') {
+        let address: Ipv6Addr = literal.strip_suffix(']')?.parse().ok()?;
+        return Some(format!("[{address}]"));
+    }
+    let name = host.strip_suffix('.').unwrap_or(host);
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    let is_label = |label: &str| !label.is_empty() && label.bytes().all(allowed);
+    let is_name = name.len() <= HOST_LEN_MAX && name.split('.').all(is_label);
+    is_name.then(|| name.to_ascii_lowercase())
 }
 
 /// Digits only: `u16::from_str` would take a sign.
@@ -220,6 +229,19 @@ mod tests {
         for host in ["", "a.b:", "a.b:+80", "a.b:0", "a.b:65536", "a.b:80:80", "a b", "a,b", "a.b/c", "[::1", ":80"] {
             assert_eq!(read("GET", "/", &[host]), Err(BadRequest::Malformed), "{host:?}");
         }
+    }
+
+    #[test]
+    fn a_host_with_empty_labels_is_none_and_a_literal_has_one_spelling() {
+        for host in
+            ["a.b..", ".", "..", ".a", "a..b", "[x]", "[a/../b]", "[::1].", "[::1]x", "[10.0.0.1]", "[fe80::1%1]"]
+        {
+            assert_eq!(read("GET", "/", &[host]), Err(BadRequest::Malformed), "{host:?}");
+        }
+        for host in ["[2001:DB8::1]", "[2001:0db8:0::01]:80"] {
+            assert_eq!(read("GET", "/", &[host]).as_deref(), Ok("[2001:db8::1]:80"), "{host:?}");
+        }
+        assert_eq!(read("GET", "http://[0::1]/", &["[::1]:80"]).as_deref(), Ok("[::1]:80"));
     }
 
     #[test]

@@ -47,7 +47,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut hearing = Hearing::new(Some(Instant::now() + DETECT_WITHIN));
-    let pending = client.gate.pend();
+    let pending = client.entry.pend();
     let deciding = async {
         let opened = match opened {
             Some(opened) => Some(opened),

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -180,9 +181,10 @@ fn http(
 
 /// An accepted connection, as its requests see it.
 fn client(plane: DataPlane, scope: Scope, stranger: Option<IpAddr>, accepted: Accepted) -> (Client, TcpStream) {
-    let Accepted { stream, peer: _, gate, life, entry } = accepted;
+    let Accepted { stream, peer: _, life, entry } = accepted;
     give_up_unread(&stream, UNREAD_MAX);
-    (Client { plane, scope, stranger, exit: None, within_connect: false, gate, life, entry }, stream)
+    let entry = Arc::new(entry);
+    (Client { plane, scope, stranger, exit: None, within_connect: false, life, entry }, stream)
 }
 
 /// Serves HTTP. Opaque, because what a CONNECT opens is a connection of its own again.
@@ -211,7 +213,7 @@ async fn http_on<S>(client: Client, mut stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let pending = client.gate.pend();
+    let pending = client.entry.pend();
     let mut hearing = Hearing::new(None);
     let opened = tokio::select! {
         opened = hearing.http(&mut stream, FIRST_BYTE_WITHIN) => opened,

@@ -17,7 +17,7 @@ use super::outside::Exit;
 use super::target::{NoTarget, Target, target};
 use super::{exchange, listener};
 use crate::accept::Lifetime;
-use crate::limits::{Entry, Gate};
+use crate::limits::Entry;
 use crate::message::authority::{Authority, requested};
 use crate::message::fields::{enter_at_edge, strip_hop_by_hop};
 use crate::message::upgrade::{Asked, is_tunnel};
@@ -48,7 +48,6 @@ pub(super) struct Client {
     pub(super) exit: Option<Exit>,
     /// Whether the connection is itself what a CONNECT opened.
     pub(super) within_connect: bool,
-    pub(super) gate: Gate,
     pub(super) life: Lifetime,
     /// Held by tunnels that outlive the HTTP connection.
     pub(super) entry: Arc<Entry>,

@@ -1,10 +1,11 @@
-//! Sessions that a gateway passes on unopened: reads whom a session is for from its ClientHello, and
-//! moves the bytes without looking at them.
+//! Sessions that a gateway passes on unopened: reads whose they are from a load balancer's header and whom
+//! they are for from the ClientHello, and moves the bytes without looking at them.
 
 mod client_hello;
+pub mod proxy_protocol;
 mod read;
 mod relay;
 
 pub use client_hello::{CLIENT_HELLO_MAX, Malformed, Progress, sni};
-pub use read::{ClientHello, HelloError, read_client_hello};
+pub use read::{ClientHello, Opening, OpeningError};
 pub use relay::{Relayed, relay};

@@ -20,7 +20,7 @@ use isthmus_model::snapshot::{Coverage, Gateway, RemoteBackend, RemoteCluster, S
 use isthmus_model::spiffe::SpiffeId;
 use isthmus_proxy::inbound::{InboundListener, serve_terminated};
 use isthmus_proxy::outbound::{Mode, OutboundListener};
-use isthmus_proxy::passthrough::{read_client_hello, relay};
+use isthmus_proxy::passthrough::{Opening, relay};
 use isthmus_proxy::{DataPlane, Demand, Metrics};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -182,9 +182,9 @@ impl Federation {
         tokio::spawn(async move {
             let config = plane.identity().server_config(ClientAuth::Required, &[b"h2"]);
             let acceptor = tokio_rustls::TlsAcceptor::from(config);
-            while let Ok((stream, _)) = listener.accept().await {
+            while let Ok((stream, peer)) = listener.accept().await {
                 let tls = acceptor.accept(stream).await.expect("a handshake");
-                tokio::spawn(serve_terminated(tls, plane.clone(), shutdown.clone()));
+                tokio::spawn(serve_terminated(tls, plane.clone(), peer, shutdown.clone()));
             }
             drop(view);
         });
@@ -271,7 +271,7 @@ pub async fn gateway(workload: SocketAddr) -> (SocketAddr, watch::Sender<bool>) 
 /// Passes a session until it ends, or for ever holds both ends without moving a byte once frozen.
 async fn pass(mut client: TcpStream, workload: SocketAddr, mut frozen: watch::Receiver<bool>) {
     let mut passing = std::pin::pin!(async {
-        let hello = read_client_hello(&mut client, Duration::from_secs(5)).await.expect("a ClientHello");
+        let hello = Opening::new(&mut client, Duration::from_secs(5)).client_hello().await.expect("a ClientHello");
         let mut upstream = TcpStream::connect(workload).await.expect("connected");
         upstream.write_all(&hello.bytes).await.expect("written");
         let _ = tokio::io::copy_bidirectional(&mut client, &mut upstream).await;
@@ -314,7 +314,8 @@ pub async fn splicing_gateway(workload: SocketAddr) -> SocketAddr {
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
             tokio::spawn(async move {
-                let hello = read_client_hello(&mut client, Duration::from_secs(5)).await.expect("a ClientHello");
+                let hello =
+                    Opening::new(&mut client, Duration::from_secs(5)).client_hello().await.expect("a ClientHello");
                 let upstream = TcpStream::connect(workload).await.expect("connected");
                 let _ = relay(client, hello.bytes, upstream, &metrics()).await;
             });

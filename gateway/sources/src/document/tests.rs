@@ -48,6 +48,13 @@ fn a_broken_document_costs_only_itself() {
 }
 
 #[test]
+fn a_carriage_return_alone_does_not_move_the_line_of_a_problem() {
+    for (text, expected) in [("a: 1\rb: [\r]]\n", 1), ("a: 1\rb: 2\r\nc: ]\n", 2), ("a: 1\r\nb: 2\r\nc: ]\r\n", 3)] {
+        assert_eq!(problem(&read_text(text)).0, expected, "{text:?}");
+    }
+}
+
+#[test]
 fn duplicate_keys_are_refused_wherever_they_are() {
     for (text, expected) in [
         (service("a").replace("kind: Service\n", "kind: Service\nkind: Service\n"), 3),
