@@ -1,4 +1,4 @@
-//! How many connections a listener takes, from everyone and from one address, and how many of them may
+//! How many connections a listener takes, or several listeners together, from everyone and from one address, and how many of them may
 //! be unproven.
 //!
 //! A connection is *pending* until it has shown who it is (TLS), or that it has anything to say. Pending
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Reason;
+use crate::metrics::{Direction, DirectionLabels, Metrics, Reason};
 
 /// Bounds of one listener.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ impl Limits {
     pub const LISTENER: Self = Self { total: 16_384, per_source: 12_288, pending: 1_024 };
 }
 
-/// Counts the connections of one listener.
+/// Counts the connections of one listener, or of several that share it.
 #[derive(Clone, Debug)]
 pub struct Gate(Arc<State>);
 
@@ -59,6 +59,12 @@ impl Gate {
     pub fn new(limits: Limits, open: Gauge) -> Self {
         let (counts, pending, next) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
         Self(Arc::new(State { limits, open, counts, pending, next }))
+    }
+
+    /// The same, shown as connections in that direction.
+    #[must_use]
+    pub fn shown(limits: Limits, direction: Direction, metrics: &Metrics) -> Self {
+        Self::new(limits, metrics.connections.get_or_create_owned(&DirectionLabels { direction }))
     }
 
     /// Lets a connection in.

@@ -18,6 +18,7 @@ use super::original;
 use super::request::{Client, Scope};
 use super::target::{Target, target};
 use crate::accept::{Accepted, Accepting, BindError, Owner};
+use crate::limits::Gate;
 use crate::message::server::{Carries, HEAD_WITHIN, serve_http1, serve_http2};
 use crate::metrics::{Direction, Reason, ReasonLabels};
 use crate::plane::DataPlane;
@@ -63,6 +64,12 @@ impl OutboundListener {
         // A service's address is virtual: it is routed to the machine, and no interface has it.
         let owner = if matches!(mode, Mode::Service { .. }) { Owner::RoutedRange } else { Owner::Machine };
         Ok(Self { accepting: Accepting::bind_owned(address, owner, Direction::Outbound)?, plane, mode })
+    }
+
+    /// Has its connections count at `gate`, together with those of other listeners.
+    #[must_use]
+    pub fn sharing(self, gate: Gate) -> Self {
+        Self { accepting: self.accepting.sharing(gate), ..self }
     }
 
     /// The bound address.
