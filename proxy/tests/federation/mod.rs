@@ -182,8 +182,13 @@ impl Federation {
             let config = plane.identity().server_config(ClientAuth::Required, &[b"h2"]);
             let acceptor = tokio_rustls::TlsAcceptor::from(config);
             while let Ok((stream, _)) = listener.accept().await {
-                let tls = acceptor.accept(stream).await.expect("a handshake");
-                tokio::spawn(serve_terminated(tls, plane.clone(), shutdown.clone()));
+                let (acceptor, plane, shutdown) = (acceptor.clone(), plane.clone(), shutdown.clone());
+                tokio::spawn(async move {
+                    // Whoever fails is nobody else's trouble.
+                    if let Ok(tls) = acceptor.accept(stream).await {
+                        serve_terminated(tls, plane, shutdown).await;
+                    }
+                });
             }
             drop(view);
         });
@@ -313,8 +318,8 @@ pub async fn splicing_gateway(workload: SocketAddr) -> SocketAddr {
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
             tokio::spawn(async move {
-                let hello = read_client_hello(&mut client, Duration::from_secs(5)).await.expect("a ClientHello");
-                let upstream = TcpStream::connect(workload).await.expect("connected");
+                let Ok(hello) = read_client_hello(&mut client, Duration::from_secs(5)).await else { return };
+                let Ok(upstream) = TcpStream::connect(workload).await else { return };
                 let _ = relay(client, hello.bytes, upstream, &metrics()).await;
             });
         }
