@@ -5,10 +5,12 @@
 mod federation;
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use federation::{ANY_PORT, Federation, HOST, HTTP, echo, get, read_head, remote, reviews, status};
 use isthmus_model::locality::Proximity::OtherRegion;
+use isthmus_proxy::metrics::{Direction, DirectionLabels};
+use isthmus_tests::hostile::frames::{END_HEADERS, END_STREAM, HEADERS, Peer, WINDOW_UPDATE, frame, request};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -16,7 +18,7 @@ use tokio::time::timeout;
 /// More than any buffer on the way.
 const LARGE: usize = 16 << 20;
 /// Clients that ask for that and do not read it.
-const STALLED: usize = 24;
+const STALLED: usize = 200;
 const SOON: Duration = Duration::from_secs(10);
 
 /// An application whose `/large` is large.
@@ -62,4 +64,29 @@ async fn clients_that_do_not_read_stall_nobody_else() {
         let answer = timeout(SOON, get(east.address, "/small")).await.expect("not stalled");
         assert_eq!(status(&answer), "200", "{answer}");
     }
+}
+
+/// A client of HTTP/2 reads its connection whatever becomes of its streams: one that does not answers no ping either.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_http2_that_reads_nothing_is_given_up_within_half_a_minute_or_so() {
+    let federation = Federation::found(&["us-east"]);
+    let local = federation.workload("us-east", app().await, echo().await).await;
+    let east = federation.outbound("us-east", reviews(vec![local.endpoint.clone()], vec![])).await;
+    let stream = TcpStream::connect(east.address).await.expect("connected");
+    // Windows as large as they may be, so that what is answered is written.
+    let mut peer = Peer::open_with(stream, &[0, 4, 0x7f, 0xff, 0xff, 0xff]).await;
+    peer.send(&frame(WINDOW_UPDATE, 0, 0, &0x7000_0000_u32.to_be_bytes())).await;
+    for stream in [1, 3, 5, 7] {
+        let block = request("GET", "/large", &format!("{HOST}:{HTTP}"));
+        peer.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &block)).await;
+    }
+    let labels = DirectionLabels { direction: Direction::Outbound };
+    let open = east.plane.metrics().connections.get_or_create_owned(&labels);
+    let began = Instant::now();
+    while open.get() > 0 {
+        assert!(began.elapsed() < Duration::from_secs(60), "it is there yet");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(began.elapsed() > Duration::from_secs(10), "it had time to read");
+    drop(peer);
 }

@@ -19,7 +19,7 @@ use super::request::{Client, Scope};
 use super::target::{Target, target};
 use crate::accept::{Accepted, Accepting, BindError, Owner};
 use crate::limits::Gate;
-use crate::message::server::{Carries, HEAD_WITHIN, serve_http1, serve_http2};
+use crate::message::server::{Carries, HEAD_WITHIN, PING_EVERY, PONG_WITHIN, serve_http1, serve_http2};
 use crate::metrics::{Direction, Reason, ReasonLabels};
 use crate::plane::DataPlane;
 use crate::tcp::{Prefixed, give_up_unread};
@@ -31,6 +31,8 @@ const FIRST_BYTE_WITHIN: Duration = HEAD_WITHIN;
 /// How long a client may leave unread what it was sent: as long as Envoy lets a stream be idle. It may pause, but what it was
 /// sent is held for it here, by the application and on the way.
 const UNREAD_MAX: Duration = Duration::from_secs(300);
+/// The same of a client of HTTP/2, which reads its connection whatever becomes of its streams, and has no longer to answer a ping.
+const UNREAD_HTTP2_MAX: Duration = Duration::from_secs(PING_EVERY.as_secs() + PONG_WITHIN.as_secs());
 
 /// What a listener's connections are for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,38 +149,57 @@ async fn for_target(plane: DataPlane, target: Target, stranger: Option<IpAddr>, 
 
 /// Serves HTTP on a connection of its own.
 async fn http(plane: DataPlane, scope: Scope, stranger: Option<IpAddr>, accepted: Accepted) {
-    let Accepted { stream, peer: _, gate, life, entry } = accepted;
+    let Accepted { mut stream, peer: _, gate, life, entry } = accepted;
     give_up_unread(&stream, UNREAD_MAX);
-    http_on(Client { plane, scope, stranger, within_connect: false, gate, life, entry }, stream).await;
+    let client = Client { plane, scope, stranger, within_connect: false, gate, life, entry };
+    let Some(opening) = opened(&client, &mut stream).await else { return };
+    if opening.is_http2 {
+        give_up_unread(&stream, UNREAD_HTTP2_MAX);
+    }
+    http_on(client, opening, stream).await;
 }
 
 /// Serves HTTP within a client's CONNECT. Boxed and opaque, because that is a request of `http_on` again.
-pub(super) fn serve<S>(client: Client, stream: S) -> Pin<Box<dyn Future<Output = ()> + Send>>
+pub(super) fn serve<S>(client: Client, mut stream: S) -> Pin<Box<dyn Future<Output = ()> + Send>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    Box::pin(http_on(client, stream))
+    Box::pin(async move {
+        if let Some(opening) = opened(&client, &mut stream).await {
+            http_on(client, opening, stream).await;
+        }
+    })
 }
 
-/// Serves HTTP, whichever version the client opens with.
-async fn http_on<S>(client: Client, mut stream: S)
+/// What a connection begins with.
+struct Opening {
+    is_http2: bool,
+    read: Bytes,
+}
+
+/// Waits for the client's first words, as long as it may take and there is room.
+async fn opened<S: AsyncRead + Unpin>(client: &Client, stream: &mut S) -> Option<Opening> {
+    let pending = client.gate.pend();
+    let opening = tokio::select! {
+        opening = timeout(FIRST_BYTE_WITHIN, opening(stream)) => opening,
+        () = pending.displaced() => {
+            client.plane.metrics().refused.get_or_create(&ReasonLabels { reason: Reason::Displaced }).inc();
+            return None;
+        }
+        () = client.life.drain.cancelled() => return None,
+    };
+    if !matches!(opening, Ok(Ok(_))) {
+        tracing::debug!("connection closed before it sent anything");
+    }
+    opening.ok()?.ok()
+}
+
+/// Serves HTTP, whichever version the client opened with.
+async fn http_on<S>(client: Client, opening: Opening, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let pending = client.gate.pend();
-    let opening = tokio::select! {
-        opening = timeout(FIRST_BYTE_WITHIN, opening(&mut stream)) => opening,
-        () = pending.displaced() => {
-            client.plane.metrics().refused.get_or_create(&ReasonLabels { reason: Reason::Displaced }).inc();
-            return;
-        }
-        () = client.life.drain.cancelled() => return,
-    };
-    drop(pending);
-    let Ok(Ok((is_http2, read))) = opening else {
-        tracing::debug!("connection closed before it sent anything");
-        return;
-    };
+    let Opening { is_http2, read } = opening;
     let stream = Prefixed::new(read, stream);
     let drain = client.life.drain.clone();
     if is_http2 {
@@ -190,7 +211,7 @@ where
 }
 
 /// Reads until it is clear whether the client speaks HTTP/2.
-async fn opening<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<(bool, Bytes)> {
+async fn opening<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Opening> {
     let mut read = BytesMut::with_capacity(1024);
     loop {
         if stream.read_buf(&mut read).await? == 0 {
@@ -198,10 +219,10 @@ async fn opening<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<(bool, Byte
         }
         let compared = read.len().min(PREFACE.len());
         if read[..compared] != PREFACE[..compared] {
-            return Ok((false, read.freeze()));
+            return Ok(Opening { is_http2: false, read: read.freeze() });
         }
         if compared == PREFACE.len() {
-            return Ok((true, read.freeze()));
+            return Ok(Opening { is_http2: true, read: read.freeze() });
         }
     }
 }
