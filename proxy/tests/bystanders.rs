@@ -7,11 +7,16 @@ mod federation;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use federation::{ANY_PORT, Federation, HOST, HTTP, echo, get, read_head, remote, reviews, status};
+use federation::{
+    ANY_PORT, Federation, HOST, HTTP, TCP, echo, endpoint, exchange, get, read_head, remote, reviews, service, status,
+};
 use isthmus_model::locality::Proximity::OtherRegion;
+use isthmus_model::traffic::Limits;
 use isthmus_proxy::metrics::{Direction, DirectionLabels};
+use isthmus_proxy::outbound::Mode;
 use isthmus_tests::hostile::frames::{END_HEADERS, END_STREAM, HEADERS, Peer, WINDOW_UPDATE, frame, request};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use rustix::process::{Resource, getrlimit};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
@@ -89,4 +94,45 @@ async fn a_client_of_http2_that_reads_nothing_is_given_up_within_half_a_minute_o
     }
     assert!(began.elapsed() > Duration::from_secs(10), "it had time to read");
     drop(peer);
+}
+
+/// Somebody has to speak first, and it may be the service: so each connection to its address opens one behind at once. There
+/// are as many as the service may have, and whoever comes then is closed and not kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_to_a_virtual_address_are_as_many_as_a_service_may_have() {
+    isthmus_proxy::accept::raise_file_limit();
+    let most = Limits::default().connections;
+    // Each is four files of this process: both ends of two connections. The other tests have some too.
+    if getrlimit(Resource::Nofile).current.is_some_and(|files| files < 4 * most as u64 + 3_000) {
+        return eprintln!("SKIPPED: the hard limit of open files is too low for {most} connections");
+    }
+    let federation = Federation::found(&["us-east"]);
+    let bare = endpoint("shop/legacy", app().await, echo().await, None);
+    let east = federation.outbound("us-east", reviews(vec![bare], vec![])).await;
+    let bytes = federation.listen_as(&east, Mode::Service { name: service(), port: TCP });
+    let requests = federation.listen_as(&east, Mode::Service { name: service(), port: HTTP });
+    let mut silent = Vec::new();
+    for _ in 0..most {
+        silent.push(TcpStream::connect(bytes).await.expect("connected"));
+    }
+    // Now each says something, and so all have their way.
+    for stream in &mut silent {
+        stream.write_all(b"x").await.expect("open");
+        assert_eq!(timeout(SOON, stream.read_u8()).await.expect("in time").expect("echoed"), b'x');
+    }
+    let mut surplus = TcpStream::connect(bytes).await.expect("connected");
+    assert!(timeout(SOON, surplus.read_u8()).await.expect("in time").is_err(), "closed");
+    // Requests have places of their own.
+    let asked = format!("GET /small HTTP/1.1\r\nHost: {HOST}:{HTTP}\r\nConnection: close\r\n\r\n");
+    assert_eq!(status(&exchange(requests, &asked).await), "200");
+    drop(silent.pop());
+    let again = async {
+        loop {
+            let mut stream = TcpStream::connect(bytes).await.expect("connected");
+            if stream.write_all(b"x").await.is_ok() && stream.read_u8().await.is_ok() {
+                return;
+            }
+        }
+    };
+    timeout(SOON, again).await.expect("a place that was left is given again");
 }
