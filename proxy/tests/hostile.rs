@@ -75,36 +75,3 @@ async fn hostile_first_contact_with_a_sidecar_ends_within_its_bound() {
     assert!(start.elapsed() < HANDSHAKE_WITHIN + Duration::from_secs(2), "{:?}", start.elapsed());
     assert!(get(east.address, "/").await.contains("west|"));
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn strangers_and_the_misdirected_get_no_session() {
-    let federation = Federation::found(&["us-east", "us-west"]);
-    let strangers = Federation::found(&["us-east"]);
-    let west = federation.workload("us-west", app("west").await, echo().await).await;
-    let dial = async |identity: isthmus_identity::LiveIdentity, sni: &str| {
-        let anyone = std::sync::Arc::new(|_: &isthmus_model::spiffe::SpiffeId| true);
-        let connector = tokio_rustls::TlsConnector::from(identity.client_config(anyone, &[b"h2"]));
-        let stream = TcpStream::connect(west.address).await.expect("connected");
-        let name = tokio_rustls::rustls::pki_types::ServerName::try_from(sni.to_owned()).expect("a name");
-        let mut tls = connector.connect(name, stream).await?;
-        tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
-        // A server that takes the session answers with its SETTINGS frame.
-        tls.read_u8().await
-    };
-    let right = "reviews.shop.svc.us-west.acme.mesh";
-    let mut untrusted = strangers.identity("us-east", "shop/productpage");
-    let trusting =
-        || isthmus_identity::TrustBundle::new(federation.domain.clone(), vec![federation.root.certificate().to_vec()]);
-    untrusted.set_trust(trusting().expect("a bundle"));
-    assert!(dial(untrusted, right).await.is_err(), "a certificate from another root");
-    untrusted = isthmus_identity::LiveIdentity::new();
-    untrusted.set_trust(trusting().expect("a bundle"));
-    assert!(dial(untrusted, right).await.is_err(), "no certificate");
-
-    let good = || federation.identity("us-east", "shop/productpage");
-    for sni in ["reviews.shop.svc.us-east.acme.mesh", "gateway.us-west.acme.mesh", "127.0.0.1", "x.us-west.acme.mesh"] {
-        assert!(dial(good(), sni).await.is_err(), "{sni}");
-    }
-    assert!(dial(good(), right).await.is_ok());
-    assert!(dial(good(), &right.to_uppercase()).await.is_ok(), "names are case-insensitive");
-}

@@ -8,14 +8,17 @@
 mod federation;
 mod surfaces;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use federation::{HOST, HTTP};
+use federation::{Federation, HOST, HTTP, service};
+use isthmus_identity::LiveIdentity;
+use isthmus_model::snapshot::{Service, Snapshot};
 use isthmus_tests::hostile::frames::{
-    COMPRESSION_ERROR, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, Outcome, PROTOCOL_ERROR, frame,
+    COMPRESSION_ERROR, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, Outcome, PROTOCOL_ERROR, frame, request,
 };
 use isthmus_tests::hostile::{FORGED, HIDDEN, Request, Safe, http1, http2};
-use surfaces::{BYSTANDER, CLIENTS, SESSIONS, Surfaces, Way, authority};
+use surfaces::{BYSTANDER, CLIENTS, SESSIONS, SNI, Surfaces, Way, authority};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -142,5 +145,64 @@ async fn messages_of_http2_that_are_none_or_for_somebody_else() {
             }
             assert!(bystander.is_served().await, "the bystander: {told}");
         }
+    }
+}
+
+/// Row 12: a session is for the service that its name says, and for who has a certificate of the federation.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_and_the_misdirected_get_no_session() {
+    let surfaces = Surfaces::start().await;
+    let stranger = Federation::found(&["us-east"]).identity("us-east", "shop/productpage");
+    let nobody = LiveIdentity::new();
+    for identity in [&stranger, &nobody] {
+        identity.set_trust(surfaces.federation.bundle());
+    }
+    let good = surfaces.federation.identity("us-east", "shop/productpage");
+    for way in SESSIONS {
+        let mut bystander = surfaces.bystander(way).await;
+        assert!(!surfaces.takes(way, &stranger, SNI).await, "a certificate from another root, at {way:?}");
+        assert!(!surfaces.takes(way, &nobody, SNI).await, "no certificate, at {way:?}");
+        // rustls sends no name for an address.
+        for sni in
+            ["reviews.shop.svc.us-east.acme.mesh", "gateway.us-west.acme.mesh", "127.0.0.1", "x.us-west.acme.mesh", "x"]
+        {
+            assert!(!surfaces.takes(way, &good, sni).await, "{sni} at {way:?}");
+        }
+        assert!(surfaces.takes(way, &good, SNI).await, "{way:?}");
+        assert!(surfaces.takes(way, &good, &SNI.to_uppercase()).await, "names are case-insensitive, at {way:?}");
+        assert!(bystander.is_served().await, "{way:?}");
+    }
+}
+
+/// Row 14: what a session was opened with does not count for longer than it holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_request_of_a_session_is_authorized_again() {
+    let surfaces = Surfaces::start().await;
+    let strangers = Federation::found(&["us-east"]);
+    for way in SESSIONS {
+        let (view, identity) = surfaces.landing(way);
+        let mut peer = surfaces.peer(way).await;
+        let mut next = 1;
+        let mut ask = async || {
+            let block = request("GET", "/", &authority());
+            peer.send(&frame(HEADERS, END_HEADERS | END_STREAM, next, &block)).await;
+            next += 2;
+            peer.outcome(next - 2).await
+        };
+        assert_eq!(ask().await, Outcome::Answered(200), "{way:?}");
+        assert_eq!(heard(&surfaces).len(), 1);
+        // Its export is withdrawn.
+        let before = view.borrow().clone();
+        let withdrawn = Service { exported_here: false, ..Service::clone(&before.services[&service()]) };
+        view.send_replace(Arc::new(Snapshot::clone(&before).with([withdrawn])));
+        assert_eq!(ask().await, Outcome::Answered(403), "{way:?}");
+        view.send_replace(before);
+        assert_eq!(ask().await, Outcome::Answered(200), "{way:?}");
+        assert_eq!(heard(&surfaces).len(), 1);
+        // The root that its certificate comes from is retired.
+        identity.set_trust(strangers.bundle());
+        let outcome = ask().await;
+        let over = matches!(outcome, Outcome::Answered(421) | Outcome::GoAway(_) | Outcome::Closed);
+        assert!(over && heard(&surfaces).is_empty(), "{way:?}: {outcome:?}");
     }
 }

@@ -8,12 +8,15 @@ use std::sync::Arc;
 
 use isthmus_identity::LiveIdentity;
 use isthmus_model::locality::Proximity::OtherRegion;
+use isthmus_model::snapshot::Snapshot;
 use isthmus_model::spiffe::SpiffeId;
 use isthmus_proxy::outbound::Mode;
 use isthmus_tests::hostile::Recorder;
 use isthmus_tests::hostile::frames::{END_HEADERS, END_STREAM, HEADERS, Outcome, Peer, Stream, frame, request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::federation::{
@@ -63,7 +66,7 @@ pub struct Surfaces {
     egress: SocketAddr,
     vip: SocketAddr,
     west: Workload,
-    terminating: SocketAddr,
+    terminating: Outbound,
     attacker: LiveIdentity,
 }
 
@@ -85,7 +88,7 @@ impl Surfaces {
         let egress = federation.listen_as(&east, Mode::Egress);
         let vip = federation.listen_as(&east, Mode::Service { name: service(), port: HTTP });
         let bare = endpoint("shop/reviews", recorder.address(), tcp, None);
-        let terminating = federation.terminating_gateway("us-west", reviews(vec![bare], vec![])).await;
+        let terminating = federation.terminating("us-west", reviews(vec![bare], vec![])).await;
         let attacker = federation.identity("us-east", "shop/attacker");
         Self { recorder, federation, east, egress, vip, west, terminating, attacker }
     }
@@ -96,7 +99,7 @@ impl Surfaces {
             Way::Egress => self.egress,
             Way::Vip => self.vip,
             Way::Inbound => self.west.address,
-            Way::Terminated => self.terminating,
+            Way::Terminated => self.terminating.address,
         }
     }
 
@@ -113,11 +116,27 @@ impl Surfaces {
                 Box::new(stream)
             }
             Way::Inbound | Way::Terminated => {
-                let anyone = Arc::new(|_: &SpiffeId| true);
-                let connector = tokio_rustls::TlsConnector::from(self.attacker.client_config(anyone, &[b"h2"]));
-                let name = ServerName::try_from(SNI).expect("a name");
-                Box::new(connector.connect(name, stream).await.expect("a handshake"))
+                Box::new(handshake(stream, &self.attacker, SNI).await.expect("a handshake"))
             }
+        }
+    }
+
+    /// Whether there is a session under that name for who shows that identity: then it is answered with a SETTINGS frame.
+    pub async fn takes(&self, way: Way, identity: &LiveIdentity, sni: &str) -> bool {
+        let stream = TcpStream::connect(self.address(way)).await.expect("connected");
+        let asked = async {
+            let mut tls = handshake(stream, identity, sni).await?;
+            tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
+            tls.read_u8().await
+        };
+        asked.await.is_ok()
+    }
+
+    /// What the landing side of a session sees, and whom it trusts.
+    pub fn landing(&self, way: Way) -> (&watch::Sender<Arc<Snapshot>>, &LiveIdentity) {
+        match way {
+            Way::Terminated => (&self.terminating.view, self.terminating.plane.identity()),
+            _ => (&self.west.view, self.west.plane.identity()),
         }
     }
 
@@ -132,6 +151,12 @@ impl Surfaces {
         }
         Bystander::Http1(self.open(way).await)
     }
+}
+
+async fn handshake(stream: TcpStream, identity: &LiveIdentity, sni: &str) -> std::io::Result<TlsStream<TcpStream>> {
+    let anyone = Arc::new(|_: &SpiffeId| true);
+    let connector = tokio_rustls::TlsConnector::from(identity.client_config(anyone, &[b"h2"]));
+    connector.connect(ServerName::try_from(sni.to_owned()).expect("a name"), stream).await
 }
 
 pub enum Bystander {
