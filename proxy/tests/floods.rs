@@ -59,11 +59,7 @@ async fn flooded(surfaces: &Surfaces, way: Way, Flood { what, frames, ends }: &F
             return peer.outcome(u32::MAX).await;
         }
         // Without reading, until nothing more is taken.
-        let sending = async {
-            loop {
-                peer.send(frames).await;
-            }
-        };
+        let sending = async { while peer.send(frames).await {} };
         let _ = timeout(LASTS, sending).await;
         assert!(bystander.is_served().await, "{what} at {way:?}: the bystander, while it is there");
         Outcome::Silence

@@ -14,8 +14,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use isthmus_federation::data_dir::DataDir;
 use isthmus_identity::{GatewayCredentials, LiveIdentity, TrustBundle};
 use isthmus_model::spiffe::SpiffeId;
-use isthmus_tests::harness::{http as plain, peak};
-use isthmus_tests::hostile::frames::{END_HEADERS, END_STREAM, HEADERS, Outcome, Peer, Stream, frame, request};
+use isthmus_tests::harness::{http as plain, peak, wait_until};
+use isthmus_tests::hostile::frames::{
+    DATA, END_HEADERS, END_STREAM, HEADERS, Outcome, PING, Peer, Stream, field, frame, request,
+};
 use isthmus_tests::hostile::http2::Flood;
 use isthmus_tests::hostile::{HIDDEN, Safe, grpc, http1, http2};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,7 +26,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use crate::federation::{Cluster, DOMAIN, SOON, federate, port, resident};
+use crate::federation::{Cluster, DOMAIN, SOON, federate, metric, port, resident};
 use crate::workload::Client;
 
 /// A connection that is refused is closed by then: small servers wait five to ten seconds for what does not come.
@@ -193,11 +195,7 @@ impl Grpc {
                     peer.send(&frames).await;
                     return peer.outcome(u32::MAX).await;
                 }
-                let sending = async {
-                    loop {
-                        peer.send(&frames).await;
-                    }
-                };
+                let sending = async { while peer.send(&frames).await {} };
                 let _ = timeout(LASTS, sending).await;
                 // Also while it is there.
                 assert!(self.is_alive().await, "{what} at {}", self.what);
@@ -264,23 +262,51 @@ async fn hostile_requests_to_operators_and_scrapers_ports_are_refused() {
     assert!(east.status().await["registry"].is_object() && client.is_ready().await);
 }
 
+/// What a gateway of us-east is asked for by name.
+const OWN_SNI: &str = "gateway.us-east.acme.mesh";
+
+/// Trusts the cluster's federation, and has nothing to show.
+fn newcomer(cluster: &Cluster) -> LiveIdentity {
+    let data = DataDir::open(&cluster.path("data")).expect("the gateway's");
+    let roots = data.read_node().expect("readable").expect("a member's").roots().expect("they decode");
+    let identity = LiveIdentity::new();
+    identity.set_trust(TrustBundle::new(DOMAIN.parse().expect("valid"), roots).expect("a bundle"));
+    identity
+}
+
+/// A member that has gone bad.
+fn member(cluster: &Cluster) -> LiveIdentity {
+    let identity = newcomer(cluster);
+    let credentials = GatewayCredentials::load(&cluster.path("data/identity")).expect("a member's");
+    identity.set_credentials(credentials.chain(), credentials.key().clone()).expect("they match");
+    identity
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_reads_nothing_keeps_no_place() {
+    let (east, _client) = cluster().await;
+    let open = async || metric(east.at(port::METRICS), "isthmus_connections", "east_west").await.expect("an answer");
+    let before = open().await;
+    let at = At::Tls(east.at(port::EAST_WEST), member(&east), OWN_SNI.to_owned());
+    let mut peer = Peer::open(at.open().await).await;
+    // It makes a call that it may make, so that it may stay; then it asks for answers and does not take them.
+    let call = [request("POST", grpc::GATEWAYS[1], "gateway"), field("content-type", b"application/grpc")].concat();
+    peer.send(&frame(HEADERS, END_HEADERS, 1, &call)).await;
+    peer.send(&frame(DATA, END_STREAM, 1, &[0; 5])).await;
+    assert!(matches!(peer.outcome(1).await, Outcome::Answered(_)));
+    let pings = frame(PING, 0, 0, &[0; 8]).repeat(100_000);
+    let sending = async { while peer.send(&pings).await {} };
+    let given_up = async { wait_until(2 * SOON, "it to be given up", async || open().await <= before).await };
+    tokio::join!(sending, given_up);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_calls_to_every_grpc_service_cost_nothing() {
     let (mut east, client) = cluster().await;
     let gateway = east.process().pid().expect("it runs");
-    let data = DataDir::open(&east.path("data")).expect("the gateway's");
-    let roots = data.read_node().expect("readable").expect("a member's").roots().expect("they decode");
-    let trusting = || {
-        let identity = LiveIdentity::new();
-        identity.set_trust(TrustBundle::new(DOMAIN.parse().expect("valid"), roots.clone()).expect("a bundle"));
-        identity
-    };
-    // As a member that has gone bad.
-    let member = trusting();
-    let credentials = GatewayCredentials::load(&data.identity()).expect("a member's");
-    member.set_credentials(credentials.chain(), credentials.key().clone()).expect("they match");
     let east_west = east.at(port::EAST_WEST);
-    let own = "gateway.us-east.acme.mesh".to_owned();
+    let own = OWN_SNI.to_owned();
+    let (member, trusting) = (member(&east), || newcomer(&east));
     let grpc = |what, at, calls| Grpc { what, at, calls, pid: gateway };
     let all = [
         grpc("east-west, of a member", At::Tls(east_west, member, own.clone()), &grpc::GATEWAYS),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isthmus_federation::caller::PeerStream;
+use isthmus_federation::serve::UNREAD_MAX;
 use isthmus_identity::ClientAuth;
 use isthmus_model::snapshot::Service;
 use isthmus_proxy::accept::{Accepted, Accepting, BindError};
@@ -13,7 +14,7 @@ use isthmus_proxy::inbound::serve_terminated;
 use isthmus_proxy::limits::Pending;
 use isthmus_proxy::metrics::{Direction, Reason};
 use isthmus_proxy::passthrough::{ClientHello, HelloError, read_client_hello, relay};
-use isthmus_proxy::tcp::Prefixed;
+use isthmus_proxy::tcp::{Prefixed, give_up_unread};
 use isthmus_proxy::{DataPlane, Metrics, handshake};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -146,6 +147,7 @@ impl Shared {
         pending: Pending,
     ) {
         let Accepted { stream, entry, peer, .. } = accepted;
+        give_up_unread(&stream, UNREAD_MAX);
         let stream = Prefixed::new(read, stream);
         if let Some(tls) = handshake::accept(tls, stream, pending, self.metrics()).await {
             // The server ends only when the gateway stops.

@@ -155,10 +155,13 @@ impl Peer {
         peer
     }
 
-    /// Sends what may be too much: what is refused half way is refused.
-    pub async fn send(&mut self, bytes: &[u8]) {
-        let _ = timeout(SOON, self.write.write_all(bytes)).await;
-        let _ = timeout(SOON, self.write.flush()).await;
+    /// Sends what may be too much: what is refused half way is refused. Whether all of it was taken in time.
+    pub async fn send(&mut self, bytes: &[u8]) -> bool {
+        let sending = async {
+            self.write.write_all(bytes).await?;
+            self.write.flush().await
+        };
+        matches!(timeout(SOON, sending).await, Ok(Ok(())))
     }
 
     /// What becomes of `stream`. Whatever else comes is passed over.
