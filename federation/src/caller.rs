@@ -19,15 +19,16 @@ use tonic::{Request, Status};
 
 /// A TLS connection with what is known of its peer, as the gRPC server takes it.
 pub struct PeerStream<S = TcpStream> {
-    /// Breaks when the peer is not trusted any more.
+    /// Breaks when the peer is not trusted any more, or comes for nothing.
     tls: Guarded<TlsStream<S>>,
     caller: Caller,
     /// What lives as long as the connection.
     _held: Option<Box<dyn Send>>,
 }
 
-/// How long a peer without a certificate has to show who it is in another way: it greets at once, and looking a token up takes
-/// milliseconds. It would hold a place for as long as it answers pings.
+/// How long a peer has to make a call that is let through: it does so at once, and looking a token up takes milliseconds. Whoever
+/// connects and says nothing would hold a place for as long as it answers pings, and a certificate of this federation alone is no
+/// reason to be here: every workload has one.
 pub const PROOF_WITHIN: Duration = Duration::from_secs(10);
 
 /// The peer of a connection. `None` when it showed no certificate, as a newcomer does.
@@ -38,7 +39,7 @@ pub struct Caller {
     proof: Proof,
 }
 
-/// That the peer of a connection has shown who it is. Clones share it.
+/// That the peer of a connection has shown who it is and what it came for. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Proof(CancellationToken);
 
@@ -53,7 +54,7 @@ impl Proof {
         if tokio::time::timeout(PROOF_WITHIN, self.0.cancelled()).await.is_ok() {
             std::future::pending::<()>().await;
         }
-        tracing::debug!("a connection is cut: its peer has not shown who it is");
+        tracing::debug!("a connection is cut: its peer has made no call that it may make");
     }
 }
 
@@ -62,10 +63,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PeerStream<S> {
     pub fn new(tls: TlsStream<S>, identity: &LiveIdentity, from: Option<IpAddr>) -> Self {
         let peer = identity.peer(tls.get_ref().1).map(Arc::new);
         let proof = Proof::default();
-        let tls = match peer.clone() {
-            Some(peer) => Guarded::new(tls, distrusted(peer)),
-            None => Guarded::new(tls, proof.clone().missing()),
-        };
+        let tls = Guarded::new(tls, over(peer.clone(), proof.clone()));
         Self { tls, caller: Caller { peer, from, proof }, _held: None }
     }
 
@@ -73,6 +71,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PeerStream<S> {
     #[must_use]
     pub fn holding(self, held: impl Send + 'static) -> Self {
         Self { _held: Some(Box::new(held)), ..self }
+    }
+}
+
+/// Returns when the connection has no reason to be there.
+async fn over(peer: Option<Arc<Peer>>, proof: Proof) {
+    let distrusted = async {
+        match peer {
+            Some(peer) => distrusted(peer).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = distrusted => {}
+        () = proof.missing() => {}
     }
 }
 
@@ -113,13 +125,14 @@ impl GatewayCaller {
     }
 }
 
-/// The gateway behind a request.
+/// The gateway behind a request. Its connection may stay.
 ///
 /// # Errors
 /// `UNAUTHENTICATED` without a certificate, `PERMISSION_DENIED` for a workload's certificate.
 pub fn gateway<T>(request: &Request<T>) -> Result<GatewayCaller, Status> {
     let verified = verified(request)?;
     if verified.id().is_gateway() {
+        proof(request).give();
         Ok(GatewayCaller(verified))
     } else {
         Err(Status::permission_denied(format!("{} is not a gateway", verified.id())))
@@ -183,7 +196,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for PeerStream<S> {
 
 #[cfg(test)]
 mod tests {
+    use isthmus_identity::{ClientAuth, PrivateKey, RootAuthority, TrustBundle};
+    use isthmus_model::name::FederationDomain;
+    use tokio::io::AsyncReadExt;
     use tokio::time::{Instant, timeout};
+    use tokio_rustls::rustls::pki_types::ServerName;
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
 
     use super::*;
 
@@ -197,5 +215,37 @@ mod tests {
         tokio::time::sleep(PROOF_WITHIN / 2).await;
         proof.give();
         assert!(timeout(PROOF_WITHIN * 10, missing).await.is_err(), "it stays");
+    }
+
+    /// Gateways of one federation.
+    fn gateways() -> [LiveIdentity; 2] {
+        let (domain, now) = ("acme.mesh".parse::<FederationDomain>().expect("valid"), SystemTime::now());
+        let root = RootAuthority::create(&domain, now).expect("a root");
+        ["us-east", "us-west"].map(|cluster| {
+            let trust_domain = domain.trust_domain(&cluster.parse().expect("valid"));
+            let id = SpiffeId::gateway(trust_domain, "gw-1".parse().expect("valid"));
+            let key = PrivateKey::generate().expect("a key");
+            let csr = key.csr().expect("a request");
+            let leaf = root.sign_gateway(&csr, &id, Duration::from_secs(3600), now).expect("signed");
+            let identity = LiveIdentity::new();
+            identity.set_trust(TrustBundle::new(domain.clone(), vec![root.certificate().to_vec()]).expect("a bundle"));
+            identity.set_credentials(vec![leaf], key).expect("credentials");
+            identity
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_alone_holds_no_place() {
+        let [east, west] = gateways();
+        let (here, there) = tokio::io::duplex(1 << 16);
+        let acceptor = TlsAcceptor::from(west.server_config(ClientAuth::Required, &[b"h2"]));
+        let connector = TlsConnector::from(east.client_config(Arc::new(|_: &SpiffeId| true), &[b"h2"]));
+        let name = ServerName::try_from("gateway.us-west.acme.mesh").expect("a name");
+        let (accepted, connected) = tokio::join!(acceptor.accept(there), connector.connect(name, here));
+        let (mut stream, _silent) = (PeerStream::new(accepted.expect("a peer"), &west, None), connected.expect("open"));
+        assert!(stream.caller.peer.is_some(), "it shows a certificate");
+        let began = Instant::now();
+        stream.read_u8().await.expect_err("cut");
+        assert_eq!(began.elapsed(), PROOF_WITHIN);
     }
 }

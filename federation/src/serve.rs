@@ -28,6 +28,9 @@ const RESETS_PENDING_MAX: usize = 20;
 /// How often a silent peer is asked whether it lives, and how long it may take to answer.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a peer may leave unread what it was sent: several times as long as it may take to answer. Whoever does not read is
+/// not told either that its connection is over, and would keep its place.
+pub const UNREAD_MAX: Duration = Duration::from_secs(30);
 
 /// Serves `routes` on every connection sent to the returned channel, until told to stop; then connections get
 /// a GOAWAY and their calls may finish.

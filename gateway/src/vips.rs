@@ -4,6 +4,9 @@
 //! there. Listeners follow the snapshot; a port that stays keeps its listener and its connections. DNS answers with
 //! an address whether or not it can be listened on, so what cannot is told: logged when it changes, in
 //! `isthmus status`, and as the metric `isthmus_vips_unbound`.
+//!
+//! All of them together take as many connections as any other listener: a federation of thousands of services must not
+//! mean thousands of times as many.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,6 +18,8 @@ use isthmus_model::shared::{DiffItem, OrdMap};
 use isthmus_model::snapshot::{Service, Snapshot};
 use isthmus_proxy::DataPlane;
 use isthmus_proxy::accept::DRAIN_WITHIN;
+use isthmus_proxy::limits::{Gate, Limits};
+use isthmus_proxy::metrics::Direction;
 use isthmus_proxy::outbound::{Mode, OutboundListener};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -40,6 +45,8 @@ pub struct Served {
 /// The listeners, and where they tell how they are.
 pub struct Vips {
     plane: DataPlane,
+    /// Where the connections to every address count.
+    gate: Gate,
     served: watch::Sender<Arc<Served>>,
     open: BTreeMap<SocketAddr, (ServiceName, CancellationToken)>,
     tasks: TaskTracker,
@@ -104,7 +111,12 @@ impl Vips {
     /// Listeners of `plane`, none open yet.
     #[must_use]
     pub fn new(plane: DataPlane) -> Self {
-        Self { plane, served: watch::Sender::default(), open: BTreeMap::new(), tasks: TaskTracker::new() }
+        Self::limited(plane, Limits::REACHED_BY_STRANGERS)
+    }
+
+    fn limited(plane: DataPlane, limits: Limits) -> Self {
+        let gate = Gate::shown(limits, Direction::Outbound, plane.metrics());
+        Self { plane, gate, served: watch::Sender::default(), open: BTreeMap::new(), tasks: TaskTracker::new() }
     }
 
     /// What is served, now and as it changes.
@@ -165,6 +177,7 @@ impl Vips {
             match OutboundListener::bind(address, self.plane.clone(), mode) {
                 Ok(listener) => {
                     let stop = shutdown.child_token();
+                    let listener = listener.sharing(self.gate.clone());
                     let (serving, withdrawn) = (listener.serve(stop.clone()), overdue(stop.clone(), shutdown.clone()));
                     self.tasks.spawn(async move {
                         tokio::select! {
@@ -214,6 +227,9 @@ fn log_news(before: &Served, now: &Served) {
 mod tests {
     use isthmus_identity::LiveIdentity;
     use isthmus_proxy::Metrics;
+    use isthmus_tests::harness::Loopback;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     use super::*;
     use crate::admin::fixture::World;
@@ -236,5 +252,29 @@ mod tests {
         assert!(!served.has_changed().expect("the sender lives"), "a further try changes nothing");
         vips.tell(BTreeMap::new());
         assert!(served.borrow_and_update().unbound.is_empty());
+    }
+
+    /// Whether a new connection is still open when one that was let in has been answered.
+    async fn lets_in(address: SocketAddr) -> Option<TcpStream> {
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("written");
+        let answered = stream.read(&mut [0]).await.is_ok_and(|read| read > 0);
+        answered.then_some(stream)
+    }
+
+    #[tokio::test]
+    async fn the_addresses_do_not_have_each_as_many_connections_as_a_listener_may() {
+        let view = World::new().state.snapshots;
+        let metrics = Arc::new(Metrics::register(&mut prometheus_client::registry::Registry::default()));
+        let plane = DataPlane::new(view, None, LiveIdentity::new(), metrics);
+        let mut vips = Vips::limited(plane, Limits { total: 2, per_source: 2, pending: 2, pending_per_source: 2 });
+        let block = Loopback::block();
+        let addresses = [1, 2, 3].map(|host| block.address(host, 80));
+        let wanted = addresses.map(|address| (address, "shop/reviews".parse().expect("valid")));
+        let unbound = vips.open(BTreeMap::from(wanted), &CancellationToken::new());
+        assert!(unbound.is_empty(), "{unbound:?}");
+        let [first, second, third] = addresses;
+        let _kept = [lets_in(first).await.expect("room"), lets_in(second).await.expect("room")];
+        assert!(lets_in(third).await.is_none(), "two are all that there may be");
     }
 }

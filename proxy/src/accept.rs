@@ -14,7 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::limits::{Entry, Gate, Limits};
-use crate::metrics::{Direction, DirectionLabels, Metrics, ReasonLabels};
+use crate::metrics::{Direction, Metrics, ReasonLabels};
 
 /// Connections that the kernel holds for us while we are busy.
 const BACKLOG: i32 = 1_024;
@@ -95,6 +95,8 @@ pub struct Accepting {
     listener: TcpListener,
     local: SocketAddr,
     direction: Direction,
+    /// Of several listeners together, if not its own.
+    gate: Option<Gate>,
 }
 
 /// A connection that was let in.
@@ -174,7 +176,13 @@ impl Accepting {
     pub fn bind_owned(address: SocketAddr, owner: Owner, direction: Direction) -> Result<Self, BindError> {
         let bound = listen(address, owner).and_then(|listener| Ok((listener.local_addr()?, listener)));
         let (local, listener) = bound.map_err(|source| BindError { address, source })?;
-        Ok(Self { listener, local, direction })
+        Ok(Self { listener, local, direction, gate: None })
+    }
+
+    /// Has its connections count at `gate`, together with those of other listeners.
+    #[must_use]
+    pub fn sharing(self, gate: Gate) -> Self {
+        Self { gate: Some(gate), ..self }
     }
 
     /// The bound address.
@@ -189,8 +197,7 @@ impl Accepting {
         F: Future<Output = ()> + Send + 'static,
     {
         let tasks = Tasks::new(shutdown.clone());
-        let labels = DirectionLabels { direction: self.direction };
-        let gate = Gate::new(Limits::of(self.direction), metrics.connections.get_or_create_owned(&labels));
+        let gate = self.gate.unwrap_or_else(|| Gate::shown(Limits::of(self.direction), self.direction, metrics));
         let mut short_of = false;
         loop {
             let accepted = tokio::select! {

@@ -1,4 +1,4 @@
-//! How many connections a listener takes, from everyone and from one source, and how many of them may
+//! How many connections a listener takes, or several listeners together, from everyone and from one source, and how many of them may
 //! be unproven.
 //!
 //! A connection is *pending* until it has shown who it is (TLS), or that it has anything to say. When there
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::{Direction, Reason};
+use crate::metrics::{Direction, DirectionLabels, Metrics, Reason};
 
 /// Bounds of one listener.
 #[derive(Clone, Copy, Debug)]
@@ -33,11 +33,19 @@ pub struct Limits {
 impl Limits {
     /// Half of the room is for others, whatever one source does. The other half is a whole cluster's sidecars that come back
     /// through one translated address: a handshake takes two round trips.
-    const REACHED_BY_STRANGERS: Self =
+    pub const REACHED_BY_STRANGERS: Self =
         Self { total: 16_384, per_source: 12_288, pending: 1_024, pending_per_source: 512 };
     /// A sidecar's only source is the workload beside it.
     const REACHED_BY_CLIENTS: Self =
         Self { pending_per_source: Self::REACHED_BY_STRANGERS.pending, ..Self::REACHED_BY_STRANGERS };
+
+    /// For a port whose connections are all pending as long as they last: of more than `connections`, the oldest makes room for the
+    /// newest. It takes a moment to go.
+    #[must_use]
+    pub const fn by_age(connections: usize) -> Self {
+        let total = 2 * connections;
+        Self { total, per_source: total, pending: connections, pending_per_source: connections }
+    }
 
     /// For a listener of the data plane.
     #[must_use]
@@ -66,7 +74,7 @@ impl Source {
     }
 }
 
-/// Counts the connections of one listener.
+/// Counts the connections of one listener, or of several that share it.
 #[derive(Clone, Debug)]
 pub struct Gate(Arc<State>);
 
@@ -93,6 +101,12 @@ impl Gate {
     pub fn new(limits: Limits, open: Gauge) -> Self {
         let (counts, queues, next) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
         Self(Arc::new(State { limits, open, counts, queues, next }))
+    }
+
+    /// The same, shown as connections in that direction.
+    #[must_use]
+    pub fn shown(limits: Limits, direction: Direction, metrics: &Metrics) -> Self {
+        Self::new(limits, metrics.connections.get_or_create_owned(&DirectionLabels { direction }))
     }
 
     /// Lets a connection in.

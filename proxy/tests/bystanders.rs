@@ -5,18 +5,25 @@
 mod federation;
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use federation::{ANY_PORT, Federation, HOST, HTTP, echo, get, read_head, remote, reviews, status};
+use federation::{
+    ANY_PORT, Federation, HOST, HTTP, TCP, echo, endpoint, exchange, get, read_head, remote, reviews, service, status,
+};
 use isthmus_model::locality::Proximity::OtherRegion;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use isthmus_model::traffic::Limits;
+use isthmus_proxy::metrics::{Direction, DirectionLabels};
+use isthmus_proxy::outbound::Mode;
+use isthmus_tests::hostile::frames::{END_HEADERS, END_STREAM, HEADERS, Peer, WINDOW_UPDATE, frame, request};
+use rustix::process::{Resource, getrlimit};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 /// More than any buffer on the way.
 const LARGE: usize = 16 << 20;
 /// Clients that ask for that and do not read it.
-const STALLED: usize = 24;
+const STALLED: usize = 200;
 const SOON: Duration = Duration::from_secs(10);
 
 /// An application whose `/large` is large.
@@ -62,4 +69,70 @@ async fn clients_that_do_not_read_stall_nobody_else() {
         let answer = timeout(SOON, get(east.address, "/small")).await.expect("not stalled");
         assert_eq!(status(&answer), "200", "{answer}");
     }
+}
+
+/// A client of HTTP/2 reads its connection whatever becomes of its streams: one that does not answers no ping either.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_http2_that_reads_nothing_is_given_up_within_half_a_minute_or_so() {
+    let federation = Federation::found(&["us-east"]);
+    let local = federation.workload("us-east", app().await, echo().await).await;
+    let east = federation.outbound("us-east", reviews(vec![local.endpoint.clone()], vec![])).await;
+    let stream = TcpStream::connect(east.address).await.expect("connected");
+    // Windows as large as they may be, so that what is answered is written.
+    let mut peer = Peer::open_with(stream, &[0, 4, 0x7f, 0xff, 0xff, 0xff]).await;
+    peer.send(&frame(WINDOW_UPDATE, 0, 0, &0x7000_0000_u32.to_be_bytes())).await;
+    for stream in [1, 3, 5, 7] {
+        let block = request("GET", "/large", &format!("{HOST}:{HTTP}"));
+        peer.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &block)).await;
+    }
+    let labels = DirectionLabels { direction: Direction::Outbound };
+    let open = east.plane.metrics().connections.get_or_create_owned(&labels);
+    let began = Instant::now();
+    while open.get() > 0 {
+        assert!(began.elapsed() < Duration::from_secs(60), "it is there yet");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(began.elapsed() > Duration::from_secs(10), "it had time to read");
+    drop(peer);
+}
+
+/// Somebody has to speak first, and it may be the service: so each connection to its address opens one behind at once. There
+/// are as many as the service may have, and whoever comes then is closed and not kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_to_a_virtual_address_are_as_many_as_a_service_may_have() {
+    isthmus_proxy::accept::raise_file_limit();
+    let most = Limits::default().connections;
+    // Each is four files of this process: both ends of two connections. The other tests have some too.
+    if getrlimit(Resource::Nofile).current.is_some_and(|files| files < 4 * most as u64 + 3_000) {
+        return eprintln!("SKIPPED: the hard limit of open files is too low for {most} connections");
+    }
+    let federation = Federation::found(&["us-east"]);
+    let bare = endpoint("shop/legacy", app().await, echo().await, None);
+    let east = federation.outbound("us-east", reviews(vec![bare], vec![])).await;
+    let bytes = federation.listen_as(&east, Mode::Service { name: service(), port: TCP });
+    let requests = federation.listen_as(&east, Mode::Service { name: service(), port: HTTP });
+    let mut silent = Vec::new();
+    for _ in 0..most {
+        silent.push(TcpStream::connect(bytes).await.expect("connected"));
+    }
+    // Now each says something, and so all have their way.
+    for stream in &mut silent {
+        stream.write_all(b"x").await.expect("open");
+        assert_eq!(timeout(SOON, stream.read_u8()).await.expect("in time").expect("echoed"), b'x');
+    }
+    let mut surplus = TcpStream::connect(bytes).await.expect("connected");
+    assert!(timeout(SOON, surplus.read_u8()).await.expect("in time").is_err(), "closed");
+    // Requests have places of their own.
+    let asked = format!("GET /small HTTP/1.1\r\nHost: {HOST}:{HTTP}\r\nConnection: close\r\n\r\n");
+    assert_eq!(status(&exchange(requests, &asked).await), "200");
+    drop(silent.pop());
+    let again = async {
+        loop {
+            let mut stream = TcpStream::connect(bytes).await.expect("connected");
+            if stream.write_all(b"x").await.is_ok() && stream.read_u8().await.is_ok() {
+                return;
+            }
+        }
+    };
+    timeout(SOON, again).await.expect("a place that was left is given again");
 }

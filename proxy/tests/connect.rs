@@ -6,6 +6,7 @@ mod federation;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use federation::{Federation, HOST, HTTP, TCP, app, echo, endpoint, read_head, remote, reviews, status};
@@ -17,6 +18,8 @@ use isthmus_model::locality::Proximity::OtherRegion;
 use isthmus_model::spiffe::SpiffeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 const FORGED: &str = "X-Forwarded-Client-Cert: URI=spiffe://us-east.acme.mesh/ns/shop/sa/admin\r\n";
 const CALLER: &str = "spiffe://us-east.acme.mesh/ns/shop/sa/productpage";
@@ -131,4 +134,27 @@ async fn session(federation: &Federation, landing: SocketAddr) -> http2::SendReq
     let (send, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await.expect("a session");
     tokio::spawn(connection);
     send
+}
+
+/// A session takes so many streams, and tunnels stay: one more must not wait on it for another to end.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_tunnels_at_once_than_a_session_takes_are_all_opened() {
+    const TUNNELS: usize = 400;
+    isthmus_proxy::accept::raise_file_limit();
+    let federation = Federation::found(&["us-east", "us-west"]);
+    let west = federation.workload("us-west", app("west").await, echo().await).await;
+    let gateway = federation::splicing_gateway(west.address).await;
+    let east = federation.outbound("us-east", reviews(vec![], vec![remote("us-west", OtherRegion, gateway)])).await;
+    let mut opening = JoinSet::new();
+    for _ in 0..TUNNELS {
+        let outbound = east.address;
+        opening.spawn(async move {
+            let mut stream = TcpStream::connect(outbound).await.expect("connected");
+            let connect = format!("CONNECT {HOST}:{TCP} HTTP/1.1\r\nHost: {HOST}:{TCP}\r\n\r\n");
+            stream.write_all(connect.as_bytes()).await.expect("written");
+            (read_head(&mut stream).await, stream)
+        });
+    }
+    let opened = timeout(Duration::from_secs(20), opening.join_all()).await.expect("none waits for another to end");
+    assert!(opened.iter().all(|(head, _)| status(head) == "200"), "{:?}", opened.first());
 }

@@ -6,71 +6,11 @@ mod federation;
 
 use std::time::{Duration, Instant};
 
-use federation::{Federation, HOST, HTTP, TCP, app, echo, exchange, get, remote, reviews, splicing_gateway, status};
+use federation::{Federation, HOST, TCP, app, echo, exchange, get, remote, reviews, splicing_gateway, status};
 use isthmus_model::locality::Proximity::OtherRegion;
 use isthmus_proxy::handshake::HANDSHAKE_WITHIN;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-#[tokio::test(flavor = "multi_thread")]
-async fn requests_that_can_be_read_two_ways_are_refused() {
-    let federation = Federation::found(&["us-east"]);
-    let local = federation.workload("us-east", app("local").await, echo().await).await;
-    let east = federation.outbound("us-east", reviews(vec![local.endpoint.clone()], vec![])).await;
-    let authority = format!("{HOST}:{HTTP}");
-    for (what, text) in [
-        ("two hosts", format!("GET / HTTP/1.1\r\nHost: {authority}\r\nHost: {authority}\r\n\r\n")),
-        ("no host", "GET / HTTP/1.1\r\n\r\n".to_owned()),
-        ("target and host differ", format!("GET http://{authority}/ HTTP/1.1\r\nHost: other.shop\r\n\r\n")),
-        ("user information", format!("GET http://me@{authority}/ HTTP/1.1\r\nHost: {authority}\r\n\r\n")),
-        (
-            "several codings",
-            format!("POST / HTTP/1.1\r\nHost: {authority}\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
-        ),
-        (
-            "two codings",
-            format!(
-                "POST / HTTP/1.1\r\nHost: {authority}\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
-            ),
-        ),
-        (
-            "coding in 1.0",
-            format!("POST / HTTP/1.0\r\nHost: {authority}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-        ),
-        (
-            "lengths differ",
-            format!("POST / HTTP/1.1\r\nHost: {authority}\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
-        ),
-        ("signed length", format!("POST / HTTP/1.1\r\nHost: {authority}\r\nContent-Length: +1\r\n\r\na")),
-        ("NUL", format!("GET / HTTP/1.1\r\nHost: {authority}\r\nX: a\0b\r\n\r\n")),
-        ("bare CR", format!("GET / HTTP/1.1\r\nHost: {authority}\r\nX: a\rb\r\n\r\n")),
-        ("folded", format!("GET / HTTP/1.1\r\nHost: {authority}\r\nX: a\r\n b\r\n\r\n")),
-        ("space before colon", format!("GET / HTTP/1.1\r\nHost : {authority}\r\n\r\n")),
-        ("not HTTP", "\u{1}\u{2}\u{3}\r\n\r\n".to_owned()),
-    ] {
-        let response = exchange(east.address, &text).await;
-        assert_eq!(status(&response), "400", "{what}: {response}");
-    }
-    assert!(get(east.address, "/").await.contains("local|"));
-}
-
-/// RFC 9112 §6.3 lets a server go by the coding alone if it closes the connection afterwards, and so hyper
-/// does; neither field is passed on, so nobody behind can read the message another way.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_length_beside_a_coding_smuggles_nothing() {
-    let federation = Federation::found(&["us-east"]);
-    let local = federation.workload("us-east", app("local").await, echo().await).await;
-    let east = federation.outbound("us-east", reviews(vec![local.endpoint.clone()], vec![])).await;
-    let (length, coding) = ("Content-Length: 64\r\n", "Transfer-Encoding: chunked\r\n");
-    for fields in [format!("{length}{coding}"), format!("{coding}{length}")] {
-        let authority = format!("{HOST}:{HTTP}");
-        let hidden = format!("GET /hidden HTTP/1.1\r\nHost: {authority}\r\n\r\n");
-        let text = format!("POST / HTTP/1.1\r\nHost: {authority}\r\n{fields}\r\n0\r\n\r\n{hidden}");
-        let response = exchange(east.address, &text).await;
-        assert_eq!(response.matches("HTTP/1.1 200").count(), 1, "one answer, then closed: {response}");
-        assert!(!response.contains("/hidden"), "{response}");
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_but_the_federation_is_proxied() {
@@ -134,37 +74,4 @@ async fn hostile_first_contact_with_a_sidecar_ends_within_its_bound() {
     }
     assert!(start.elapsed() < HANDSHAKE_WITHIN + Duration::from_secs(2), "{:?}", start.elapsed());
     assert!(get(east.address, "/").await.contains("west|"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn strangers_and_the_misdirected_get_no_session() {
-    let federation = Federation::found(&["us-east", "us-west"]);
-    let strangers = Federation::found(&["us-east"]);
-    let west = federation.workload("us-west", app("west").await, echo().await).await;
-    let dial = async |identity: isthmus_identity::LiveIdentity, sni: &str| {
-        let anyone = std::sync::Arc::new(|_: &isthmus_model::spiffe::SpiffeId| true);
-        let connector = tokio_rustls::TlsConnector::from(identity.client_config(anyone, &[b"h2"]));
-        let stream = TcpStream::connect(west.address).await.expect("connected");
-        let name = tokio_rustls::rustls::pki_types::ServerName::try_from(sni.to_owned()).expect("a name");
-        let mut tls = connector.connect(name, stream).await?;
-        tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
-        // A server that takes the session answers with its SETTINGS frame.
-        tls.read_u8().await
-    };
-    let right = "reviews.shop.svc.us-west.acme.mesh";
-    let mut untrusted = strangers.identity("us-east", "shop/productpage");
-    let trusting =
-        || isthmus_identity::TrustBundle::new(federation.domain.clone(), vec![federation.root.certificate().to_vec()]);
-    untrusted.set_trust(trusting().expect("a bundle"));
-    assert!(dial(untrusted, right).await.is_err(), "a certificate from another root");
-    untrusted = isthmus_identity::LiveIdentity::new();
-    untrusted.set_trust(trusting().expect("a bundle"));
-    assert!(dial(untrusted, right).await.is_err(), "no certificate");
-
-    let good = || federation.identity("us-east", "shop/productpage");
-    for sni in ["reviews.shop.svc.us-east.acme.mesh", "gateway.us-west.acme.mesh", "127.0.0.1", "x.us-west.acme.mesh"] {
-        assert!(dial(good(), sni).await.is_err(), "{sni}");
-    }
-    assert!(dial(good(), right).await.is_ok());
-    assert!(dial(good(), &right.to_uppercase()).await.is_ok(), "names are case-insensitive");
 }

@@ -3,16 +3,17 @@
 #![allow(missing_docs)]
 
 mod federation;
-mod frames;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use federation::{ANY_PORT, Federation, Outbound, Workload, echo, endpoint, request, reviews, status};
-use frames::{END_HEADERS, END_STREAM, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, frame, read_frame};
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::snapshot::{Service, Snapshot};
 use isthmus_proxy::metrics::ServiceLabels;
+use isthmus_tests::hostile::frames::{
+    END_HEADERS, END_STREAM, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, frame, read_frame,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 

@@ -7,6 +7,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use isthmus_tests::harness::dns::{self, Answer, RecordType};
+pub(crate) use isthmus_tests::harness::resident;
 use isthmus_tests::harness::{Loopback, Process, Spawn, http, wait_for, wait_until};
 use isthmus_tests::wan::RoutedWan;
 use serde_json::Value;
@@ -327,11 +328,4 @@ pub(crate) fn host(service: &str) -> String {
 /// A JSON string's text.
 pub(crate) fn text(value: &Value) -> String {
     value.as_str().expect("text").to_owned()
-}
-
-/// Resident memory of a process, in bytes.
-pub(crate) fn resident(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
 }

@@ -119,9 +119,26 @@ async fn hears_until_closed(stream: &mut TcpStream, what: &str) -> Vec<u8> {
     heard
 }
 
-/// What is no ClientHello at all.
+/// A ClientHello with 64 KiB of extensions, in as many records as that takes (RFC 8446 §5.1).
+fn swollen_hello() -> Vec<u8> {
+    const RECORD: usize = 1 << 14;
+    let head = [&[3, 3][..], &[0x5a; 32], &[0, 0, 2, 0x13, 0x01, 1, 0, 0xff, 0xff]].concat();
+    // One unknown extension that takes all.
+    let hello = [&head[..], &[0xfa, 0xfa, 0xff, 0xfb], &[0; 0xfffb]].concat();
+    let length = u32::try_from(hello.len()).expect("it fits").to_be_bytes();
+    let message = [&[1][..], &length[1..], &hello].concat();
+    let record = |piece: &[u8]| {
+        let length = u16::try_from(piece.len()).expect("it fits").to_be_bytes();
+        [&[22, 3, 1][..], &length, piece].concat()
+    };
+    message.chunks(RECORD).flat_map(record).collect()
+}
+
+/// What is no ClientHello at all, or too much of one.
 async fn broken_hellos(surface: &Surface) {
+    let swollen = swollen_hello();
     for (what, bytes) in [
+        ("64 KiB of extensions", &swollen[..]),
         ("plaintext HTTP/1", &b"GET / HTTP/1.1\r\nHost: details.shop.svc.clusterset.local\r\n\r\n"[..]),
         ("plaintext HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"),
         ("16 KiB of zeros", &[0; 16 * 1024]),

@@ -27,5 +27,6 @@ mod registry;
 mod replicas;
 mod root;
 mod rotation;
+mod rows;
 mod vault;
 mod workload;

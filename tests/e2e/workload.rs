@@ -97,8 +97,13 @@ pub(crate) struct Client {
 impl Client {
     /// Starts it.
     pub(crate) async fn run(cluster: &Cluster, name: &'static str, number: u8) -> Self {
+        Self::run_with(cluster, name, number, "").await
+    }
+
+    /// The same; `extra` goes into its configuration.
+    pub(crate) async fn run_with(cluster: &Cluster, name: &'static str, number: u8, extra: &str) -> Self {
         let ip = cluster.host(number);
-        Self { name, sidecar: sidecar(cluster, name, ip, "").await, ip }
+        Self { name, sidecar: sidecar(cluster, name, ip, extra).await, ip }
     }
 
     /// Starts it with the gateway's control socket for the token, without waiting for it.
@@ -120,6 +125,11 @@ impl Client {
     /// Whether it says that it is ready.
     pub(crate) async fn is_ready(&self) -> bool {
         is_ok(self.status()).await
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.sidecar.pid().expect("it runs")
     }
 
     /// What it logged.

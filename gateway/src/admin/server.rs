@@ -1,25 +1,32 @@
 //! The admin listeners: a loopback port and a Unix socket.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::http::header::CONNECTION;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
 use axum::serve::Listener;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use isthmus_proxy::limits::{Gate, Limits};
+use isthmus_proxy::message::authority::check_framing;
 use isthmus_proxy::unix_socket;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::{AdminState, Surface, router};
 use crate::config::GatewayConfig;
 
-/// Connections to one listener at a time. Operators and scrapers are few; the next one waits in the backlog.
+/// Connections to one listener at a time. Operators and scrapers are few; when there are more, the oldest makes room, so that those
+/// who say nothing keep nobody out.
 const CONNECTIONS_MAX: usize = 64;
 /// How long a request's head may take. It comes from the same machine or from a scraper next door.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -104,28 +111,39 @@ impl AdminServer {
 
 /// Serves a small HTTP API within bounds, until told to stop and then until open requests are answered.
 pub async fn serve_http<L: Listener>(mut listener: L, router: Router, shutdown: CancellationToken) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let gate = Gate::new(Limits::by_age(CONNECTIONS_MAX), Gauge::default());
+    let router = router.layer(middleware::from_fn(refuse_other_codings));
     let connections = TaskTracker::new();
     loop {
-        let accept = async {
-            let slot = slots.clone().acquire_owned().await;
-            (slot, listener.accept().await.0)
-        };
-        let (slot, stream) = tokio::select! {
+        let stream = tokio::select! {
             () = shutdown.cancelled() => break,
-            accepted = accept => accepted,
+            (stream, _) = listener.accept() => stream,
         };
-        let (router, shutdown) = (router.clone(), shutdown.clone());
+        // Where they come from does not matter: of a socket in the file system, nobody knows.
+        let Ok(entry) = gate.enter(Ipv4Addr::UNSPECIFIED.into()) else { continue };
+        let (pending, router, shutdown) = (entry.pend(), router.clone(), shutdown.clone());
         connections.spawn(async move {
-            let served = tokio::time::timeout(CONNECTION_AGE_MAX, connection::<L>(stream, router, shutdown));
-            if let Ok(Err(error)) = served.await {
+            let _entry = entry;
+            let served = tokio::select! {
+                served = tokio::time::timeout(CONNECTION_AGE_MAX, connection::<L>(stream, router, shutdown)) => served,
+                () = pending.displaced() => return,
+            };
+            if let Ok(Err(error)) = served {
                 tracing::debug!(%error, "a connection to the admin API or metrics broke");
             }
-            drop(slot);
         });
     }
     connections.close();
     connections.wait().await;
+}
+
+/// Refuses what is framed in a way that is not understood, as the data plane does: hyper takes any list of codings that ends in
+/// `chunked`.
+async fn refuse_other_codings(request: Request, next: Next) -> Response {
+    match check_framing(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => (StatusCode::BAD_REQUEST, [(CONNECTION, "close")], format!("{error}\n")).into_response(),
+    }
 }
 
 async fn connection<L: Listener>(stream: L::Io, router: Router, shutdown: CancellationToken) -> hyper::Result<()> {

@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 
 use isthmus_federation::caller::PeerStream;
+use isthmus_federation::serve::UNREAD_MAX;
 use isthmus_identity::ClientAuth;
 use isthmus_proxy::accept::{Accepted, Accepting, BindError};
 use isthmus_proxy::metrics::Direction;
+use isthmus_proxy::tcp::give_up_unread;
 use isthmus_proxy::{DataPlane, handshake};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
@@ -45,6 +47,7 @@ impl ControlListener {
             let (server, metrics) = (server.clone(), metrics.clone());
             async move {
                 let Accepted { stream, entry, peer, .. } = accepted;
+                give_up_unread(&stream, UNREAD_MAX);
                 if let Some(tls) = handshake::accept_new(&acceptor, stream, entry.pend(), &metrics).await {
                     // The server ends only when the gateway stops.
                     let _ = server.send(PeerStream::new(tls, &identity, Some(peer.ip())).holding(entry)).await;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ipnet::IpNet;
 use isthmus_federation::caller::PeerStream;
+use isthmus_federation::serve::UNREAD_MAX;
 use isthmus_identity::ClientAuth;
 use isthmus_model::snapshot::Service;
 use isthmus_proxy::accept::{Accepted, Accepting, BindError};
@@ -14,7 +15,7 @@ use isthmus_proxy::inbound::serve_terminated;
 use isthmus_proxy::limits::{Entry, Pending};
 use isthmus_proxy::metrics::{Direction, Reason, ReasonLabels};
 use isthmus_proxy::passthrough::{ClientHello, Opening, OpeningError, relay};
-use isthmus_proxy::tcp::Prefixed;
+use isthmus_proxy::tcp::{Prefixed, give_up_unread};
 use isthmus_proxy::{DataPlane, Metrics, handshake};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -200,6 +201,7 @@ impl Shared {
         pending: Pending,
     ) {
         let Admitted { stream, entry, peer } = admitted;
+        give_up_unread(&stream, UNREAD_MAX);
         let stream = Prefixed::new(read, stream);
         if let Some(tls) = handshake::accept(tls, stream, pending, self.metrics()).await {
             // The server ends only when the gateway stops.

@@ -18,22 +18,26 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::agent::AgentState;
+use crate::limits::{Gate, Limits};
+use crate::message::authority::check_framing;
 
-/// Connections at a time: a scraper, a prober, a person, and as many again of each.
-const CONNECTIONS_MAX: usize = 16;
+/// Connections at a time: a scraper, a prober, a person, and many times as many again. When there are more, the oldest makes
+/// room, so that those who say nothing keep nobody out.
+const CONNECTIONS_MAX: usize = 64;
 /// From accept to the last byte of the answer.
 const CONNECTION_WITHIN: Duration = Duration::from_secs(10);
 /// Pause after a failed accept, so that missing file descriptors do not make the loop spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const TEXT: &str = "text/plain; charset=utf-8";
 
 /// A bound status port.
 pub(super) struct StatusListener {
@@ -65,16 +69,19 @@ impl StatusListener {
     /// Serves until `shutdown`; from `draining` on as not ready.
     pub(super) async fn serve(self, draining: CancellationToken, shutdown: CancellationToken) {
         let status = Arc::new(Status { registry: self.registry, state: self.state, draining });
-        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let gate = Gate::new(Limits::by_age(CONNECTIONS_MAX), Gauge::default());
         let accepting = async {
             loop {
-                let permit = room.clone().acquire_owned().await;
                 match self.listener.accept().await {
-                    Ok((stream, _)) => {
-                        let connection = connection(status.clone(), stream);
+                    Ok((stream, peer)) => {
+                        let Ok(entry) = gate.enter(peer.ip()) else { continue };
+                        let (connection, pending) = (connection(status.clone(), stream), entry.pend());
                         tokio::spawn(shutdown.clone().run_until_cancelled_owned(async move {
-                            connection.await;
-                            drop(permit);
+                            tokio::select! {
+                                () = connection => {}
+                                () = pending.displaced() => {}
+                            }
+                            drop(entry);
                         }));
                     }
                     Err(error) => {
@@ -90,7 +97,10 @@ impl StatusListener {
 
 async fn connection(status: Arc<Status>, stream: TcpStream) {
     let answer = service_fn(move |request: Request<_>| {
-        let answer = status.answer(request.method(), request.uri().path());
+        let answer = match check_framing(request.headers()) {
+            Ok(()) => status.answer(request.method(), request.uri().path()),
+            Err(error) => response(StatusCode::BAD_REQUEST, TEXT, format!("{error}\n")),
+        };
         async { Ok::<_, Infallible>(answer) }
     });
     let serving =
@@ -111,7 +121,6 @@ struct Status {
 
 impl Status {
     fn answer(&self, method: &Method, path: &str) -> Response<Full<Bytes>> {
-        const TEXT: &str = "text/plain; charset=utf-8";
         match (method, path) {
             (&Method::GET | &Method::HEAD, "/metrics") => match self.metrics() {
                 Ok(text) => response(StatusCode::OK, OPENMETRICS, text),

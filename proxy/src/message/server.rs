@@ -38,15 +38,19 @@ pub const SHARED_RESETS_PROVOKED_MAX: usize = 16 * STREAMS_MAX as usize;
 pub const STREAM_WINDOW: u32 = 1024 * 1024;
 /// What one client's connection may have in flight towards us. Its streams wait for each other at most.
 pub const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// What a connection that carries many parties' streams may have in flight towards us: as much as a window for each stream
-/// that there usually is, so that those who do not read do not stall the others.
-pub const SHARED_WINDOW: u32 = 64 * STREAM_WINDOW;
+/// What a connection that carries many parties' streams may have in flight towards us: a window for each stream that there may
+/// be, so that those who do not read do not stall the others, however many they are. It is what may be, not what there is: nobody
+/// waits unread but by the requests that a service may have under way.
+pub const SHARED_WINDOW: u32 = STREAMS_MAX * STREAM_WINDOW;
 /// Bytes of one frame between data planes: bulk goes in few of them, and one is through at 100 Mbit/s within 5 ms.
 pub const SHARED_FRAME_MAX: u32 = 64 * 1024;
 /// The same of a client, as by default.
 const FRAME_MAX: u32 = 16 * 1024;
-/// Bytes of responses buffered per HTTP/2 stream when the peer does not read.
-pub const SEND_BUFFER: usize = 256 * 1024;
+/// Bytes buffered per stream between data planes when the peer does not read.
+pub const SHARED_SEND_BUFFER: usize = 256 * 1024;
+/// The same towards a client, of whom there may be thousands, each with all of its streams: 16 MiB of one that reads none of them.
+/// A stream is no slower for it, for this is what waits for the socket and not what is on the way.
+pub const SEND_BUFFER: usize = 64 * 1024;
 /// How often an HTTP/2 client is asked whether it is still there.
 pub const PING_EVERY: Duration = Duration::from_secs(10);
 /// How long it may take to answer.
@@ -63,9 +67,13 @@ pub enum Carries {
 
 /// HTTP/2 server settings.
 fn http2_builder(carries: Carries) -> http2::Builder<TokioExecutor> {
-    let (window, frame, resets_pending, resets_provoked) = match carries {
-        Carries::One => (CONNECTION_WINDOW, FRAME_MAX, RESETS_PENDING_MAX, RESETS_PROVOKED_MAX),
-        Carries::Many => (SHARED_WINDOW, SHARED_FRAME_MAX, SHARED_RESETS_PENDING_MAX, SHARED_RESETS_PROVOKED_MAX),
+    let (window, frame, send_buffer) = match carries {
+        Carries::One => (CONNECTION_WINDOW, FRAME_MAX, SEND_BUFFER),
+        Carries::Many => (SHARED_WINDOW, SHARED_FRAME_MAX, SHARED_SEND_BUFFER),
+    };
+    let (resets_pending, resets_provoked) = match carries {
+        Carries::One => (RESETS_PENDING_MAX, RESETS_PROVOKED_MAX),
+        Carries::Many => (SHARED_RESETS_PENDING_MAX, SHARED_RESETS_PROVOKED_MAX),
     };
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
@@ -78,7 +86,7 @@ fn http2_builder(carries: Carries) -> http2::Builder<TokioExecutor> {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(window)
         .max_frame_size(frame)
-        .max_send_buf_size(SEND_BUFFER)
+        .max_send_buf_size(send_buffer)
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PONG_WITHIN);
     builder

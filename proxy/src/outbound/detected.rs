@@ -78,7 +78,7 @@ where
     match (opening, opened) {
         (Opening::Opaque, Some(opened)) => opened.copy(said, stream).await.map(drop)?,
         // Requests find their own ways; this one was to hear whether the server speaks first.
-        (opening, _) => serve_requests(client, opening == Opening::Http2, stream).await,
+        (opening, _) => serve_requests(client, opening, stream).await,
     }
     Ok(())
 }

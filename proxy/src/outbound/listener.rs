@@ -21,7 +21,8 @@ use super::request::{Client, Scope};
 use super::target::{Target, target};
 use crate::accept::{Accepted, Accepting, BindError, Owner};
 use crate::detect::{Heard, Hearing, Opening};
-use crate::message::server::{Carries, HEAD_WITHIN, serve_http1, serve_http2};
+use crate::limits::{Gate, Limits};
+use crate::message::server::{Carries, HEAD_WITHIN, PING_EVERY, PONG_WITHIN, serve_http1, serve_http2};
 use crate::metrics::{Direction, Reason, ReasonLabels};
 use crate::plane::DataPlane;
 use crate::tcp::{Prefixed, give_up_unread, original};
@@ -31,6 +32,8 @@ const FIRST_BYTE_WITHIN: Duration = HEAD_WITHIN;
 /// How long a client may leave unread what it was sent: as long as Envoy lets a stream be idle. It may pause, but what it was
 /// sent is held for it here, by the application and on the way.
 const UNREAD_MAX: Duration = Duration::from_secs(300);
+/// The same of a client of HTTP/2, which reads its connection whatever becomes of its streams, and has no longer to answer a ping.
+const UNREAD_HTTP2_MAX: Duration = Duration::from_secs(PING_EVERY.as_secs() + PONG_WITHIN.as_secs());
 
 /// What a listener's connections are for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +73,12 @@ impl OutboundListener {
         Ok(Self { accepting: Accepting::bind_owned(address, owner, Direction::Outbound)?, plane, mode })
     }
 
+    /// Has its connections count at `gate`, together with those of other listeners.
+    #[must_use]
+    pub fn sharing(self, gate: Gate) -> Self {
+        Self { accepting: self.accepting.sharing(gate), ..self }
+    }
+
     /// The bound address.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
@@ -78,8 +87,11 @@ impl OutboundListener {
 
     /// Serves until `shutdown`, then lets requests under way finish.
     pub async fn serve(self, shutdown: CancellationToken) {
-        let Self { accepting, plane, mode } = self;
+        let Self { mut accepting, plane, mode } = self;
         let metrics = plane.metrics().clone();
+        if matches!(mode, Mode::Egress { .. }) {
+            accepting = accepting.sharing(Gate::shown(Limits::REACHED_BY_STRANGERS, Direction::Outbound, &metrics));
+        }
         let forwarded = Forwarded::default();
         let exit = match mode {
             Mode::Egress { allow_loopback } => Some(Exit::new(allow_loopback)),
@@ -106,12 +118,15 @@ fn connection(
         Mode::Service { name, port } => Box::pin(service(plane, name, port, accepted)),
         Mode::Proxy => match original::destination(&accepted.stream) {
             Some(original) => Box::pin(redirected(plane, original, forwarded, accepted)),
-            None => http(plane, Scope::Federation, None, accepted),
+            None => {
+                let (client, stream) = client(plane, Scope::Federation, None, accepted);
+                http(client, stream)
+            }
         },
         Mode::Egress { .. } => {
             let (mut client, stream) = client(plane, Scope::Federation, Some(accepted.peer.ip()), accepted);
             client.exit = exit;
-            serve(client, stream)
+            http(client, stream)
         }
     }
 }
@@ -146,7 +161,10 @@ async fn redirected(plane: DataPlane, original: SocketAddr, forwarded: Forwarded
 async fn for_target(plane: DataPlane, target: Target, stranger: Option<IpAddr>, accepted: Accepted) {
     let scope = || Scope::Service(target.service.name.clone(), target.port.port);
     match target.port.protocol {
-        AppProtocol::Http | AppProtocol::Http2 => http(plane, scope(), stranger, accepted).await,
+        AppProtocol::Http | AppProtocol::Http2 => {
+            let (client, stream) = client(plane, scope(), stranger, accepted);
+            http(client, stream).await;
+        }
         AppProtocol::Detect => {
             let (client, stream) = client(plane, scope(), stranger, accepted);
             detected(client, target, None, stream).await;
@@ -169,14 +187,14 @@ async fn bytes(plane: DataPlane, target: Target, accepted: Accepted) {
 }
 
 /// Serves HTTP on a connection of its own.
-fn http(
-    plane: DataPlane,
-    scope: Scope,
-    stranger: Option<IpAddr>,
-    accepted: Accepted,
-) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    let (client, stream) = client(plane, scope, stranger, accepted);
-    serve(client, stream)
+fn http(client: Client, mut stream: TcpStream) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move {
+        let Some((opening, read)) = opened(&client, &mut stream).await else { return };
+        if opening == Opening::Http2 {
+            give_up_unread(&stream, UNREAD_HTTP2_MAX);
+        }
+        serve_requests(client, opening, Prefixed::new(read, stream)).await;
+    })
 }
 
 /// An accepted connection, as its requests see it.
@@ -187,12 +205,16 @@ fn client(plane: DataPlane, scope: Scope, stranger: Option<IpAddr>, accepted: Ac
     (Client { plane, scope, stranger, exit: None, within_connect: false, life, entry }, stream)
 }
 
-/// Serves HTTP. Opaque, because what a CONNECT opens is a connection of its own again.
-pub(super) fn serve<S>(client: Client, stream: S) -> Pin<Box<dyn Future<Output = ()> + Send>>
+/// Serves HTTP within a client's CONNECT. Opaque, because that is a connection of its own again.
+pub(super) fn serve<S>(client: Client, mut stream: S) -> Pin<Box<dyn Future<Output = ()> + Send>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    Box::pin(http_on(client, stream))
+    Box::pin(async move {
+        if let Some((opening, read)) = opened(&client, &mut stream).await {
+            serve_requests(client, opening, Prefixed::new(read, stream)).await;
+        }
+    })
 }
 
 /// Serves a connection to a port of which nobody knows what it speaks; `opened` is the way there, if there is one already.
@@ -208,36 +230,33 @@ where
     Box::pin(async move { detected::serve(client, &target, opened, stream).await })
 }
 
-/// Serves HTTP, whichever version the client opens with.
-async fn http_on<S>(client: Client, mut stream: S)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+/// Waits for the client's first words, as long as it may take and there is room.
+async fn opened<S: AsyncRead + Unpin>(client: &Client, stream: &mut S) -> Option<(Opening, Bytes)> {
     let pending = client.entry.pend();
     let mut hearing = Hearing::new(None);
     let opened = tokio::select! {
-        opened = hearing.http(&mut stream, FIRST_BYTE_WITHIN) => opened,
+        opened = hearing.http(stream, FIRST_BYTE_WITHIN) => opened,
         () = pending.displaced() => {
             client.plane.metrics().refused.get_or_create(&ReasonLabels { reason: Reason::Displaced }).inc();
-            return;
+            return None;
         }
-        () = client.life.drain.cancelled() => return,
+        () = client.life.drain.cancelled() => return None,
     };
-    drop(pending);
     if opened.is_err() {
-        return tracing::debug!("connection closed before it sent anything");
+        tracing::debug!("connection closed before it sent anything");
+        return None;
     }
     let Heard { opening, read, .. } = hearing.heard();
-    serve_requests(client, opening == Opening::Http2, Prefixed::new(read, stream)).await;
+    Some((opening, read))
 }
 
 /// Serves a client's requests, in the version that it opened with.
-pub(super) async fn serve_requests<S>(client: Client, is_http2: bool, stream: S)
+pub(super) async fn serve_requests<S>(client: Client, opening: Opening, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let drain = client.life.drain.clone();
-    if is_http2 {
+    if opening == Opening::Http2 {
         let handle = move |request| client.clone().answer(request);
         Box::pin(serve_http2(stream, Carries::One, async move { drain.cancelled().await }, handle)).await;
     } else {

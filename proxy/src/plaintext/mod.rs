@@ -24,7 +24,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use crate::message::authority::check_framing;
 use crate::message::body::Replay;
-use crate::message::server::{HEAD_BYTES_MAX, HEADER_LIST_BYTES_MAX, SEND_BUFFER, SHARED_WINDOW, STREAM_WINDOW};
+use crate::message::server::{HEAD_BYTES_MAX, HEADER_LIST_BYTES_MAX, SHARED_SEND_BUFFER, SHARED_WINDOW, STREAM_WINDOW};
 use crate::message::{Body, reply, upgrade};
 use crate::tcp::connect;
 use crate::tunnel::{SendError, classify};
@@ -177,7 +177,7 @@ impl Pool {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(SHARED_WINDOW)
             .max_header_list_size(HEADER_LIST_BYTES_MAX)
-            .max_send_buf_size(SEND_BUFFER);
+            .max_send_buf_size(SHARED_SEND_BUFFER);
         let opened = builder.handshake(TokioIo::new(stream)).await;
         let (sender, mut connection) = opened.map_err(|error| AppError::Connect(address, io::Error::other(error)))?;
         let shared = Shared::new(sender, streams.clone());

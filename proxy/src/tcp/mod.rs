@@ -11,4 +11,4 @@ pub use connect::connect;
 pub use copy::{IDLE_MAX, copy_both};
 pub(crate) use cut::cut_when_revoked;
 pub use prefixed::Prefixed;
-pub(crate) use unread::give_up_unread;
+pub use unread::give_up_unread;

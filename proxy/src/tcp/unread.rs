@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 /// Has the system break `stream` when something that was written to it is not taken by the peer within `after`: neither
 /// one that is gone nor one that does not read may hold what is sent for ever (`TCP_USER_TIMEOUT`, tcp(7)). An idle
 /// connection is not concerned.
-pub(crate) fn give_up_unread(stream: &TcpStream, after: Duration) {
+pub fn give_up_unread(stream: &TcpStream, after: Duration) {
     if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(after)) {
         tracing::debug!(%error, "cannot set TCP_USER_TIMEOUT");
     }

@@ -27,7 +27,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use super::session::{Connection, Opened};
 use super::watched::{SILENCE_TICK, Watched};
 use crate::message::server::{
-    HEADER_LIST_BYTES_MAX, PONG_WITHIN, SEND_BUFFER, SHARED_FRAME_MAX, SHARED_WINDOW, STREAM_WINDOW,
+    HEADER_LIST_BYTES_MAX, PONG_WITHIN, SHARED_FRAME_MAX, SHARED_SEND_BUFFER, SHARED_WINDOW, STREAM_WINDOW,
 };
 use crate::metrics::{Metrics, Reason};
 use crate::tcp::{Prefixed, connect, cut_when_revoked};
@@ -163,7 +163,7 @@ fn http2_builder() -> http2::Builder<TokioExecutor> {
         .initial_connection_window_size(SHARED_WINDOW)
         .max_frame_size(SHARED_FRAME_MAX)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .max_send_buf_size(SEND_BUFFER)
+        .max_send_buf_size(SHARED_SEND_BUFFER)
         // The pings give a live peer something to say; `Watched` judges the silence. Also while idle: a
         // dead session is then found before a request gets on it.
         .keep_alive_interval(SILENCE_TICK)

@@ -77,12 +77,17 @@ impl Pool {
         service: &ServiceName,
         site: &Arc<Site>,
     ) -> Result<Lease, DialError> {
-        let mut dialing = match self.pooled_or_dialing(destination, key, service, site)? {
-            Pooled::Session(session) => return Ok(Lease::new(session)),
-            Pooled::Dialing(dialing) => dialing,
-        };
-        let dialed = dialing.wait_for(Option::is_some).await.map_err(|_| DialError::Abandoned)?.clone();
-        dialed.unwrap_or(Err(DialError::Abandoned)).map(Lease::new)
+        loop {
+            let mut dialing = match self.pooled_or_dialing(destination, key, service, site)? {
+                Pooled::Place(lease) => return Ok(lease),
+                Pooled::Dialing(dialing) => dialing,
+            };
+            let dialed = dialing.wait_for(Option::is_some).await.map_err(|_| DialError::Abandoned)?.clone();
+            // More may have waited for it than it has places.
+            if let Some(lease) = Lease::within_limit(dialed.unwrap_or(Err(DialError::Abandoned))?) {
+                return Ok(lease);
+            }
+        }
     }
 
     fn pooled_or_dialing(
@@ -117,7 +122,11 @@ impl Pool {
             None => None,
         };
         match (least, dialing) {
-            (Some(session), _) => Ok(Pooled::Session(session)),
+            // On a session that is full a request would wait for another to end, which may be never.
+            (Some(session), Some(dialing)) => {
+                Ok(Lease::within_limit(session).map_or(Pooled::Dialing(dialing), Pooled::Place))
+            }
+            (Some(session), None) => Ok(Pooled::Place(Lease::new(session))),
             (None, Some(dialing)) => Ok(Pooled::Dialing(dialing)),
             (None, None) => Err(DialError::Abandoned),
         }
@@ -156,7 +165,7 @@ fn wants_another(sessions: usize, streams: Option<usize>) -> bool {
 }
 
 enum Pooled {
-    Session(Arc<Session>),
+    Place(Lease),
     Dialing(watch::Receiver<Option<Dialed>>),
 }
 

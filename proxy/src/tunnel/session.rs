@@ -19,6 +19,7 @@ use tokio_rustls::client::TlsStream;
 use super::watched::Watched;
 use super::{Key, Shared};
 use crate::message::Body;
+use crate::message::server::STREAMS_MAX;
 use crate::tcp::Prefixed;
 
 /// A session without requests is closed after this: long enough for a service that is called every minute
@@ -128,9 +129,17 @@ async fn drive(connection: Connection, session: Weak<Session>, pool: Weak<Shared
 pub struct Lease(Arc<Session>);
 
 impl Lease {
+    /// A place whether or not there is one: the request waits for it on the session.
     pub(super) fn new(session: Arc<Session>) -> Self {
         session.streams.fetch_add(1, Ordering::Relaxed);
         Self(session)
+    }
+
+    /// A place if there is one.
+    pub(super) fn within_limit(session: Arc<Session>) -> Option<Self> {
+        let one_more = |streams: usize| (streams < STREAMS_MAX as usize).then_some(streams + 1);
+        let taken = session.streams.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        taken.is_ok().then(|| Self(session))
     }
 
     /// Who is at the other end.

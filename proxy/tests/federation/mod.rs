@@ -174,24 +174,35 @@ impl Federation {
 
     /// A gateway of `cluster` that opens sessions for `service`, whose instances have no sidecar.
     pub async fn terminating_gateway(&self, cluster: &str, service: Service) -> SocketAddr {
+        self.terminating(cluster, service).await.address
+    }
+
+    /// The same; what it sees can be changed.
+    pub async fn terminating(&self, cluster: &str, service: Service) -> Outbound {
         let (view, watched) = watch::channel(Arc::new(self.view(cluster, service)));
         let plane = DataPlane::new(watched, None, self.identity(cluster, SERVICE), metrics());
         let listener = TcpListener::bind(ANY_PORT).await.expect("bound");
         let address = listener.local_addr().expect("bound");
-        let shutdown = self.shutdown.clone();
+        let (shutdown, serving, held) = (self.shutdown.clone(), plane.clone(), view.clone());
         tokio::spawn(async move {
-            let config = plane.identity().server_config(ClientAuth::Required, &[b"h2"]);
+            let config = serving.identity().server_config(ClientAuth::Required, &[b"h2"]);
             let acceptor = tokio_rustls::TlsAcceptor::from(config);
             while let Ok((stream, peer)) = listener.accept().await {
-                let tls = acceptor.accept(stream).await.expect("a handshake");
-                tokio::spawn(serve_terminated(tls, plane.clone(), peer, shutdown.clone()));
+                let (acceptor, plane, shutdown) = (acceptor.clone(), serving.clone(), shutdown.clone());
+                tokio::spawn(async move {
+                    // Whoever fails is nobody else's trouble.
+                    if let Ok(tls) = acceptor.accept(stream).await {
+                        serve_terminated(tls, plane, peer, shutdown).await;
+                    }
+                });
             }
-            drop(view);
+            drop(held);
         });
-        address
+        Outbound { address, view, plane }
     }
 }
 
+/// A listener, and what its data plane sees.
 pub struct Outbound {
     pub address: SocketAddr,
     pub view: watch::Sender<Arc<Snapshot>>,
@@ -314,9 +325,8 @@ pub async fn splicing_gateway(workload: SocketAddr) -> SocketAddr {
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
             tokio::spawn(async move {
-                let hello =
-                    Opening::new(&mut client, Duration::from_secs(5)).client_hello().await.expect("a ClientHello");
-                let upstream = TcpStream::connect(workload).await.expect("connected");
+                let Ok(hello) = Opening::new(&mut client, Duration::from_secs(5)).client_hello().await else { return };
+                let Ok(upstream) = TcpStream::connect(workload).await else { return };
                 let _ = relay(client, hello.bytes, upstream, &metrics()).await;
             });
         }

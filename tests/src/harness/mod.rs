@@ -17,11 +17,13 @@
 pub mod dns;
 pub mod http;
 mod loopback;
+mod memory;
 mod netns;
 mod process;
 mod wait;
 
 pub use loopback::Loopback;
+pub use memory::{peak, resident};
 pub use netns::Netns;
 pub use process::{Process, Spawn};
 pub use wait::{wait_for, wait_until};

@@ -1,0 +1,106 @@
+//! Too much of what each by itself is allowed, on every listener of the data plane that takes HTTP/2: the connection ends or stalls,
+//! little of it reaches the application, memory stays flat, and who was there before is served on. One test, because the memory is
+//! the process's.
+
+#![allow(missing_docs)]
+
+mod federation;
+mod surfaces;
+
+use std::time::{Duration, Instant};
+
+use federation::{get, status};
+use isthmus_tests::harness::{peak, resident};
+use isthmus_tests::hostile::Recorder;
+use isthmus_tests::hostile::frames::{END_HEADERS, END_STREAM, HEADERS, Outcome, Peer, WINDOW_UPDATE, frame, request};
+use isthmus_tests::hostile::http2::{self, Flood};
+use surfaces::{Surfaces, Way, authority};
+use tokio::time::timeout;
+
+/// Requests of one flood that may reach the application: some begin before they are too many.
+const REACHED_MAX: usize = 2_000;
+/// How long one flood may keep anybody busy. Each is megabytes of frames, and this is not a release build.
+const OVER_WITHIN: Duration = Duration::from_secs(30);
+/// How long a flood that need not end goes on: many times what the sockets' buffers hold.
+const LASTS: Duration = Duration::from_secs(1);
+/// How much the process may grow by one flood: its buffers on both ends, and what the allocator keeps.
+const GROWTH_MAX: u64 = 48 << 20;
+/// Streams that a connection may have.
+const STREAMS: u32 = 256;
+/// The same by a client that opens all the streams that it may and reads none of them: a window and a buffer for each at the listener
+/// (1 MiB and 64 KiB), and a buffer at the data plane from which it comes (256 KiB), which is in this process too.
+const UNREAD_MAX: u64 = STREAMS as u64 * (1344 << 10) + GROWTH_MAX;
+/// Requests of a bystander meanwhile.
+const MEANWHILE: usize = 10;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn floods_cost_little_and_disturb_nobody() {
+    let surfaces = Surfaces::start().await;
+    let floods = http2::floods("/", &authority());
+    for way in Way::all() {
+        for flood in &floods {
+            flooded(&surfaces, way, flood).await;
+        }
+    }
+    for way in Way::all() {
+        unread(&surfaces, way).await;
+    }
+}
+
+async fn flooded(surfaces: &Surfaces, way: Way, Flood { what, frames, ends }: &Flood) {
+    let mut bystander = surfaces.bystander(way).await;
+    assert!(bystander.is_served().await);
+    drop(surfaces.recorder.take());
+    let (before, began) = (resident(std::process::id()), Instant::now());
+    let flooding = async {
+        let mut peer = surfaces.peer(way).await;
+        if *ends {
+            peer.send(frames).await;
+            return peer.outcome(u32::MAX).await;
+        }
+        // Without reading, until nothing more is taken.
+        let sending = async { while peer.send(frames).await {} };
+        let _ = timeout(LASTS, sending).await;
+        assert!(bystander.is_served().await, "{what} at {way:?}: the bystander, while it is there");
+        Outcome::Silence
+    };
+    let (outcome, most) = peak(std::process::id(), flooding).await;
+    let (grown, took, reached) = (most.saturating_sub(before), began.elapsed(), surfaces.recorder.take().len());
+    println!(
+        "{what} at {way:?}: {outcome:?} after {took:?}, {reached} requests reached the application, {} KiB",
+        grown >> 10
+    );
+    // Some are errors of the whole connection before they are too many.
+    assert!(!ends || matches!(outcome, Outcome::GoAway(_) | Outcome::Closed), "{what} at {way:?}: {outcome:?}");
+    assert!(reached < REACHED_MAX, "{what} at {way:?}: {reached} reached the application");
+    assert!(grown < GROWTH_MAX, "{what} at {way:?}: grew by {grown}");
+    assert!(took < OVER_WITHIN, "{what} at {way:?}: {took:?}");
+    assert!(bystander.is_served().await, "{what} at {way:?}: the bystander");
+    assert_eq!(status(&get(surfaces.east.address, "/").await), "200", "{what} at {way:?}");
+}
+
+/// A connection with windows as large as they may be, and as many large answers as it may ask for, which are not read.
+async fn unread(surfaces: &Surfaces, way: Way) {
+    let mut bystander = surfaces.bystander(way).await;
+    let (before, began) = (resident(std::process::id()), Instant::now());
+    let holding = async {
+        // SETTINGS_INITIAL_WINDOW_SIZE, then the connection's.
+        let mut peer = Peer::open_with(surfaces.open(way).await, &[0, 4, 0x7f, 0xff, 0xff, 0xff]).await;
+        peer.send(&frame(WINDOW_UPDATE, 0, 0, &0x7000_0000_u32.to_be_bytes())).await;
+        let block = request("GET", Recorder::LARGE_TARGET, &authority());
+        for number in 0..STREAMS {
+            peer.send(&frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, &block)).await;
+        }
+        for _ in 0..MEANWHILE {
+            let served = timeout(OVER_WITHIN, bystander.is_served()).await;
+            assert!(served.is_ok_and(|served| served), "{way:?}: the bystander");
+        }
+        peer
+    };
+    let (peer, most) = peak(std::process::id(), holding).await;
+    let (grown, took) = (most.saturating_sub(before), began.elapsed());
+    println!("unread at {way:?}: {} MiB, {took:?}", grown >> 20);
+    assert!(grown < UNREAD_MAX, "{way:?}: grew by {grown}");
+    assert!(took < OVER_WITHIN, "{way:?}: {took:?}");
+    drop(peer);
+}

@@ -1,0 +1,208 @@
+//! What hostile and broken peers send, on every listener of the data plane that it can reach: clients' (a sidecar's, within a
+//! CONNECT there, a gateway's forward proxy, a virtual address) and data planes' (a sidecar's, a gateway's). Each time it is refused
+//! or comes to nothing that can be read in two ways, the application behind hears nothing that it must not, and who was there
+//! before is served on.
+
+#![allow(missing_docs)]
+
+mod federation;
+mod surfaces;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use federation::{Federation, HOST, HTTP, service};
+use isthmus_identity::LiveIdentity;
+use isthmus_model::snapshot::{Service, Snapshot};
+use isthmus_tests::hostile::frames::{
+    COMPRESSION_ERROR, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, Outcome, PROTOCOL_ERROR, frame, request,
+};
+use isthmus_tests::hostile::{FORGED, HIDDEN, Request, Safe, http1, http2};
+use surfaces::{BYSTANDER, CLIENTS, SESSIONS, SNI, Surfaces, Way, authority};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+/// A connection that is refused is closed by then.
+const CLOSED_WITHIN: Duration = Duration::from_secs(10);
+/// More than a server takes for a head: what it does not read, it closes upon, and its answer may be lost.
+const TOO_LARGE: usize = 64 * 1024;
+
+/// Writes everything and reads to the end of the connection.
+async fn exchange(surfaces: &Surfaces, way: Way, bytes: &[u8], what: &str) -> String {
+    let stream = surfaces.open(way).await;
+    let (mut read, mut write) = tokio::io::split(stream);
+    let mut answer = Vec::new();
+    let writing = async {
+        let _ = write.write_all(bytes).await;
+        let _ = write.flush().await;
+    };
+    let reading = timeout(CLOSED_WITHIN, read.read_to_end(&mut answer));
+    let (closed, ()) = tokio::join!(reading, writing);
+    assert!(closed.is_ok(), "{what} at {way:?}: still open after {}", String::from_utf8_lossy(&answer));
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// What came to the application, without the bystanders'.
+fn heard(surfaces: &Surfaces) -> Vec<Request> {
+    let mut heard = surfaces.recorder.take();
+    heard.retain(|request| request.target() != BYSTANDER.as_bytes());
+    heard
+}
+
+/// Whether that is safe, of a request that was answered with `status`.
+fn is_safe(safe: Safe, way: Way, status: u16, heard: &[Request]) -> bool {
+    let refused = matches!(status, 400 | 414 | 431 | 501);
+    let own_host = |request: &Request| request.says(&format!("\r\nhost: {HOST}:{HTTP}\r\n"));
+    match safe {
+        Safe::Refused | Safe::Broken => refused && heard.is_empty(),
+        Safe::Elsewhere if way.is_session() => status == 421 && heard.is_empty(),
+        Safe::Elsewhere => match heard {
+            [] => matches!(status, 403 | 404 | 421) || (refused && way == Way::WithinConnect),
+            // The address says what it is for, and the application is told so.
+            [request] => way.is_scoped() && status == 200 && own_host(request),
+            _ => false,
+        },
+        Safe::Once => heard.len() <= 1 && heard.iter().all(own_host),
+        Safe::As(target) => match heard {
+            [] => refused,
+            [request] => status == 200 && request.target() == target && own_host(request),
+            _ => false,
+        },
+        Safe::Cleaned => match heard {
+            [] => refused,
+            [request] => status == 200 && !request.says(FORGED),
+            _ => false,
+        },
+    }
+}
+
+async fn replay_http1(surfaces: &Surfaces, way: Way, cases: &[http1::Case]) {
+    let mut bystander = surfaces.bystander(way).await;
+    for http1::Case { row, what, bytes, safe } in cases {
+        let answer = exchange(surfaces, way, bytes, what).await;
+        let heard = heard(surfaces);
+        let told = format!(
+            "row {row}, {what} at {way:?}: {answer}\n{heard:?}\n{:?}",
+            bytes.get(..200.min(bytes.len())).map(|start| start.escape_ascii().to_string())
+        );
+        assert!(heard.iter().all(|request| !request.says(HIDDEN)), "what was hidden came out: {told}");
+        assert!(answer.matches("HTTP/1.1 ").count() <= 1, "more than one answer: {told}");
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+        match status {
+            Some(status) => assert!(is_safe(*safe, way, status, &heard), "{told}"),
+            None => assert!(heard.is_empty() && bytes.len() > TOO_LARGE, "closed without a word: {told}"),
+        }
+        assert!(bystander.is_served().await, "the bystander: {told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_http1_that_are_none() {
+    let surfaces = Surfaces::start().await;
+    let cases = http1::messages(&authority(), "/");
+    for way in CLIENTS {
+        replay_http1(&surfaces, way, &cases).await;
+    }
+    // Sessions between data planes speak HTTP/2 and nothing else.
+    for way in SESSIONS {
+        let mut bystander = surfaces.bystander(way).await;
+        for http1::Case { what, bytes, .. } in &cases {
+            let answer = exchange(&surfaces, way, bytes, what).await;
+            assert!(!answer.contains("HTTP/1.1 ") && heard(&surfaces).is_empty(), "{what} at {way:?}: {answer}");
+        }
+        assert!(bystander.is_served().await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_http1_for_somebody_else() {
+    let surfaces = Surfaces::start().await;
+    for way in CLIENTS {
+        replay_http1(&surfaces, way, &http1::targets(&authority())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_http2_that_are_none_or_for_somebody_else() {
+    let surfaces = Surfaces::start().await;
+    let cases = [http2::messages("GET", "/", &authority()), http2::targets(&authority())].concat();
+    for way in Way::all() {
+        let mut bystander = surfaces.bystander(way).await;
+        for http2::Case { row, what, block, safe } in &cases {
+            let mut peer = surfaces.peer(way).await;
+            peer.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, block)).await;
+            let outcome = peer.outcome(1).await;
+            let heard = heard(&surfaces);
+            let told = format!("row {row}, {what} at {way:?}: {outcome:?}\n{heard:?}\n{}", block.escape_ascii());
+            match outcome {
+                Outcome::Answered(status) => assert!(is_safe(*safe, way, status, &heard), "{told}"),
+                Outcome::GoAway(reason) | Outcome::Reset(reason) => {
+                    let because = [PROTOCOL_ERROR, COMPRESSION_ERROR, ENHANCE_YOUR_CALM].contains(&reason);
+                    assert!(because && heard.is_empty(), "{told}");
+                }
+                Outcome::Closed => assert!(heard.is_empty(), "{told}"),
+                Outcome::Silence => panic!("{told}"),
+            }
+            assert!(bystander.is_served().await, "the bystander: {told}");
+        }
+    }
+}
+
+/// Row 12: a session is for the service that its name says, and for who has a certificate of the federation.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_and_the_misdirected_get_no_session() {
+    let surfaces = Surfaces::start().await;
+    let stranger = Federation::found(&["us-east"]).identity("us-east", "shop/productpage");
+    let nobody = LiveIdentity::new();
+    for identity in [&stranger, &nobody] {
+        identity.set_trust(surfaces.federation.bundle());
+    }
+    let good = surfaces.federation.identity("us-east", "shop/productpage");
+    for way in SESSIONS {
+        let mut bystander = surfaces.bystander(way).await;
+        assert!(!surfaces.takes(way, &stranger, SNI).await, "a certificate from another root, at {way:?}");
+        assert!(!surfaces.takes(way, &nobody, SNI).await, "no certificate, at {way:?}");
+        // rustls sends no name for an address.
+        for sni in
+            ["reviews.shop.svc.us-east.acme.mesh", "gateway.us-west.acme.mesh", "127.0.0.1", "x.us-west.acme.mesh", "x"]
+        {
+            assert!(!surfaces.takes(way, &good, sni).await, "{sni} at {way:?}");
+        }
+        assert!(surfaces.takes(way, &good, SNI).await, "{way:?}");
+        assert!(surfaces.takes(way, &good, &SNI.to_uppercase()).await, "names are case-insensitive, at {way:?}");
+        assert!(bystander.is_served().await, "{way:?}");
+    }
+}
+
+/// Row 14: what a session was opened with does not count for longer than it holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_request_of_a_session_is_authorized_again() {
+    let surfaces = Surfaces::start().await;
+    let strangers = Federation::found(&["us-east"]);
+    for way in SESSIONS {
+        let (view, identity) = surfaces.landing(way);
+        let mut peer = surfaces.peer(way).await;
+        let mut next = 1;
+        let mut ask = async || {
+            let block = request("GET", "/", &authority());
+            peer.send(&frame(HEADERS, END_HEADERS | END_STREAM, next, &block)).await;
+            next += 2;
+            peer.outcome(next - 2).await
+        };
+        assert_eq!(ask().await, Outcome::Answered(200), "{way:?}");
+        assert_eq!(heard(&surfaces).len(), 1);
+        // Its export is withdrawn.
+        let before = view.borrow().clone();
+        let withdrawn = Service { exported_here: false, ..Service::clone(&before.services[&service()]) };
+        view.send_replace(Arc::new(Snapshot::clone(&before).with([withdrawn])));
+        assert_eq!(ask().await, Outcome::Answered(403), "{way:?}");
+        view.send_replace(before);
+        assert_eq!(ask().await, Outcome::Answered(200), "{way:?}");
+        assert_eq!(heard(&surfaces).len(), 1);
+        // The root that its certificate comes from is retired.
+        identity.set_trust(strangers.bundle());
+        let outcome = ask().await;
+        let over = matches!(outcome, Outcome::Answered(421) | Outcome::GoAway(_) | Outcome::Closed);
+        assert!(over && heard(&surfaces).is_empty(), "{way:?}: {outcome:?}");
+    }
+}

@@ -1,0 +1,186 @@
+//! HTTP/2, frame by frame: header blocks that are no request, and floods.
+
+use super::frames::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, LAST_REMEMBERED, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE,
+    field, frame, remembered, request,
+};
+use super::{FORGED, PATHS, STRANGER_HOSTS, Safe};
+
+/// One stream's worth.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// The row that it is of.
+    pub row: u8,
+    /// What is wrong with it.
+    pub what: &'static str,
+    /// The header block of a stream that ends with it.
+    pub block: Vec<u8>,
+    /// What may become of it.
+    pub safe: Safe,
+}
+
+/// What is no request, or unpacks to too much, whomever it is for: rows 6 and 7, for every server. A good request for `path` by
+/// `method` at `authority` would be answered with 200.
+#[must_use]
+pub fn messages(method: &str, path: &str, authority: &str) -> Vec<Case> {
+    let good = request(method, path, authority);
+    let with = |name: &str, value: &[u8]| [&good[..], &field(name, value)].concat();
+    let pseudo = |fields: &[(&str, &str)]| -> Vec<u8> {
+        fields.iter().flat_map(|(name, value)| field(name, value.as_bytes())).collect()
+    };
+    let (method, scheme, path, authority) =
+        ((":method", method), (":scheme", "http"), (":path", path), (":authority", authority));
+    let blocks = [
+        ("CR and LF in a value", with("x", b"a\r\nX-Smuggled: 1")),
+        ("a bare LF in a value", with("x", b"a\nX-Smuggled: 1")),
+        ("NUL in a value", with("x", b"a\0b")),
+        ("CR and LF in a name", with("x\r\ny", b"1")),
+        ("an upper-case name", with("X-Upper", b"1")),
+        ("a space in a name", with("x y", b"1")),
+        ("a colon in a name", with("x:y", b"1")),
+        ("an empty name", with("", b"1")),
+        ("connection", with("connection", b"close")),
+        ("keep-alive", with("keep-alive", b"1")),
+        ("upgrade", with("upgrade", b"h2c")),
+        ("transfer-encoding", with("transfer-encoding", b"chunked")),
+        ("te", with("te", b"gzip")),
+        ("a second path", with(":path", b"/other")),
+        ("a pseudo field after a field", [&with("x", b"1")[..], &field(":authority", b"other")].concat()),
+        ("no path", pseudo(&[method, scheme, authority])),
+        ("an empty path", pseudo(&[method, scheme, authority, (":path", "")])),
+        ("no scheme", pseudo(&[method, path, authority])),
+        ("no method", pseudo(&[scheme, path, authority])),
+        ("a method that is none", pseudo(&[(":method", "G T"), scheme, path, authority])),
+        ("CR and LF in the path", pseudo(&[method, scheme, (":path", "/ HTTP/1.1\r\nX: 1"), authority])),
+        ("a space in the path", pseudo(&[method, scheme, (":path", "/ x"), authority])),
+        ("an unknown pseudo field", with(":admin", b"1")),
+        ("a response's pseudo field", with(":status", b"200")),
+        ("a length that is not", with("content-length", b"5")),
+        ("two lengths", [&with("content-length", b"0")[..], &field("content-length", b"1")].concat()),
+        ("a length that is none", with("content-length", b"-1")),
+    ];
+    let bombs = [
+        ("a bomb", [&good[..], &remembered("x-bomb", &[b'x'; 3_900]), &[LAST_REMEMBERED; 4_000]].concat()),
+        ("cookie crumbs", [&good[..], &remembered("cookie", b"a=1"), &[LAST_REMEMBERED; 4_000]].concat()),
+        ("an index that is not there", [&good[..], &[0x80 | 126]].concat()),
+        ("half a field", [&good[..], &[0, 127]].concat()),
+    ];
+    let case = |row| move |(what, block)| Case { row, what, block, safe: Safe::Refused };
+    blocks.into_iter().map(case(7)).chain(bombs.into_iter().map(case(6))).collect()
+}
+
+/// Whom it is for: rows 4, 9, 11, 12 and 13, for proxies. `authority` is what a listener serves: a service that is not `ratings`.
+#[must_use]
+pub fn targets(authority: &str) -> Vec<Case> {
+    let good = request("GET", "/", authority);
+    let with = |name: &str, value: &[u8]| [&good[..], &field(name, value)].concat();
+    let refused = |row| move |(what, block)| Case { row, what, block, safe: Safe::Refused };
+    let scheme = [field(":method", b"GET"), field(":scheme", b"https"), field(":path", b"/")].concat();
+    let asks = |protocol: &[u8]| [request("CONNECT", "/", authority), field(":protocol", protocol)].concat();
+    let hosts = [
+        ("another host", with("host", b"other.example")),
+        ("two hosts", [&with("host", authority.as_bytes())[..], &field("host", authority.as_bytes())].concat()),
+        ("no authority", [field(":method", b"GET"), field(":scheme", b"http"), field(":path", b"/")].concat()),
+        ("user information", request("GET", "/", &format!("me@{authority}"))),
+        ("a huge field beside a wrong authority", [request("GET", "/", "@"), field("x", &[b'x'; 12_000])].concat()),
+        ("https in the clear", [scheme, field(":authority", authority.as_bytes())].concat()),
+        ("a path without a slash", request("GET", "admin", authority)),
+        ("a protocol without CONNECT", with(":protocol", b"websocket")),
+        ("CONNECT with a path", request("CONNECT", "/", authority)),
+        ("an unknown protocol", asks(b"connect-udp")),
+    ];
+    let paths = PATHS.iter().map(|(sent, arrives)| Case {
+        row: 9,
+        what: "a path",
+        block: request("GET", sent, authority),
+        safe: Safe::As(arrives),
+    });
+    let large = (0..5).flat_map(|number| field(&format!("x-{number}"), &[b'x'; 3_000]));
+    let large = [good.clone(), large.collect()].concat();
+    let large = [Case { row: 6, what: "much, but not too much", block: large, safe: Safe::As(b"/") }];
+    let claims = ["x-forwarded-client-cert", "x_forwarded_client_cert", "forwarded", "x-isthmus-outcome"];
+    let claims =
+        claims.map(|name| Case { row: 11, what: "a claim", block: with(name, FORGED.as_bytes()), safe: Safe::Cleaned });
+    let elsewhere = |what, block| Case { row: 13, what, block, safe: Safe::Elsewhere };
+    let connect = |host: &str| [field(":method", b"CONNECT"), field(":authority", host.as_bytes())].concat();
+    let strangers = STRANGER_HOSTS.iter().flat_map(|host| {
+        [
+            elsewhere("a request to what is not the federation's", request("GET", "/", host)),
+            elsewhere("CONNECT to what is not the federation's", connect(host)),
+        ]
+    });
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    let forms = [host.to_ascii_uppercase(), format!("{host}.")].map(|form| {
+        let block = request("GET", "/", &authority.replacen(host, &form, 1));
+        Case { row: 12, what: "another form of the name", block, safe: Safe::As(b"/") }
+    });
+    let other = authority.replacen(host.split('.').next().unwrap_or(host), "ratings", 1);
+    let other =
+        [elsewhere("another service", request("GET", "/", &other)), elsewhere("a tunnel to it", connect(&other))];
+    let other = other.map(|case| Case { row: 12, ..case });
+    hosts
+        .into_iter()
+        .map(refused(4))
+        .chain(paths)
+        .chain(forms)
+        .chain(other)
+        .chain(large)
+        .chain(claims)
+        .chain(strangers)
+        .collect()
+}
+
+/// What has no end, and nobody has to bear: row 5.
+#[derive(Clone, Debug)]
+pub struct Flood {
+    /// What there is too much of.
+    pub what: &'static str,
+    /// The frames of a connection that was opened in order.
+    pub frames: Vec<u8>,
+    /// Whether the connection has to end; otherwise it may go on as slowly as its peer reads the answers.
+    pub ends: bool,
+}
+
+/// Streams in one flood: many times what any limit allows.
+const STREAMS: u32 = 20_000;
+
+fn headers(stream: u32, flags: u8, block: &[u8]) -> Vec<u8> {
+    frame(HEADERS, flags, stream, block)
+}
+
+/// Streams, each opened by `open` and followed by `then`.
+fn streams(open: &[u8], flags: u8, then: impl Fn(u32) -> Vec<u8>) -> Vec<u8> {
+    let one = |number: u32| [headers(2 * number + 1, flags, open), then(2 * number + 1)].concat();
+    (0..STREAMS).flat_map(one).collect()
+}
+
+/// Every flood, of requests for `path` by POST at `authority`.
+#[must_use]
+pub fn floods(path: &str, authority: &str) -> Vec<Flood> {
+    let post = request("POST", path, authority);
+    let reset = |stream| frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+    let provoke = |stream| frame(WINDOW_UPDATE, 0, stream, &[0; 4]);
+    let late = |stream| frame(DATA, 0, stream, b"x");
+    let (whole, begun) = (END_HEADERS | END_STREAM, END_HEADERS);
+    let endless = |first: Vec<u8>, count: usize, next: Vec<u8>| [first, next.repeat(count)].concat();
+    let ending = [
+        ("rapid reset", streams(&post, whole, reset)),
+        ("made you reset", streams(&post, begun, provoke)),
+        ("made you reset, by what comes too late", streams(&post, whole, late)),
+        ("continuation", endless(headers(1, END_STREAM, &post), 10_000, frame(CONTINUATION, 0, 1, &field("x", b"y")))),
+        ("empty continuation", endless(headers(1, END_STREAM, &post), 100_000, frame(CONTINUATION, 0, 1, &[]))),
+        ("empty data", endless(headers(1, begun, &post), 20_000, frame(DATA, 0, 1, &[]))),
+        (
+            "windows beyond the largest",
+            endless(Vec::new(), 3, frame(WINDOW_UPDATE, 0, 0, &0x7fff_ffff_u32.to_be_bytes())),
+        ),
+    ];
+    let acknowledged = [
+        ("pings", frame(PING, 0, 0, &[0; 8]).repeat(200_000)),
+        ("settings", frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 255, 255]).repeat(200_000)),
+        ("unknown frames", frame(0xbe, 0, 0, &[0; 64]).repeat(50_000)),
+        ("small windows", frame(WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes()).repeat(200_000)),
+    ];
+    let flood = |ends| move |(what, frames)| Flood { what, frames, ends };
+    ending.into_iter().map(flood(true)).chain(acknowledged.into_iter().map(flood(false))).collect()
+}
