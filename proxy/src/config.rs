@@ -148,7 +148,8 @@ impl SidecarConfig {
     #[must_use]
     pub fn workload(&self) -> Workload {
         let (address, application) = (self.agent.workload_address, self.application_address);
-        Workload { address, application, inbound: self.inbound_mode }
+        let own_ports = [self.outbound.port(), self.inbound.port(), self.metrics.map_or(0, |metrics| metrics.port())];
+        Workload { address, application, inbound: self.inbound_mode, own_ports }
     }
 
     /// Validates `text`, which errors call `path`. A relative `token_file` is looked for beside it.
@@ -296,7 +297,8 @@ mod tests {
     fn the_smallest_file_gets_the_usual_ports() {
         let token = token();
         let config = parse(&format!("token: {token}\nworkload_address: 10.0.7.21\n")).expect("valid");
-        assert_eq!(config.workload(), Workload::at([10, 0, 7, 21].into()));
+        let workload = Workload { own_ports: [15001, 15006, 0], ..Workload::at([10, 0, 7, 21].into()) };
+        assert_eq!(config.workload(), workload);
         let Introduction::Token { gateways, .. } = config.agent.introduction else { panic!("by token") };
         assert_eq!(gateways, token.contacts);
         assert_eq!(config.outbound, ([10, 0, 7, 21], 15001).into());

@@ -24,8 +24,6 @@ pub const CLIENT_FIRST_WITHIN: Duration = Duration::from_millis(100);
 pub const DETECT_WITHIN: Duration = Duration::from_secs(10);
 /// The longest line that is waited for: as long as a head may be. A longer one, as far as it could be a request's, counts as one.
 const LINE_BYTES_MAX: usize = crate::message::server::HEAD_BYTES_MAX;
-/// The longest method. The longest that is registered has 17 characters.
-const METHOD_BYTES_MAX: usize = 64;
 /// The client connection preface of HTTP/2 (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What the head of a frame of SETTINGS without flags has after its length (RFC 9113 §4.1).
@@ -47,25 +45,84 @@ pub enum Opening {
 /// What `read`, the first bytes of a client, are the beginning of. None when more has to come.
 #[must_use]
 pub fn opening(read: &[u8]) -> Option<Opening> {
-    match is_http2(read) {
-        Some(true) => return Some(Opening::Http2),
-        None => return None,
-        Some(false) => {}
+    Reader::default().look(read)
+}
+
+/// A client's first bytes, as they are read: each is looked at once, however they are cut.
+#[derive(Debug, Default)]
+struct Reader {
+    /// Where the first line begins: empty lines may come before a request (RFC 9112 §2.2).
+    start: usize,
+    /// How far it is known to have no end, and to be text.
+    seen: usize,
+    /// Whether its first word, which would be the method, is behind.
+    within: bool,
+}
+
+impl Reader {
+    /// What `read` is the beginning of, which begins with what was looked at before.
+    fn look(&mut self, read: &[u8]) -> Option<Opening> {
+        match is_http2(read) {
+            Some(true) => return Some(Opening::Http2),
+            None => return None,
+            Some(false) => {}
+        }
+        while let Some(byte) = read.get(self.seen) {
+            let blank = self.seen == self.start && (is_line_end(*byte) || is_space(*byte));
+            if !blank && is_line_end(*byte) {
+                let http = names_http(&read[self.start..self.seen]);
+                return Some(if http { Opening::Http1 } else { Opening::Opaque });
+            }
+            self.within |= !blank && is_space(*byte);
+            let text = if self.within { !byte.is_ascii_control() || is_space(*byte) } else { is_token(*byte) };
+            if !blank && !text {
+                return Some(Opening::Opaque);
+            }
+            self.seen += 1;
+            if blank {
+                self.start = self.seen;
+            }
+        }
+        (read.len() > LINE_BYTES_MAX).then_some(Opening::Http1)
     }
-    // Empty lines may come before a request (RFC 9112 §2.2).
-    let blank = read.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-    let line = &read[blank..];
-    let end = line.iter().position(|byte| matches!(byte, b'\r' | b'\n'));
-    let line = &line[..end.unwrap_or(line.len())];
-    if !could_be_request(line) {
-        return Some(Opening::Opaque);
+
+    /// Whether the line after the first one, which was no request of a version, is a header all the same: some servers take
+    /// `GET /path` for a request of HTTP/0.9, and read on. None when more has to come.
+    fn hides_header(&self, read: &[u8]) -> Option<bool> {
+        let line = &read[self.start..];
+        let end = line.iter().position(|byte| is_line_end(*byte)).unwrap_or(line.len());
+        let (line, rest) = line.split_at(end);
+        if !line.starts_with(b"GET") || !line.get(3).is_none_or(|byte| is_space(*byte)) {
+            return Some(false);
+        }
+        let blank = rest.iter().take_while(|byte| is_line_end(**byte)).count();
+        let next = &rest[blank..];
+        match next.iter().position(|byte| !is_token(*byte)) {
+            Some(at) => Some(at > 0 && next[at] == b':'),
+            None if next.len() > LINE_BYTES_MAX => Some(true),
+            None => None,
+        }
     }
-    match end {
-        Some(_) if names_http(line) => Some(Opening::Http1),
-        Some(_) => Some(Opening::Opaque),
-        None if read.len() > LINE_BYTES_MAX => Some(Opening::Http1),
-        None => None,
-    }
+}
+
+fn is_line_end(byte: u8) -> bool {
+    matches!(byte, b'\r' | b'\n')
+}
+
+/// What some server or other splits a request line at.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | 0x0b | 0x0c | 0x1c..=0x1f | 0x85 | 0xa0)
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Whether a line speaks of a version of HTTP after its first word.
+fn names_http(line: &[u8]) -> bool {
+    let method = line.iter().take_while(|byte| !is_space(**byte)).count();
+    line[method..].windows(5).any(|word| word.eq_ignore_ascii_case(b"HTTP/"))
 }
 
 /// Whether `read` begins with the preface of HTTP/2. None when that has to be seen.
@@ -75,24 +132,6 @@ fn is_http2(read: &[u8]) -> Option<bool> {
         return Some(false);
     }
     (compared == PREFACE.len()).then_some(true)
-}
-
-/// A method, a space, and text, as far as the line goes.
-fn could_be_request(line: &[u8]) -> bool {
-    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let method = line.iter().position(is_space).unwrap_or(line.len());
-    let (method, rest) = line.split_at(method);
-    let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    let named = method.len() <= METHOD_BYTES_MAX && method.iter().all(token);
-    let text = rest.iter().all(|byte| is_space(byte) || !byte.is_ascii_control());
-    named && text && (rest.is_empty() || !method.is_empty())
-}
-
-/// Whether the last word of a line, which is not its first, is a version of HTTP.
-fn names_http(line: &[u8]) -> bool {
-    let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-    let (first, last) = (words.next(), words.next_back());
-    first.is_some() && last.and_then(|last| last.get(..5)).is_some_and(|start| start.eq_ignore_ascii_case(b"HTTP/"))
 }
 
 /// Whether what a server said first, `said`, is of HTTP/2. None when more has to come.
@@ -114,10 +153,13 @@ fn is_http2_server(said: &[u8]) -> Option<bool> {
 #[derive(Debug)]
 pub(crate) struct Hearing {
     read: BytesMut,
+    reader: Reader,
     said: BytesMut,
     opening: Option<Opening>,
     ended: bool,
     deadline: Option<Instant>,
+    /// How long what was begun has to become clear.
+    begun_within: Duration,
 }
 
 /// What was heard of a connection in the end.
@@ -125,8 +167,6 @@ pub(crate) struct Hearing {
 pub(crate) struct Heard {
     /// What it speaks. Opaque also when that never became clear.
     pub(crate) opening: Opening,
-    /// Whether it became clear.
-    pub(crate) certain: bool,
     /// The client's bytes, to be put back.
     pub(crate) read: Bytes,
     /// The server's bytes, to be put back.
@@ -134,11 +174,16 @@ pub(crate) struct Heard {
 }
 
 impl Hearing {
-    /// Nothing yet. Without a deadline, silence is waited for as long as it lasts; what was begun has [`DETECT_WITHIN`] to become
-    /// clear.
+    /// Nothing yet. What does not become clear by the deadline is bytes.
     pub(crate) fn new(deadline: Option<Instant>) -> Self {
-        let (read, said) = (BytesMut::new(), BytesMut::new());
-        Self { read, said, opening: None, ended: false, deadline }
+        let (read, said, reader) = (BytesMut::new(), BytesMut::new(), Reader::default());
+        Self { read, reader, said, opening: None, ended: false, deadline, begun_within: DETECT_WITHIN }
+    }
+
+    /// Nothing yet, for whoever guards an application and goes on looking: silence is waited for as long as it lasts, and what was
+    /// begun has a moment to become clear.
+    pub(crate) fn guarding() -> Self {
+        Self { begun_within: CLIENT_FIRST_WITHIN, ..Self::new(None) }
     }
 
     /// Whether there is nothing more to wait for.
@@ -219,31 +264,39 @@ impl Hearing {
     }
 
     fn client_spoke(&mut self, count: usize) {
-        self.opening = opening(&self.read);
+        self.opening = self.reader.look(&self.read);
         self.ended |= count == 0;
-        let due = Instant::now() + DETECT_WITHIN;
+        let due = Instant::now() + self.begun_within;
         self.deadline = Some(self.deadline.map_or(due, |deadline| deadline.min(due)));
     }
 
     /// What came of it.
     pub(crate) fn heard(self) -> Heard {
         let opening = self.opening.unwrap_or(Opening::Opaque);
-        Heard { opening, certain: self.opening.is_some(), read: self.read.freeze(), said: self.said.freeze() }
+        Heard { opening, read: self.read.freeze(), said: self.said.freeze() }
     }
 }
 
-/// A client's stream that passes as bytes although it is not clear that they are none of HTTP. If they turn out to be, it
-/// breaks off.
+/// A client's stream that passes as bytes on its own word. If it turns out to be requests, it breaks off before the application
+/// has one whole.
 #[derive(Debug)]
 pub(crate) struct Guarded<S> {
     stream: S,
     /// What came so far; None once it is clear.
-    seen: Option<BytesMut>,
+    seen: Option<Box<(BytesMut, Reader)>>,
 }
 
 impl<S> Guarded<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream, seen: Some(BytesMut::new()) }
+        Self { stream, seen: Some(Box::default()) }
+    }
+}
+
+/// Whether what came is requests. None when more has to come.
+fn is_request(read: &[u8], reader: &mut Reader) -> Option<bool> {
+    match reader.look(read)? {
+        Opening::Http1 | Opening::Http2 => Some(true),
+        Opening::Opaque => reader.hides_header(read),
     }
 }
 
@@ -252,13 +305,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let Some(seen) = &mut self.seen else { return Poll::Ready(Ok(())) };
-        seen.extend_from_slice(&buf.filled()[before..]);
-        match opening(seen) {
+        let (read, reader) = &mut **seen;
+        read.extend_from_slice(&buf.filled()[before..]);
+        match is_request(read, reader) {
             None => {}
-            Some(Opening::Opaque) => self.seen = None,
-            Some(Opening::Http1 | Opening::Http2) => {
+            Some(false) => self.seen = None,
+            Some(true) => {
                 buf.set_filled(before);
-                return Poll::Ready(Err(io::Error::other("a request took longer than its first line may")));
+                return Poll::Ready(Err(io::Error::other("what passed as bytes is a request")));
             }
         }
         Poll::Ready(Ok(()))
@@ -306,11 +360,16 @@ mod tests {
             ("\0\0\0\x2a", Opaque),
             ("{\"a\": 1}", Opaque),
             (" / HTTP/1.1", Opaque),
-            (&"A".repeat(65), Opaque),
+            // What servers of other minds take for a request.
+            (" GET / HTTP/1.1\r\n", Http1),
+            ("GET\u{b}/\u{b}HTTP/1.1\r\n", Http1),
+            ("GET / HTTP/1.1 more\r\n", Http1),
+            (&format!("{} / HTTP/1.1\r\n", "A".repeat(65)), Http1),
         ] {
             assert_eq!(opening(text.as_bytes()), Some(expected), "{text:?}");
         }
-        for text in ["", "\r\n", "GET", "GET / HTTP/1.1", "PRI * HTTP/2.0\r\n\r\n", "PING"] {
+        assert_eq!(opening(b"GET\xa0/\xa0HTTP/1.1\r\n"), Some(Http1));
+        for text in ["", "\r\n", "GET", "GET / HTTP/1.1", "PRI * HTTP/2.0\r\n\r\n", "PING", &"A".repeat(65)] {
             assert_eq!(opening(text.as_bytes()), None, "{text:?}");
         }
         let endless = format!("GET /{}", "a".repeat(LINE_BYTES_MAX));
@@ -344,14 +403,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_speaks_first_decides() {
-        for (client_says, server_says, expected, certain) in [
-            (&b"GET / HTTP/1.1\r\n"[..], &b""[..], Opening::Http1, true),
-            (b"hello\n", b"", Opening::Opaque, true),
-            (b"", b"220 mail\r\n", Opening::Opaque, false),
+        for (client_says, server_says, expected) in [
+            (&b"GET / HTTP/1.1\r\n"[..], &b""[..], Opening::Http1),
+            (b"hello\n", b"", Opening::Opaque),
+            (b"", b"220 mail\r\n", Opening::Opaque),
             // Of a server of HTTP/2 nothing is concluded but that the client's turn comes.
-            (PREFACE, b"\0\0\x00\x04\0\0\0\0\0", Opening::Http2, true),
-            (b"", b"", Opening::Opaque, false),
-            (b"GET ", b"", Opening::Opaque, false),
+            (PREFACE, b"\0\0\x00\x04\0\0\0\0\0", Opening::Http2),
+            (b"", b"", Opening::Opaque),
+            (b"GET ", b"", Opening::Opaque),
         ] {
             let ((mut client, mut near), (mut far, mut server)) = (duplex(1_024), duplex(1_024));
             let start = Instant::now();
@@ -364,7 +423,7 @@ mod tests {
             let (heard, ()) = tokio::join!(hearing.both(&mut near, &mut far), speak);
             heard.expect("no error");
             let heard = hearing.heard();
-            assert_eq!((heard.opening, heard.certain), (expected, certain), "{client_says:?} {server_says:?}");
+            assert_eq!(heard.opening, expected, "{client_says:?} {server_says:?}");
             assert!(start.elapsed() <= DETECT_WITHIN, "{client_says:?} {server_says:?}");
             assert_eq!(heard.said, server_says, "nothing is lost");
         }
@@ -384,9 +443,17 @@ mod tests {
         assert_eq!(&read[..], b"GET / HTTP/1.1", "and the application has no request");
         let (mut client, near) = duplex(1_024);
         let mut guarded = Guarded::new(near);
-        for part in ["GET", " key\r\n", "GET / HTTP/1.1\r\n"] {
+        for part in ["GET", " key\r\n", "SET a:b\r\n", "GET / HTTP/1.1\r\n"] {
             client.write_all(part.as_bytes()).await.expect("written");
             guarded.read_buf(&mut read).await.expect("bytes stay bytes");
         }
+        // HTTP/0.9, from a server that reads headers all the same.
+        let (mut client, near) = duplex(1_024);
+        let mut guarded = Guarded::new(near);
+        let mut read = BytesMut::with_capacity(1_024);
+        client.write_all(b"GET /admin\r\n").await.expect("written");
+        guarded.read_buf(&mut read).await.expect("not clear yet");
+        client.write_all(b"x-forwarded-client-cert: URI=spiffe://forged\r\n\r\n").await.expect("written");
+        assert!(guarded.read_buf(&mut read).await.is_err());
     }
 }

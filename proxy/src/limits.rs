@@ -31,13 +31,17 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Half of the room is for others, whatever one source does. The other half is a whole cluster's sidecars that come back
+    /// Half of what may be pending is for others, whatever one source does. The other half is a whole cluster's sidecars that come back
     /// through one translated address: a handshake takes two round trips.
     pub const REACHED_BY_STRANGERS: Self =
         Self { total: 16_384, per_source: 12_288, pending: 1_024, pending_per_source: 512 };
     /// A sidecar's only source is the workload beside it.
     const REACHED_BY_CLIENTS: Self =
         Self { pending_per_source: Self::REACHED_BY_STRANGERS.pending, ..Self::REACHED_BY_STRANGERS };
+
+    /// One of the public stands for nobody else. Sixteen of them fill it.
+    const REACHED_BY_THE_PUBLIC: Self =
+        Self { per_source: 1_024, pending_per_source: 128, ..Self::REACHED_BY_STRANGERS };
 
     /// For a port whose connections are all pending as long as they last: of more than `connections`, the oldest makes room for the
     /// newest. It takes a moment to go.
@@ -51,9 +55,8 @@ impl Limits {
     #[must_use]
     pub const fn of(direction: Direction) -> Self {
         match direction {
-            Direction::EastWest | Direction::Control | Direction::Inbound | Direction::Ingress => {
-                Self::REACHED_BY_STRANGERS
-            }
+            Direction::EastWest | Direction::Control | Direction::Inbound => Self::REACHED_BY_STRANGERS,
+            Direction::Ingress => Self::REACHED_BY_THE_PUBLIC,
             Direction::Outbound => Self::REACHED_BY_CLIENTS,
         }
     }

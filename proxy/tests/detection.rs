@@ -269,3 +269,32 @@ async fn tunnel(federation: &Federation, landing: SocketAddr) -> hyper::upgrade:
     assert_eq!(response.status(), 200);
     hyper::upgrade::on(response).await.expect("a tunnel")
 }
+
+/// An application that looks at one connection, to its end, before it takes the next.
+async fn one_at_a_time() -> SocketAddr {
+    let listener = TcpListener::bind(ANY_PORT).await.expect("bound");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut read = Vec::new();
+            while !read.ends_with(b"\r\n\r\n") && stream.read_buf(&mut read).await.is_ok_and(|count| count > 0) {}
+            let _ = stream.write_all(b"HTTP/1.0 200 OK\r\nconnection: close\r\n\r\nhere").await;
+        }
+    });
+    address
+}
+
+/// The connection that waits for a server to speak must not be all that such an application looks at. And HTTP/1.0 needs no host.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_hesitates_does_not_stall_an_application_that_takes_one_at_a_time() {
+    let federation = Federation::found(&["us-east", "us-west"]);
+    for way in ways(&federation, one_at_a_time().await).await {
+        let mut client = TcpStream::connect(way.address).await.expect("connected");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        client.write_all(b"GET / HTTP/1.0\r\n\r\n").await.expect("written");
+        let mut back = String::new();
+        let read = tokio::time::timeout(Duration::from_secs(5), client.read_to_string(&mut back)).await;
+        read.unwrap_or_else(|_| panic!("{}: no answer", way.landing)).expect("an end");
+        assert!(status(&back) == "200" && back.ends_with("here"), "{}: {back}", way.landing);
+    }
+}

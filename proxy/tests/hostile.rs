@@ -27,7 +27,7 @@ async fn nothing_but_the_federation_is_proxied() {
             let text = text.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
             let response = exchange(east.address, &text).await;
             assert_eq!(status(&response), "403", "{text}: {response}");
-            assert!(response.contains("not a federation service"), "{response}");
+            assert!(response.contains("neither a federation service"), "{response}");
         }
     }
     for (target, expected) in [(format!("{HOST}:81"), "404"), ("other.shop.svc.clusterset.local:80".to_owned(), "404")]

@@ -1,7 +1,7 @@
 //! Hosts outside the federation that clients may call through their gateway: what is not on this list is refused.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -91,18 +91,46 @@ impl Outside {
     }
 }
 
-/// Whether an address may be where a host outside is. Names are others' to give: one that turns out to be an address of this machine,
-/// of its link (where clouds keep credentials), or of nobody, is a way in and not out. Loopback is allowed where the whole federation
-/// is on one machine.
+/// Whether an address may be where a host outside is. Names are others' to give: one that turns out to be a loopback address, of this
+/// machine's link, of what clouds keep credentials at, or of nobody, is a way in and not out. Loopback is allowed where the whole
+/// federation is on one machine.
 #[must_use]
 pub fn is_outside(address: IpAddr, allow_loopback: bool) -> bool {
-    let address = address.to_canonical();
-    let link_local = match address {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast() || v4.octets()[0] == 0,
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    let loopback = address.is_loopback() && !allow_loopback;
-    !(address.is_unspecified() || address.is_multicast() || link_local || loopback)
+    if address.to_canonical().is_loopback() {
+        return allow_loopback;
+    }
+    match address {
+        IpAddr::V4(v4) => is_outside_v4(v4),
+        IpAddr::V6(v6) => match embedded(v6) {
+            Some(v4) => is_outside_v4(v4),
+            None => {
+                !(v6.is_unspecified() || v6.is_multicast() || v6.is_unicast_link_local() || METADATA_V6.contains(&v6))
+            }
+        },
+    }
+}
+
+/// Where clouds answer machines about themselves, outside 169.254.0.0/16: Azure's, Alibaba's.
+const METADATA_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(100, 100, 100, 200)];
+/// Amazon's and Google's.
+const METADATA_V6: [Ipv6Addr; 2] =
+    [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
+
+/// 0/8, 127/8 and 240/4 are nobody's (RFC 6890).
+fn is_outside_v4(v4: Ipv4Addr) -> bool {
+    let first = v4.octets()[0];
+    let nobody = first == 0 || first == 127 || first >= 240 || v4.is_multicast();
+    !(nobody || v4.is_link_local() || METADATA_V4.contains(&v4))
+}
+
+/// The IPv4 address that an IPv6 one leads to: mapped and compatible (RFC 4291 §2.5.5), NAT64 (RFC 6052), 6to4 (RFC 3056).
+fn embedded(v6: Ipv6Addr) -> Option<Ipv4Addr> {
+    let v4 = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
+    match v6.segments() {
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] => Some(v4(high, low)),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => Some(v4(high, low)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -164,6 +192,14 @@ mod tests {
             ("::", false),
             ("224.0.0.1", false),
             ("255.255.255.255", false),
+            ("240.0.0.1", false),
+            ("168.63.129.16", false),
+            ("fd00:ec2::254", false),
+            ("64:ff9b::a9fe:a9fe", false),
+            ("64:ff9b::c000:201", true),
+            ("2002:7f00:1::", false),
+            ("::127.0.0.1", false),
+            ("fd00::1", true),
         ] {
             assert_eq!(is_outside(address.parse().expect("an address"), false), expected, "{address}");
         }

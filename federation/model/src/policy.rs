@@ -64,15 +64,18 @@ pub fn authorize<'a>(snapshot: &'a Snapshot, peer: &SpiffeId, service: &ServiceN
     found.map(|found| &**found).ok_or_else(|| Denial::NotExported(service.clone()))
 }
 
-/// What listens on `port` of a workload at `address`, as far as the own cluster's services tell. Where several do, they are one
-/// application.
+/// What listens on `port` of a workload at `address`, as far as the own cluster's services tell. Where several do, and do not agree on
+/// what it speaks, its connections have to tell.
 #[must_use]
 pub fn landing_at(snapshot: &Snapshot, address: IpAddr, port: u16) -> Option<(ServiceName, AppProtocol)> {
-    snapshot.services.values().find_map(|service| {
+    let mut there = snapshot.services.values().filter_map(|service| {
         let mut here = service.endpoints.iter().filter(|endpoint| endpoint.address == address);
         let (offered, _) = here.find_map(|endpoint| endpoint.ports.iter().find(|(_, target)| **target == port))?;
         Some((service.name.clone(), service.port(*offered)?.protocol))
-    })
+    });
+    let (name, protocol) = there.next()?;
+    let agreed = there.all(|(_, other)| other == protocol);
+    Some((name, if agreed { protocol } else { AppProtocol::Detect }))
 }
 
 #[cfg(test)]

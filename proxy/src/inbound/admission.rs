@@ -33,13 +33,21 @@ pub struct Workload {
     pub application: IpAddr,
     /// Whom it lets in.
     pub inbound: Inbound,
+    /// The sidecar's own ports, which are not the application's: nobody comes to them by way of itself.
+    pub own_ports: [u16; 3],
 }
 
 impl Workload {
     /// One that is known by `address`, listens there, and lets in only peers of the federation.
     #[must_use]
     pub fn at(address: IpAddr) -> Self {
-        Self { address, application: address, inbound: Inbound::Strict }
+        Self { address, application: address, inbound: Inbound::Strict, own_ports: [0; 3] }
+    }
+
+    /// Whether a client in the clear may come to `port`. If the application is elsewhere than it was called at, ports of which
+    /// nobody knows that they are its services' would be opened to the network by it.
+    pub(super) fn takes_in_the_clear(&self, port: u16, known: bool) -> bool {
+        !self.own_ports.contains(&port) && (known || self.application == self.address)
     }
 }
 

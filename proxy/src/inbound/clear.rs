@@ -18,9 +18,9 @@ use tokio::time::Instant;
 
 use super::admission::Workload;
 use crate::accept::Accepted;
-use crate::detect::{DETECT_WITHIN, Guarded, Heard, Hearing, Opening};
+use crate::detect::{CLIENT_FIRST_WITHIN, DETECT_WITHIN, Guarded, Heard, Hearing, Opening};
 use crate::limits::Pending;
-use crate::message::authority::requested;
+use crate::message::authority::{self, requested_or};
 use crate::message::fields::take_outcome;
 use crate::message::server::{Carries, HEAD_WITHIN, serve_http1, serve_http2};
 use crate::message::upgrade::is_tunnel;
@@ -45,6 +45,9 @@ pub(super) async fn serve(plane: DataPlane, workload: &Workload, original: Socke
     let Accepted { stream, peer, life, entry } = accepted;
     let (pending, entry) = (entry.pend(), Arc::new(entry));
     let known = landing_at(&plane.snapshot(), workload.address, original.port());
+    if !workload.takes_in_the_clear(original.port(), known.is_some()) {
+        return tracing::debug!(%peer, port = original.port(), "nothing for clients in the clear: closed");
+    }
     let (service, protocol) = known
         .map_or_else(|| (String::new(), AppProtocol::Detect), |(service, protocol)| (service.to_string(), protocol));
     let application = SocketAddr::new(workload.application, original.port());
@@ -69,24 +72,28 @@ impl Clear {
             () = drain.cancelled() => return Ok(()),
         };
         drop(pending);
-        let (Heard { opening, certain, read, said }, application) = heard;
+        let (Heard { opening, read, said }, application) = heard;
         let stream = Prefixed::new(read, stream);
         match (opening, application) {
             (Opening::Opaque, Some(application)) => {
                 let application = Prefixed::new(said, application);
-                let copied = if certain || self.protocol == AppProtocol::Tcp {
-                    copy_both(stream, application, IDLE_MAX).await
-                } else {
-                    copy_both(Guarded::new(stream), application, IDLE_MAX).await
+                let copied = match self.protocol {
+                    AppProtocol::Tcp => copy_both(stream, application, IDLE_MAX).await,
+                    _ => copy_both(Guarded::new(stream), application, IDLE_MAX).await,
                 };
                 return copied.map(drop);
             }
-            (Opening::Http2, _) => {
+            (Opening::Http2, application) => {
+                drop(application);
                 let (drain, clear) = (drain.clone(), self.clone());
                 let answer = move |request| clear.clone().answer(request);
                 serve_http2(stream, Carries::One, async move { drain.cancelled().await }, answer).await;
             }
-            _ => serve_http1(stream, drain, |request| self.clone().answer(request)).await,
+            (_, application) => {
+                // One that waits would be all that an application looks at that takes one at a time.
+                drop(application);
+                serve_http1(stream, drain, |request| self.clone().answer(request)).await;
+            }
         }
         Ok(())
     }
@@ -97,6 +104,12 @@ impl Clear {
         if self.protocol.is_http() {
             hearing.http(stream, HEAD_WITHIN).await?;
             return Ok((hearing.heard(), None));
+        }
+        if self.protocol == AppProtocol::Detect {
+            hearing.client(stream, CLIENT_FIRST_WITHIN).await?;
+            if hearing.is_http() {
+                return Ok((hearing.heard(), None));
+            }
         }
         let mut application = connect(self.application, CONNECT_WITHIN).await?;
         if self.protocol == AppProtocol::Detect {
@@ -123,11 +136,15 @@ impl Clear {
     }
 
     fn admit(&self, request: &Request<Received>) -> Result<Admitted, String> {
-        let authority = requested(request).map_err(|error| error.to_string())?;
+        let fallback = || {
+            let address = self.application.to_string();
+            authority::Authority::parse(&address, None).expect("an address and a port are an authority")
+        };
+        let authority = requested_or(request, fallback).map_err(|error| error.to_string())?;
         if is_tunnel(request) {
             return Err("this is no proxy: it takes no CONNECT".to_owned());
         }
-        let authority = Authority::try_from(format!("{}:{}", authority.host, authority.port));
+        let authority = Authority::try_from(authority.text());
         let authority = authority.map_err(|error| error.to_string())?;
         Ok(Admitted { targets: vec![self.application], protocol: self.protocol, authority })
     }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Request, Response, StatusCode};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ServiceName;
@@ -11,21 +12,24 @@ use isthmus_model::name::ServiceName;
 use super::admission::Refused;
 use super::session::Session;
 use super::within;
-use crate::message::authority::{Authority, requested};
-use crate::message::fields::{Outcome, take_outcome};
+use crate::message::authority::{Authority, requested, requested_or};
+use crate::message::fields::{Outcome, take_outcome, take_version};
 use crate::message::upgrade::is_tunnel;
 use crate::message::{Body, Received, reply};
 use crate::metrics::Direction;
 use crate::plaintext::CONNECT_WITHIN;
-use crate::plaintext::deliver::Admitted;
+use crate::plaintext::deliver::{Admitted, ClientVersion};
 use crate::tcp::{IDLE_MAX, connect, copy_both};
 
 /// Answers one request of a session.
-pub(super) async fn answer(session: Arc<Session>, request: Request<Received>) -> Response<Body> {
+pub(super) async fn answer(session: Arc<Session>, mut request: Request<Received>) -> Response<Body> {
     let started = Instant::now();
     let response = match admit(&session, &request) {
         Ok((port, admitted)) if is_tunnel(&request) => tunnel(&session, port, &admitted, request).await,
-        Ok((_, admitted)) => Box::pin(session.arrival.exchange(&admitted, request)).await,
+        Ok((_, admitted)) => {
+            tell_client_version(&mut request);
+            Box::pin(session.arrival.exchange(&admitted, request)).await
+        }
         Err(refused) => refuse(&session, &refused),
     };
     count(&session, &response, started);
@@ -35,14 +39,24 @@ pub(super) async fn answer(session: Arc<Session>, request: Request<Received>) ->
 /// Answers one request of a connection that a tunnel to `port` turned out to be. It is the client's own: what data planes tell
 /// each other is not for it.
 pub(super) async fn answer_within(session: Arc<Session>, port: u16, request: Request<Received>) -> Response<Body> {
-    let started = Instant::now();
+    let (started, version) = (Instant::now(), request.version());
     let mut response = match admit_within(&session, port, &request) {
         Ok(admitted) => Box::pin(session.arrival.exchange(&admitted, request)).await,
         Err(refused) => refuse(&session, &refused),
     };
     take_outcome(response.headers_mut());
+    if version < Version::HTTP_2 && response.status() == StatusCode::BAD_REQUEST {
+        // What follows on the connection is not where we think it is.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     count(&session, &response, started);
     response
+}
+
+/// Notes which version the client spoke to the data plane at the other end, which tells; an earlier one does not.
+fn tell_client_version(request: &mut Request<Received>) {
+    let http2 = take_version(request.headers_mut()).unwrap_or(false);
+    request.extensions_mut().insert(ClientVersion(if http2 { Version::HTTP_2 } else { Version::HTTP_11 }));
 }
 
 fn refuse(session: &Session, refused: &Refused) -> Response<Body> {
@@ -74,7 +88,9 @@ fn admit(session: &Session, request: &Request<Received>) -> Result<(u16, Admitte
 
 /// A client calls what it connected to as it likes, but not by the name of something else.
 fn admit_within(session: &Session, port: u16, request: &Request<Received>) -> Result<Admitted, Refused> {
-    let authority = requested(request).map_err(|error| Refused::denied(StatusCode::BAD_REQUEST, error))?;
+    let fallback = || Authority { host: session.service.host(), port };
+    let authority = requested_or(request, fallback);
+    let authority = authority.map_err(|error| Refused::denied(StatusCode::BAD_REQUEST, error))?;
     if is_tunnel(request) {
         let reason = format!("port {port} of {} is no proxy: it takes no CONNECT", session.service);
         return Err(Refused::denied(StatusCode::BAD_REQUEST, reason));

@@ -21,18 +21,16 @@ where
     C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let drain = session.arrival.life.drain.clone();
-    // Nobody has to speak at once; what was begun has to go on.
-    let mut hearing = Hearing::new(None);
+    let mut hearing = Hearing::guarding();
     let ended = tokio::select! {
         ended = timeout(IDLE_MAX, hearing.both(&mut peer, &mut application)) => ended,
         () = drain.cancelled() => return,
     };
     let (Ok(Ok(())), service) = (ended, &session.service) else { return };
-    let Heard { opening, certain, read, said } = hearing.heard();
+    let Heard { opening, read, said } = hearing.heard();
     let peer = Prefixed::new(read, peer);
     let application = Prefixed::new(said, application);
     let copied = match opening {
-        Opening::Opaque if certain => copy_both(peer, application, IDLE_MAX).await,
         Opening::Opaque => copy_both(Guarded::new(peer), application, IDLE_MAX).await,
         Opening::Http1 => {
             drop(application);

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{CONNECTION, HOST, LOCATION};
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, LOCATION};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use isthmus_model::http_route::{self, HeaderChange, PathMatch, PathRewrite, Redirect, Rule, Scheme};
 use isthmus_model::path::canonical;
 use tokio::time::timeout;
@@ -17,7 +17,7 @@ use crate::accept::Lifetime;
 use crate::limits::Entry;
 use crate::message::authority::{Authority, requested};
 use crate::message::fields::{enter_at_edge, say_called, strip_hop_by_hop};
-use crate::message::upgrade::{Asked, is_tunnel};
+use crate::message::upgrade::{Asked, is_asked, is_tunnel};
 use crate::message::{Body, Received, reply};
 use crate::metrics::Direction;
 use crate::outbound::{Answer, Target, exchange, target};
@@ -56,12 +56,12 @@ struct Asking {
 
 /// Answers one request.
 pub(super) async fn answer(visitor: Arc<Visitor>, request: Request<Received>) -> Response<Body> {
-    let (started, version) = (Instant::now(), request.version());
+    let (started, version, connect) = (Instant::now(), request.version(), is_tunnel(&request));
     let (service, answer) = match Box::pin(visitor.serve(request)).await {
         Ok((service, answer)) => (service, answer),
         Err(Refusal(status, text)) => {
             let mut response = reply::text(status, &text);
-            if version < Version::HTTP_2 && status == StatusCode::BAD_REQUEST {
+            if version < Version::HTTP_2 && (status == StatusCode::BAD_REQUEST || connect) {
                 // What follows on the connection is not where we think it is.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -96,6 +96,10 @@ impl Visitor {
         say_called(request.headers_mut(), &asking.host, asking.port);
         change(request.headers_mut(), &rule.request_headers);
         let path = rule.rewrite.as_ref().map(|rewrite| rewrite.apply(matched, &asking.path));
+        if !is_grpc(request.headers()) {
+            // What the client speaks with this gateway says nothing about the application.
+            *request.version_mut() = Version::HTTP_11;
+        }
         *request.uri_mut() = passed_on(path.as_deref().unwrap_or(&asking.path), asking.query.as_deref())?;
         let sending = exchange::send(&self.plane, &target, request);
         let answer = match rule.timeout {
@@ -104,7 +108,8 @@ impl Visitor {
                 .map_err(|_| Refusal::new(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time"))?,
             None => sending.await,
         };
-        let Some(cluster) = answer.cluster else {
+        let own = answer.response.extensions().get::<reply::Own>().is_some();
+        let Some(cluster) = answer.cluster.filter(|_| !own) else {
             let status = answer.response.status();
             tracing::debug!(service, %status, "a request from outside was not answered");
             return Err(Refusal(status, status.canonical_reason().unwrap_or("not answered").to_lowercase().into()));
@@ -130,7 +135,7 @@ impl Visitor {
         }
         let Authority { host, .. } = requested(request).map_err(|error| bad(&error))?;
         if let Security::Tls(certificates) = &self.security
-            && !self.name.as_deref().is_some_and(|name| certificates.covers(name, &host))
+            && !self.name.as_deref().is_some_and(|name| name == host || certificates.covers(name, &host))
         {
             return Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, "this connection is for another host"));
         }
@@ -179,6 +184,12 @@ fn called_port(request: &Request<Received>) -> Option<u16> {
     Authority::parse(host, None).ok().map(|authority| authority.port)
 }
 
+/// gRPC is there over HTTP/2 only.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    kind.starts_with(b"application/grpc") && !kind.starts_with(b"application/grpc-web")
+}
+
 /// A target in origin form.
 fn passed_on(path: &str, query: Option<&str>) -> Result<Uri, Refusal> {
     let target = match query {
@@ -215,7 +226,8 @@ impl http_route::Request for Seen<'_> {
     }
 
     fn method(&self) -> &str {
-        self.request.method().as_str()
+        // A protocol is asked for by a GET, whatever form that has in HTTP/2.
+        if is_asked(self.request) { Method::GET.as_str() } else { self.request.method().as_str() }
     }
 
     fn has_header(&self, name: &str, value: &str) -> bool {

@@ -64,6 +64,12 @@ pub enum BadRequest {
 }
 
 impl Authority {
+    /// As clients write it: without the port that is meant anyway.
+    #[must_use]
+    pub fn text(&self) -> String {
+        if self.port == HTTP_PORT { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
+    }
+
     /// Reads `host[:port]`.
     ///
     /// # Errors
@@ -145,6 +151,17 @@ pub fn requested<B>(request: &Request<B>) -> Result<Authority, BadRequest> {
         }
         (Some(target), None) => Ok(target),
         (None, Some(host)) => Authority::parse(host, default_port),
+    }
+}
+
+/// As [`requested`], for a connection whose address says whom it is for: HTTP/1.0 needs no host, and gets `fallback`.
+///
+/// # Errors
+/// The reason for a 400.
+pub fn requested_or<B>(request: &Request<B>, fallback: impl FnOnce() -> Authority) -> Result<Authority, BadRequest> {
+    match requested(request) {
+        Err(BadRequest::NoHost) if request.version() == Version::HTTP_10 => Ok(fallback()),
+        read => read,
     }
 }
 

@@ -48,10 +48,12 @@ pub enum Outcome {
     SessionOver,
     /// The caller may not. Another place is not going to be asked.
     Denied,
+    /// What the application said was nothing to pass on; this is said in its place.
+    InPlace,
 }
 
 impl Outcome {
-    const ALL: [Self; 5] = [Self::NotSent, Self::Busy, Self::Broken, Self::SessionOver, Self::Denied];
+    const ALL: [Self; 6] = [Self::NotSent, Self::Busy, Self::Broken, Self::SessionOver, Self::Denied, Self::InPlace];
 
     fn text(self) -> &'static str {
         match self {
@@ -60,6 +62,7 @@ impl Outcome {
             Self::Broken => "broken",
             Self::SessionOver => "session-over",
             Self::Denied => "denied",
+            Self::InPlace => "in-place",
         }
     }
 }

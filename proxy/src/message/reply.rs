@@ -7,11 +7,16 @@ use http::{HeaderValue, Response, StatusCode};
 use super::body::Body;
 use super::fields::{Outcome, set_outcome};
 
+/// A response of a data plane's own, and not an application's.
+#[derive(Clone, Copy, Debug)]
+pub struct Own;
+
 /// A response with a line of text.
 #[must_use]
 pub fn text(status: StatusCode, text: &str) -> Response<Body> {
     let mut response = Response::new(Body::whole(Bytes::from(format!("{text}\n"))));
     *response.status_mut() = status;
+    response.extensions_mut().insert(Own);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }

@@ -55,6 +55,11 @@ enum Way {
 }
 
 impl Opened {
+    /// Whether it leads to an instance that no data plane stands before.
+    pub(super) fn is_direct(&self) -> bool {
+        matches!(self.way, Way::Direct(_))
+    }
+
     /// Listens to `client` and to the instance, until it is clear what they speak.
     pub(super) async fn hear<S: AsyncRead + Unpin>(&mut self, hearing: &mut Hearing, client: &mut S) -> io::Result<()> {
         match &mut self.way {

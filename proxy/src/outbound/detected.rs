@@ -9,7 +9,7 @@ use super::connect::{OpenError, Opened, open};
 use super::listener::serve_requests;
 use super::request::Client;
 use super::target::Target;
-use crate::detect::{CLIENT_FIRST_WITHIN, DETECT_WITHIN, Heard, Hearing, Opening};
+use crate::detect::{CLIENT_FIRST_WITHIN, DETECT_WITHIN, Guarded, Heard, Hearing, Opening};
 use crate::metrics::{Reason, ReasonLabels};
 use crate::tcp::Prefixed;
 
@@ -76,9 +76,16 @@ where
     let Heard { opening, read, said, .. } = hearing.heard();
     let stream = Prefixed::new(read, stream);
     match (opening, opened) {
+        // Where nobody guards the application, this side does.
+        (Opening::Opaque, Some(opened)) if opened.is_direct() => {
+            opened.copy(said, Guarded::new(stream)).await.map(drop)?;
+        }
         (Opening::Opaque, Some(opened)) => opened.copy(said, stream).await.map(drop)?,
-        // Requests find their own ways; this one was to hear whether the server speaks first.
-        (opening, _) => serve_requests(client, opening, stream).await,
+        (opening, opened) => {
+            // Requests find their own ways; this one was to hear whether the server speaks first.
+            drop(opened);
+            serve_requests(client, opening, stream).await;
+        }
     }
     Ok(())
 }

@@ -312,9 +312,13 @@ async fn through_tunnel(
 }
 
 /// What became of a request by what the data plane at the other end told about its response.
-fn told_by_far_side(told: Option<(Outcome, String)>, response: Response<Body>) -> Result<Response<Body>, Failed> {
+fn told_by_far_side(told: Option<(Outcome, String)>, mut response: Response<Body>) -> Result<Response<Body>, Failed> {
     match told {
-        None | Some((Outcome::Denied, _)) => Ok(response),
+        None => Ok(response),
+        Some((Outcome::Denied | Outcome::InPlace, _)) => {
+            response.extensions_mut().insert(reply::Own);
+            Ok(response)
+        }
         Some((Outcome::NotSent | Outcome::SessionOver, reason)) => {
             Err(Failed { sent: false, failure: Some(Failure::Unreachable), reason })
         }

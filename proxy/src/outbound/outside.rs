@@ -5,15 +5,15 @@
 //! gave it.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode, uri};
 use hyper_util::rt::TokioIo;
 use isthmus_model::outside::{OutsideHosts, OutsidePort, Permission, is_outside};
-use tokio::net::lookup_host;
 use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
 use super::request::Client;
@@ -28,7 +28,7 @@ use crate::tcp::{IDLE_MAX, connect, copy_both};
 
 /// How long the resolver may take: its own attempts, twice.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
-/// Names that are being looked up at once. Each is a thread.
+/// Names that are being looked up at once. Each is a thread, of those that the registry's file is written by too.
 const RESOLVING_MAX: usize = 64;
 /// How long an answer is used. Short: the resolver does not tell how long it is good for.
 const KEPT_FOR: Duration = Duration::from_secs(5);
@@ -43,7 +43,7 @@ pub(super) struct Exit(Arc<State>);
 
 struct State {
     allow_loopback: bool,
-    resolving: Semaphore,
+    resolving: Arc<Semaphore>,
     kept: Mutex<HashMap<String, Resolved>>,
 }
 
@@ -53,7 +53,7 @@ type Resolved = (Instant, Arc<[IpAddr]>);
 impl Exit {
     /// One that leads to loopback addresses only where `allow_loopback`.
     pub(super) fn new(allow_loopback: bool) -> Self {
-        let (resolving, kept) = (Semaphore::new(RESOLVING_MAX), Mutex::default());
+        let (resolving, kept) = (Arc::new(Semaphore::new(RESOLVING_MAX)), Mutex::default());
         Self(Arc::new(State { allow_loopback, resolving, kept }))
     }
 
@@ -73,11 +73,10 @@ impl Exit {
         if is_tunnel(&request) {
             return Ok(tunnel(client, &authority, &targets, request).await);
         }
-        let authority = uri::Authority::try_from(format!("{host}:{port}"));
-        let authority = authority.map_err(|_| NoTarget::NotOurs(host.clone()))?;
+        let called = uri::Authority::try_from(authority.text()).map_err(|_| NoTarget::NotOurs(host.clone()))?;
         let (plane, life, entry) = (client.plane.clone(), client.life.clone(), Some(client.entry.clone()));
         let arrival = Arrival { plane, caller: Caller::Untold, life, entry };
-        let admitted = Admitted { targets, protocol: known.protocol, authority };
+        let admitted = Admitted { targets, protocol: known.protocol, authority: called };
         let mut response = Box::pin(arrival.exchange(&admitted, request)).await;
         take_outcome(response.headers_mut());
         Ok(response)
@@ -111,12 +110,20 @@ impl Exit {
         {
             return Ok(addresses.clone());
         }
-        let looked_up = timeout(RESOLVE_WITHIN, async {
-            let _turn = self.0.resolving.acquire().await;
-            lookup_host((host, 0)).await
+        let turn = self.0.resolving.clone().try_acquire_owned();
+        let turn = turn.map_err(|_| "too many names are being looked up: try again".to_owned())?;
+        // With the root's dot, so that the resolver does not look below its search domains first.
+        let name = format!("{host}.");
+        let looking = spawn_blocking(move || {
+            let found = (name.as_str(), 0).to_socket_addrs();
+            // The thread is the turn, however long it goes on after nobody waits for it.
+            drop(turn);
+            found
         });
-        let found = looked_up.await.map_err(|_| format!("no answer within {} s", RESOLVE_WITHIN.as_secs()))?;
-        let addresses: Arc<[IpAddr]> = found.map_err(|error| error.to_string())?.map(|address| address.ip()).collect();
+        let found = timeout(RESOLVE_WITHIN, looking).await;
+        let found = found.map_err(|_| format!("no answer within {} s", RESOLVE_WITHIN.as_secs()))?;
+        let found = found.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let addresses: Arc<[IpAddr]> = found.map(|address| address.ip()).collect();
         let mut kept = kept();
         if kept.len() >= KEPT_MAX {
             kept.retain(|_, (until, _)| *until > Instant::now());

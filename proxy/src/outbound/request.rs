@@ -18,7 +18,7 @@ use super::target::{NoTarget, Target, target};
 use super::{exchange, listener};
 use crate::accept::Lifetime;
 use crate::limits::Entry;
-use crate::message::authority::{Authority, requested};
+use crate::message::authority::{Authority, requested, requested_or};
 use crate::message::fields::{enter_at_edge, strip_hop_by_hop};
 use crate::message::upgrade::{Asked, is_tunnel};
 use crate::message::{Body, Received, reply};
@@ -99,7 +99,10 @@ impl Client {
     }
 
     async fn target(&self, request: &Request<Received>) -> Result<Target, NoTarget> {
-        let authority = requested(request)?;
+        let authority = match &self.scope {
+            Scope::Federation => requested(request)?,
+            Scope::Service(name, port) => requested_or(request, || Authority { host: name.host(), port: *port })?,
+        };
         if self.within_connect && is_tunnel(request) {
             // One level is what clients need; without a bound, a client could nest connections at will.
             return Err(NoTarget::Nested);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::header::HOST;
 use http::uri::Authority;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 use hyper::ext::Protocol;
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::http_route::Scheme;
@@ -18,11 +18,15 @@ use crate::message::Received;
 use crate::message::authority::passed_on;
 use crate::message::body::Replay;
 use crate::message::fields::{
-    Outcome, enter_at_edge, set_client_certificate, strip_claims, strip_hop_by_hop, take_version,
+    Outcome, enter_at_edge, set_client_certificate, set_outcome, strip_claims, strip_hop_by_hop,
 };
 use crate::message::upgrade::Asked;
 use crate::message::{Body, reply};
 use crate::plane::DataPlane;
+
+/// The version of HTTP that the client spoke, where the request came by way of another data plane.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClientVersion(pub(crate) Version);
 
 /// Whose requests they are, as the application is told.
 #[derive(Clone, Debug)]
@@ -71,8 +75,10 @@ impl Arrival {
         let (mut parts, body) = request.into_parts();
         let protocol = parts.extensions.remove::<Protocol>();
         let http2 = match admitted.protocol {
-            // On a session the other end tells what the client spoke; otherwise this is the client.
-            AppProtocol::Detect => take_version(&mut parts.headers).unwrap_or(parts.version == http::Version::HTTP_2),
+            AppProtocol::Detect => {
+                let told = parts.extensions.remove::<ClientVersion>();
+                told.map_or(parts.version, |told| told.0) == Version::HTTP_2
+            }
             protocol => protocol == AppProtocol::Http2,
         };
         strip_hop_by_hop(&mut parts.headers);
@@ -110,6 +116,9 @@ impl Arrival {
                 Ok(mut response) => {
                     strip_hop_by_hop(response.headers_mut());
                     strip_claims(response.headers_mut());
+                    if response.extensions().get::<reply::Own>().is_some() {
+                        set_outcome(response.headers_mut(), Outcome::InPlace, "the application");
+                    }
                     return response;
                 }
                 Err(_) if body.broke() => return broken_off(),

@@ -233,7 +233,7 @@ pub struct Redirect {
     pub port: Option<u16>,
     /// Another path.
     pub path: Option<PathRewrite>,
-    /// 301 or 302.
+    /// 301, 302, 303, 307 or 308.
     pub status: u16,
 }
 

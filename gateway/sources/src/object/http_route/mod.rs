@@ -5,6 +5,7 @@
 
 mod manifest;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use isthmus_model::http_route::{
@@ -111,8 +112,18 @@ fn rule(spec: RuleSpec, namespace: &Label) -> Result<Rule, Remark> {
         action: Action::Forward(backends),
         timeout: spec.timeouts.and_then(|timeouts| timeouts.request).map(|text| timeout(&text)).transpose()?.flatten(),
     };
+    let mut kinds = BTreeSet::new();
     for filter in spec.filters {
+        if !kinds.insert(filter.r#type.clone()) {
+            return Err(Remark::about(&filter.r#type, format!("filters: {} is there twice", filter.r#type)));
+        }
         apply(filter, &mut rule)?;
+    }
+    if kinds.contains("RequestRedirect") && kinds.contains("URLRewrite") {
+        return Err(Remark::about(
+            "URLRewrite",
+            "a rule that redirects rewrites nothing: the redirection has a path of its own",
+        ));
     }
     Ok(rule)
 }

@@ -67,6 +67,12 @@ fn what_is_not_understood_refuses_the_route() {
             "use Exact",
         ),
         (rule(json!({"filters": [{"type": "RequestMirror"}]})), "filters.type: RequestMirror"),
+        (
+            rule(
+                json!({"filters": [{"type": "URLRewrite", "urlRewrite": {}}, {"type": "URLRewrite", "urlRewrite": {}}]}),
+            ),
+            "twice",
+        ),
         (rule(json!({"filters": [{"type": "ExtensionRef", "extensionRef": {}}]})), "unknown field `extensionRef`"),
         (
             rule(json!({"filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier":
