@@ -43,6 +43,10 @@ impl Limits {
     const REACHED_BY_THE_PUBLIC: Self =
         Self { per_source: 1_024, pending_per_source: 128, ..Self::REACHED_BY_STRANGERS };
 
+    /// Requests of the public that are under way: of one source as many as one of its connections may have. Whoever neither reads
+    /// nor goes on sending holds no more of a service than that.
+    pub const PUBLIC_REQUESTS: Self = Self { total: 16_384, per_source: 256, pending: 0, pending_per_source: 0 };
+
     /// For a port whose connections are all pending as long as they last: of more than `connections`, the oldest makes room for the
     /// newest. It takes a moment to go.
     #[must_use]

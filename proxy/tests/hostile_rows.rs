@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use federation::{Federation, HOST, HTTP, service};
 use isthmus_identity::LiveIdentity;
+use isthmus_model::path::canonical;
 use isthmus_model::snapshot::{Service, Snapshot};
 use isthmus_tests::hostile::frames::{
     COMPRESSION_ERROR, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, Outcome, PROTOCOL_ERROR, frame, request,
@@ -42,6 +43,14 @@ async fn exchange(surfaces: &Surfaces, way: Way, bytes: &[u8], what: &str) -> St
     String::from_utf8_lossy(&answer).into_owned()
 }
 
+/// Whether the application got the target that was sent: to the byte, or, from outside, in its canonical form.
+fn is_target(way: Way, got: &[u8], sent: &[u8]) -> bool {
+    let sent = String::from_utf8_lossy(sent);
+    let (path, query) = sent.split_once('?').map_or((&*sent, None), |(path, query)| (path, Some(query)));
+    let canonical = canonical(path).map(|path| query.map_or(path.to_string(), |query| format!("{path}?{query}")));
+    got == sent.as_bytes() || (way == Way::Ingress && canonical.is_ok_and(|canonical| canonical.as_bytes() == got))
+}
+
 /// What came to the application, without the bystanders'.
 fn heard(surfaces: &Surfaces) -> Vec<Request> {
     let mut heard = surfaces.recorder.take();
@@ -51,13 +60,13 @@ fn heard(surfaces: &Surfaces) -> Vec<Request> {
 
 /// Whether that is safe, of a request that was answered with `status`.
 fn is_safe(safe: Safe, way: Way, status: u16, heard: &[Request]) -> bool {
-    let refused = matches!(status, 400 | 414 | 431 | 501);
+    let refused = matches!(status, 400 | 405 | 414 | 431 | 501);
     let own_host = |request: &Request| request.says(&format!("\r\nhost: {HOST}:{HTTP}\r\n"));
     match safe {
         Safe::Refused | Safe::Broken => refused && heard.is_empty(),
         Safe::Elsewhere if way.is_session() => status == 421 && heard.is_empty(),
         Safe::Elsewhere => match heard {
-            [] => matches!(status, 403 | 404 | 421) || (refused && way == Way::WithinConnect),
+            [] => matches!(status, 403 | 404 | 421) || (refused && matches!(way, Way::WithinConnect | Way::Ingress)),
             // The address says what it is for, and the application is told so.
             [request] => way.is_scoped() && status == 200 && own_host(request),
             _ => false,
@@ -65,7 +74,7 @@ fn is_safe(safe: Safe, way: Way, status: u16, heard: &[Request]) -> bool {
         Safe::Once => heard.len() <= 1 && heard.iter().all(own_host),
         Safe::As(target) => match heard {
             [] => refused,
-            [request] => status == 200 && request.target() == target && own_host(request),
+            [request] => status == 200 && is_target(way, request.target(), target) && own_host(request),
             _ => false,
         },
         Safe::Cleaned => match heard {

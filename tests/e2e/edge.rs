@@ -165,7 +165,7 @@ async fn clients_from_outside_reach_services_by_routes() {
         ("/app", &["-H", "Host: shop.example.org", "--http2"], " 421"),
         ("/app", &["-H", "Host: example.com"], " 404"),
         ("/app", &["--tls-max", "1.2"], "curl: ("),
-        ("/app", &["-X", "CONNECT"], " 405"),
+        ("/app", &["--http1.1", "-X", "CONNECT"], " 405"),
         // What the application does not do is not told in the words of whoever asked it.
         ("/app", &["--http1.1", "-H", "Connection: Upgrade", "-H", "Upgrade: websocket"], " 501"),
     ] {

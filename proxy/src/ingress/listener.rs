@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use isthmus_identity::PublicCertificates;
 use isthmus_model::http_route::Scheme;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +15,7 @@ use super::request::{Visitor, answer};
 use crate::accept::{Accepted, Accepting, BindError};
 use crate::detect::{Heard, Hearing, Opening};
 use crate::handshake;
-use crate::limits::Pending;
+use crate::limits::{Gate, Limits, Pending};
 use crate::message::server::{Carries, HEAD_WITHIN, serve_http1, serve_http2};
 use crate::metrics::{Direction, Reason, ReasonLabels};
 use crate::plane::DataPlane;
@@ -71,21 +72,29 @@ impl IngressListener {
             Security::Tls(certificates) => Some(TlsAcceptor::from(certificates.server_config(&[b"h2", b"http/1.1"]))),
             Security::None => None,
         };
+        let requests = Gate::new(Limits::PUBLIC_REQUESTS, Gauge::default());
         let handle = |accepted| {
-            let (plane, security, tls) = (plane.clone(), security.clone(), tls.clone());
-            async move { Box::pin(connection(plane, security, tls, accepted)).await }
+            let (plane, security, tls, requests) = (plane.clone(), security.clone(), tls.clone(), requests.clone());
+            async move { Box::pin(connection(plane, security, tls, requests, accepted)).await }
         };
         accepting.run(&metrics, shutdown, handle).await;
     }
 }
 
-async fn connection(plane: DataPlane, security: Security, tls: Option<TlsAcceptor>, accepted: Accepted) {
+async fn connection(
+    plane: DataPlane,
+    security: Security,
+    tls: Option<TlsAcceptor>,
+    requests: Gate,
+    accepted: Accepted,
+) {
     let Accepted { stream, peer, life, entry } = accepted;
     let entry = Arc::new(entry);
     give_up_unread(&stream, UNREAD_MAX);
     let (drain, scheme, from) = (life.drain.clone(), security.scheme(), peer.ip().to_canonical());
     let waiting = entry.clone();
-    let visitor = |name| Visitor { plane: plane.clone(), security: security.clone(), scheme, name, from, life, entry };
+    let (visiting, shown) = (plane.clone(), security.clone());
+    let visitor = |name| Visitor { plane: visiting, security: shown, requests, scheme, name, from, life, entry };
     let Some(tls) = tls else {
         return Box::pin(serve(visitor(None), stream, waiting.pend(), &drain)).await;
     };

@@ -5,16 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, LOCATION};
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use isthmus_model::http_route::{self, HeaderChange, PathMatch, PathRewrite, Redirect, Rule, Scheme};
-use isthmus_model::path::canonical;
-use tokio::time::timeout;
-
 use super::listener::Security;
 use crate::accept::Lifetime;
-use crate::limits::Entry;
+use crate::limits::{Entry, Gate};
 use crate::message::authority::{Authority, requested};
 use crate::message::fields::{enter_at_edge, say_called, strip_hop_by_hop};
 use crate::message::upgrade::{Asked, is_asked, is_tunnel};
@@ -22,11 +15,18 @@ use crate::message::{Body, Received, reply};
 use crate::metrics::Direction;
 use crate::outbound::{Answer, Target, exchange, target};
 use crate::plane::DataPlane;
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, LOCATION, UPGRADE};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use isthmus_model::http_route::{self, HeaderChange, PathMatch, PathRewrite, Redirect, Rule, Scheme};
+use isthmus_model::path::canonical;
 
 /// A client's connection, as its requests see it.
 pub(super) struct Visitor {
     pub(super) plane: DataPlane,
     pub(super) security: Security,
+    /// The listener's requests that are under way.
+    pub(super) requests: Gate,
     pub(super) scheme: Scheme,
     /// The server name that it asked for.
     pub(super) name: Option<String>,
@@ -56,13 +56,15 @@ struct Asking {
 
 /// Answers one request.
 pub(super) async fn answer(visitor: Arc<Visitor>, request: Request<Received>) -> Response<Body> {
-    let (started, version, connect) = (Instant::now(), request.version(), is_tunnel(&request));
+    let (started, version) = (Instant::now(), request.version());
+    // What follows a request that would have changed the connection is no request, once it is refused.
+    let changes = is_tunnel(&request) || request.headers().contains_key(UPGRADE);
     let (service, answer) = match Box::pin(visitor.serve(request)).await {
         Ok((service, answer)) => (service, answer),
         Err(Refusal(status, text)) => {
             let mut response = reply::text(status, &text);
-            if version < Version::HTTP_2 && (status == StatusCode::BAD_REQUEST || connect) {
-                // What follows on the connection is not where we think it is.
+            if version < Version::HTTP_2 && (status == StatusCode::BAD_REQUEST || changes) {
+                // What follows is not where we think it is.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             (String::new(), response.into())
@@ -78,6 +80,9 @@ pub(super) async fn answer(visitor: Arc<Visitor>, request: Request<Received>) ->
 impl Visitor {
     /// The service's name, for metrics, and the answer.
     async fn serve(&self, mut request: Request<Received>) -> Result<(String, Answer), Refusal> {
+        let place = self.requests.enter(self.from);
+        let place =
+            place.map_err(|_| Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many requests are under way"))?;
         let asking = self.asking(&mut request)?;
         let routes = self.plane.snapshot().routes.clone();
         let seen = Seen { asking: &asking, request: &request };
@@ -101,13 +106,7 @@ impl Visitor {
             *request.version_mut() = Version::HTTP_11;
         }
         *request.uri_mut() = passed_on(path.as_deref().unwrap_or(&asking.path), asking.query.as_deref())?;
-        let sending = exchange::send(&self.plane, &target, request);
-        let answer = match rule.timeout {
-            Some(within) => timeout(within, sending)
-                .await
-                .map_err(|_| Refusal::new(StatusCode::GATEWAY_TIMEOUT, "the service did not answer in time"))?,
-            None => sending.await,
-        };
+        let answer = exchange::send(&self.plane, &target, request, rule.timeout).await;
         let own = answer.response.extensions().get::<reply::Own>().is_some();
         let Some(cluster) = answer.cluster.filter(|_| !own) else {
             let status = answer.response.status();
@@ -119,6 +118,7 @@ impl Visitor {
         if let Some(asked) = asked {
             response = asked.answer(response, &self.life, Some(self.entry.clone()));
         }
+        let response = response.map(|body| body.holding(place));
         Ok((service, Answer { response, cluster: Some(cluster) }))
     }
 

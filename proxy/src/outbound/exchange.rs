@@ -19,6 +19,8 @@ use isthmus_model::route::{Destination, DestinationKey};
 use isthmus_model::snapshot::Site;
 use isthmus_model::traffic::TrafficPolicy;
 
+use tokio::time::{Instant as Deadline, timeout_at};
+
 use super::request::Answer;
 use super::target::Target;
 use crate::balance::ejection::Failure;
@@ -47,6 +49,8 @@ pub(super) fn authority(target: &Target) -> Authority {
 
 /// A request as it is sent, again and again if need be.
 struct Outgoing {
+    /// Until when its response has to have begun.
+    deadline: Option<Deadline>,
     /// Whether the application is to get it as HTTP/2.
     http2: bool,
     method: Method,
@@ -61,7 +65,9 @@ impl Outgoing {
     async fn prepare(
         target: &Target,
         request: Request<Received>,
+        within: Option<Duration>,
     ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let deadline = within.map(|within| Deadline::now() + within);
         let (mut parts, body) = request.into_parts();
         let protocol = parts.extensions.remove::<Protocol>();
         let mut headers = parts.headers;
@@ -78,12 +84,16 @@ impl Outgoing {
         // The authority says it, in canonical form.
         headers.remove(http::header::HOST);
         let (method, uri) = (parts.method, passed_on(authority(target), parts.uri)?);
-        Ok(Self { http2, method, protocol, uri, headers, body: Replay::prepare(body).await? })
+        Ok(Self { deadline, http2, method, protocol, uri, headers, body: Replay::prepare(body).await? })
     }
 
     /// Whether it may be seen twice. A protocol is asked for by a GET, whatever form that has meanwhile.
     fn is_idempotent(&self) -> bool {
         self.method.is_idempotent() || self.protocol.is_some()
+    }
+
+    fn is_overdue(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Deadline::now())
     }
 
     fn attempt(&self) -> Request<Body> {
@@ -117,6 +127,12 @@ impl Failed {
         Self { sent: false, failure: None, reason: overflow.to_string() }
     }
 
+    /// A response that has not begun in time. A client that has not sent everything may be why.
+    fn overdue(body: &Replay) -> Self {
+        let failure = matches!(body, Replay::Whole(..)).then_some(Failure::Broken);
+        Self { sent: true, failure, reason: "it did not answer in time".to_owned() }
+    }
+
     fn session(error: &SendError) -> Self {
         let sent = matches!(error, SendError::Broken(_));
         let failure = if sent { Failure::Broken } else { Failure::Unreachable };
@@ -124,9 +140,15 @@ impl Failed {
     }
 }
 
-/// Sends `request` to the service; the answer is the service's, or says why there is none.
-pub(crate) async fn send(plane: &DataPlane, target: &Target, request: Request<Received>) -> Answer {
-    let outgoing = match Outgoing::prepare(target, request).await {
+/// Sends `request` to the service; the answer is the service's, or says why there is none. It has to have begun `within` a time, if
+/// there is one.
+pub(crate) async fn send(
+    plane: &DataPlane,
+    target: &Target,
+    request: Request<Received>,
+    within: Option<Duration>,
+) -> Answer {
+    let outgoing = match Outgoing::prepare(target, request, within).await {
         Ok(outgoing) => outgoing,
         Err(error) => return broken_off(&error.to_string()),
     };
@@ -164,6 +186,9 @@ pub(crate) async fn send(plane: &DataPlane, target: &Target, request: Request<Re
         tracing::debug!(service = %name, %cluster, reason = failed.reason, sent = failed.sent, "attempt failed");
         if outgoing.body.broke() {
             return broken_off(&failed.reason);
+        }
+        if outgoing.is_overdue() {
+            return reply::text(StatusCode::GATEWAY_TIMEOUT, &format!("{name} did not answer in time")).into();
         }
         let mut again = outgoing.body.is_intact();
         if again && failed.sent {
@@ -228,25 +253,31 @@ async fn attempt_at(
         }
         _ => None,
     };
-    let sent = match direct {
-        Some(address) => {
-            let attempt = || {
-                let mut request = outgoing.attempt();
-                take_version(request.headers_mut());
-                request
-            };
-            let sent = plane.apps().send(address, outgoing.http2, &outgoing.body, attempt).await;
-            sent.map_err(|error| {
-                let sent = !error.never_sent();
-                let failure = match error {
-                    AppError::Crowded(_) => None,
-                    _ if sent => Some(Failure::Broken),
-                    _ => Some(Failure::Unreachable),
+    let sending = async {
+        match direct {
+            Some(address) => {
+                let attempt = || {
+                    let mut request = outgoing.attempt();
+                    take_version(request.headers_mut());
+                    request
                 };
-                Failed { sent, failure, reason: error.to_string() }
-            })
+                let sent = plane.apps().send(address, outgoing.http2, &outgoing.body, attempt).await;
+                sent.map_err(|error| {
+                    let sent = !error.never_sent();
+                    let failure = match error {
+                        AppError::Crowded(_) => None,
+                        _ if sent => Some(Failure::Broken),
+                        _ => Some(Failure::Unreachable),
+                    };
+                    Failed { sent, failure, reason: error.to_string() }
+                })
+            }
+            None => through_tunnel(plane, target, site, outgoing, &pick).await,
         }
-        None => through_tunnel(plane, target, site, outgoing, &pick).await,
+    };
+    let sent = match outgoing.deadline {
+        Some(deadline) => timeout_at(deadline, sending).await.unwrap_or_else(|_| Err(Failed::overdue(&outgoing.body))),
+        None => sending.await,
     };
     match sent {
         Ok(mut response) => {

@@ -130,7 +130,7 @@ impl Client {
             strip_hop_by_hop(request.headers_mut());
             enter_at_edge(request.headers_mut(), from.to_canonical(), Scheme::Http);
         }
-        let answer = exchange::send(&self.plane, target, request).await;
+        let answer = exchange::send(&self.plane, target, request, None).await;
         match asked {
             Some(asked) => {
                 let response = asked.answer(answer.response, &self.life, self.entry.clone());

@@ -13,12 +13,14 @@ use isthmus_identity::{
 };
 use isthmus_model::catalog::{AppProtocol, Endpoint, ServicePort};
 use isthmus_model::health::{Capacity, Reach};
+use isthmus_model::http_route::{Action, Backend, HeaderChange, HttpRoute, Match, Parent, Routes, Rule};
 use isthmus_model::locality::Proximity;
-use isthmus_model::name::{ClusterName, FederationDomain, ServiceName};
+use isthmus_model::name::{ClusterName, FederationDomain, NamespacedName, ServiceName};
 use isthmus_model::shared::OrdMap;
 use isthmus_model::snapshot::{Coverage, Gateway, RemoteBackend, RemoteCluster, Service, Site, Snapshot};
 use isthmus_model::spiffe::SpiffeId;
 use isthmus_proxy::inbound::{InboundListener, serve_terminated};
+use isthmus_proxy::ingress::{IngressListener, Security};
 use isthmus_proxy::outbound::{Mode, OutboundListener};
 use isthmus_proxy::passthrough::{Opening, relay};
 use isthmus_proxy::{DataPlane, Demand, Metrics};
@@ -135,6 +137,28 @@ impl Federation {
     /// A listener of `outbound`'s data plane in another mode.
     pub fn listen_as(&self, outbound: &Outbound, mode: Mode) -> SocketAddr {
         let listener = OutboundListener::bind(ANY_PORT, outbound.plane.clone(), mode).expect("bound");
+        let address = listener.local_addr();
+        tokio::spawn(listener.serve(self.shutdown.clone()));
+        address
+    }
+
+    /// A listener of `outbound`'s data plane for clients from outside, whose every request is for the service.
+    pub fn ingress(&self, outbound: &Outbound) -> SocketAddr {
+        let backend = Backend { service: service(), port: HTTP, weight: 1 };
+        let rule = Rule {
+            matches: vec![Match::default()],
+            request_headers: HeaderChange::default(),
+            response_headers: HeaderChange::default(),
+            rewrite: None,
+            action: Action::Forward(vec![backend]),
+            timeout: None,
+        };
+        let parents = vec![Parent { gateway: "public".to_owned(), section: None }];
+        let route = HttpRoute { parents, hostnames: Vec::new(), rules: vec![rule] };
+        let name = NamespacedName { namespace: "shop".parse().expect("valid"), name: "all".to_owned() };
+        let routes = Routes::of(&OrdMap::unit(name, Arc::new(route)), "public");
+        outbound.view.send_modify(|view| *view = Arc::new(Snapshot { routes, ..Snapshot::clone(view) }));
+        let listener = IngressListener::bind(ANY_PORT, outbound.plane.clone(), Security::None).expect("bound");
         let address = listener.local_addr();
         tokio::spawn(listener.serve(self.shutdown.clone()));
         address

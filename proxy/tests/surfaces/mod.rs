@@ -35,13 +35,15 @@ pub enum Way {
     Egress,
     /// A service's virtual address.
     Vip,
+    /// What clients from outside come to, by a route for every host.
+    Ingress,
     /// A data plane's session with a sidecar.
     Inbound,
     /// The same with a gateway, for instances without a sidecar.
     Terminated,
 }
 
-pub const CLIENTS: [Way; 4] = [Way::Outbound, Way::WithinConnect, Way::Egress, Way::Vip];
+pub const CLIENTS: [Way; 5] = [Way::Outbound, Way::WithinConnect, Way::Egress, Way::Vip, Way::Ingress];
 pub const SESSIONS: [Way; 2] = [Way::Inbound, Way::Terminated];
 
 impl Way {
@@ -51,7 +53,7 @@ impl Way {
 
     /// Whether its connections are for one service whatever they call it, as long as that is not another.
     pub fn is_scoped(self) -> bool {
-        matches!(self, Self::Vip | Self::WithinConnect)
+        matches!(self, Self::Vip | Self::WithinConnect | Self::Ingress)
     }
 
     pub fn is_session(self) -> bool {
@@ -65,6 +67,7 @@ pub struct Surfaces {
     pub east: Outbound,
     egress: SocketAddr,
     vip: SocketAddr,
+    ingress: SocketAddr,
     west: Workload,
     terminating: Outbound,
     attacker: LiveIdentity,
@@ -87,10 +90,11 @@ impl Surfaces {
         let east = federation.outbound("us-east", reviews(vec![], vec![remote("us-west", OtherRegion, gateway)])).await;
         let egress = federation.listen_as(&east, Mode::Egress { allow_loopback: false });
         let vip = federation.listen_as(&east, Mode::Service { name: service(), port: HTTP });
+        let ingress = federation.ingress(&east);
         let bare = endpoint("shop/reviews", recorder.address(), tcp, None);
         let terminating = federation.terminating("us-west", reviews(vec![bare], vec![])).await;
         let attacker = federation.identity("us-east", "shop/attacker");
-        Self { recorder, federation, east, egress, vip, west, terminating, attacker }
+        Self { recorder, federation, east, egress, vip, ingress, west, terminating, attacker }
     }
 
     fn address(&self, way: Way) -> SocketAddr {
@@ -98,6 +102,7 @@ impl Surfaces {
             Way::Outbound | Way::WithinConnect => self.east.address,
             Way::Egress => self.egress,
             Way::Vip => self.vip,
+            Way::Ingress => self.ingress,
             Way::Inbound => self.west.address,
             Way::Terminated => self.terminating.address,
         }
@@ -107,7 +112,7 @@ impl Surfaces {
     pub async fn open(&self, way: Way) -> Box<dyn Stream> {
         let mut stream = TcpStream::connect(self.address(way)).await.expect("connected");
         match way {
-            Way::Outbound | Way::Egress | Way::Vip => Box::new(stream),
+            Way::Outbound | Way::Egress | Way::Vip | Way::Ingress => Box::new(stream),
             Way::WithinConnect => {
                 let connect = format!("CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n", authority());
                 stream.write_all(connect.as_bytes()).await.expect("written");
