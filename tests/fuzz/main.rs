@@ -10,6 +10,8 @@
 mod authority;
 mod bends;
 mod client_hello;
+mod opening;
+mod path;
 mod policy;
 mod prefixes;
 mod proxy_header;
