@@ -180,8 +180,11 @@ fn requests_come_back_to_a_nearer_level_little_by_little() {
     // Time passes as it does with traffic.
     let mut shares = Vec::new();
     for quarter in 1..=52 {
-        if let Some(pick) = fixture.pick(&Tried::default(), after(quarter * 250)) {
-            pick.succeeded(after(quarter * 250));
+        // Enough of it that chance does not leave the near one unasked.
+        for _ in 0..50 {
+            if let Some(pick) = fixture.pick(&Tried::default(), after(quarter * 250)) {
+                pick.succeeded(after(quarter * 250));
+            }
         }
         if quarter % 26 == 0 {
             shares.push(picks(after(quarter * 250)));
