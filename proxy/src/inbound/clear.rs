@@ -1,8 +1,8 @@
 //! What comes in the clear, where the workload's inbound mode allows it: from clients that are not of the mesh.
 //!
 //! Such a connection was on its way to the application and redirected here, which is how its port is known. Nobody vouches for
-//! its client: requests lose every claim about their caller, and bytes pass as they are. Who may be called is what the network
-//! lets through, as without the sidecar.
+//! its client: requests lose every claim about their caller, and bytes pass as they are. It comes to the ports that it could come to
+//! without the sidecar, and to none of the sidecar's own; where the application is on another address, to those of its services.
 
 use std::io;
 use std::net::SocketAddr;

@@ -5,6 +5,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, LOCATION, UPGRADE};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use isthmus_model::http_route::{self, HeaderChange, PathMatch, PathRewrite, Redirect, Rule, Scheme};
+use isthmus_model::path::canonical;
+
 use super::listener::Security;
 use crate::accept::Lifetime;
 use crate::limits::{Entry, Gate};
@@ -15,11 +21,6 @@ use crate::message::{Body, Received, reply};
 use crate::metrics::Direction;
 use crate::outbound::{Answer, Target, exchange, target};
 use crate::plane::DataPlane;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, LOCATION, UPGRADE};
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use isthmus_model::http_route::{self, HeaderChange, PathMatch, PathRewrite, Redirect, Rule, Scheme};
-use isthmus_model::path::canonical;
 
 /// A client's connection, as its requests see it.
 pub(super) struct Visitor {
@@ -81,8 +82,8 @@ impl Visitor {
     /// The service's name, for metrics, and the answer.
     async fn serve(&self, mut request: Request<Received>) -> Result<(String, Answer), Refusal> {
         let place = self.requests.enter(self.from);
-        let place =
-            place.map_err(|_| Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many requests are under way"))?;
+        let busy = |_| Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many requests are under way");
+        let place = Arc::new(place.map_err(busy)?);
         let asking = self.asking(&mut request)?;
         let routes = self.plane.snapshot().routes.clone();
         let seen = Seen { asking: &asking, request: &request };
@@ -116,7 +117,7 @@ impl Visitor {
         let mut response = answer.response;
         change(response.headers_mut(), &rule.response_headers);
         if let Some(asked) = asked {
-            response = asked.answer(response, &self.life, Some(self.entry.clone()));
+            response = asked.answer(response, &self.life, (self.entry.clone(), place.clone()));
         }
         let response = response.map(|body| body.holding(place));
         Ok((service, Answer { response, cluster: Some(cluster) }))

@@ -18,7 +18,6 @@ use isthmus_model::name::ClusterName;
 use isthmus_model::route::{Destination, DestinationKey};
 use isthmus_model::snapshot::Site;
 use isthmus_model::traffic::TrafficPolicy;
-
 use tokio::time::{Instant as Deadline, timeout_at};
 
 use super::request::Answer;
