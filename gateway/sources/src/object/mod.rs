@@ -255,6 +255,19 @@ pub(crate) struct ServiceExport {
     status: Option<Value>,
 }
 
+/// A manifest of a kind that k8s-openapi has not, with the specification `S`.
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Manifest<S> {
+    api_version: String,
+    kind: String,
+    metadata: Map<String, Value>,
+    pub(crate) spec: S,
+    /// Written by controllers, of no meaning in a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Value>,
+}
+
 /// Reads a manifest as `T`. Fields that `T` does not know are reported, as `kubectl --validate=strict` does: a
 /// misspelt field would else be a silent default.
 fn typed<T: DeserializeOwned + Serialize>(manifest: &Value, warnings: &mut Vec<Remark>) -> Result<T, Remark> {

@@ -10,27 +10,16 @@ use isthmus_model::http_route::HostPattern;
 use isthmus_model::name::{CLUSTERSET_ZONE, Label};
 use isthmus_model::outside::{ADDRESSES_MAX, HOSTS_MAX, OutsideHosts, OutsidePort, is_outside};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use super::service::port_number;
 use super::{Remark, Rules};
 
 /// The manifest, as far as it is understood.
-#[derive(Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Manifest {
-    api_version: String,
-    kind: String,
-    metadata: Map<String, Value>,
-    spec: Spec,
-    /// Written by controllers, of no meaning in a file.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<Value>,
-}
+pub(crate) type Manifest = super::Manifest<Spec>;
 
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Spec {
+pub(crate) struct Spec {
     hosts: Vec<String>,
     ports: Vec<PortSpec>,
     location: Option<String>,
@@ -140,7 +129,7 @@ fn address(text: &str, rules: &Rules) -> Result<IpAddr, Remark> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::super::{Kind, Object, ObjectKey, check};
     use super::*;

@@ -3,24 +3,13 @@
 //! A field that is not here is an error, and not skipped.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 /// The manifest, as far as it is understood. k8s-openapi has only built-in kinds.
-#[derive(Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Manifest {
-    api_version: String,
-    kind: String,
-    metadata: Map<String, Value>,
-    pub(super) spec: Spec,
-    /// Written by controllers, of no meaning in a file.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<Value>,
-}
+pub(crate) type Manifest = super::super::Manifest<Spec>;
 
 #[derive(Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Spec {
+pub(crate) struct Spec {
     #[serde(default)]
     pub(super) parent_refs: Vec<ParentRef>,
     #[serde(default)]
