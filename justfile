@@ -38,7 +38,7 @@ fuzz TARGET="" SECONDS="60":
     {{inputs}} BOLERO_RANDOM_TEST_TIME_MS={{SECONDS}}000 cargo test -p isthmus --test fuzz -- {{TARGET}} --nocapture
     {{inputs}} BOLERO_RANDOM_TEST_TIME_MS={{SECONDS}}000 cargo test -p isthmus-sources --lib -- document::{{TARGET}} --nocapture
 
-# Figures: how soon it is ready, how fast changes travel, what a lost region costs, what it weighs, what trust costs; `just bench ready` runs one
+# Figures: how soon it is ready, how fast changes travel, what a lost region costs, what distance costs, what it weighs, what trust costs; `just bench ready` runs one
 bench *NAMES:
     cargo build --release -p isthmus-proxy
     cargo bench -p isthmus -p isthmus-identity {{prepend('--bench ', NAMES)}}
