@@ -43,6 +43,10 @@ bench *NAMES:
     cargo build --release -p isthmus-proxy
     cargo bench -p isthmus -p isthmus-identity {{prepend('--bench ', NAMES)}}
 
+# Mixed load for so many minutes while something always comes or goes: what grows, and what fails that should not (docs/benchmarks.md)
+soak MINUTES="10":
+    cargo bench -p isthmus --bench soak -- {{MINUTES}}
+
 # The data plane beside Envoy, HAProxy and nginx, whichever are installed (docs/benchmarks.md); `just bench-peers pair hop` runs some
 bench-peers *ARGS:
     cargo build --release -p isthmus-proxy
