@@ -5,6 +5,8 @@
 //! peer is well; here *any* byte is a sign of life. Silence is counted in ticks that this process itself
 //! has seen pass, so that a pause of our own (a busy machine, a stopped process) counts as one tick, not
 //! as the peer's silence.
+//!
+//! It also tells when the peer has said its first word, and that it was understood.
 
 use std::io;
 use std::pin::Pin;
@@ -12,6 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep};
 
 /// One tick of silence; also the interval of pings.
@@ -26,11 +29,18 @@ pub(super) struct Watched<S> {
     stream: S,
     reads: Silence,
     writes: Silence,
+    /// The first bytes were read.
+    spoke: bool,
+    /// Goes to true, or away with the stream.
+    heard: watch::Sender<bool>,
 }
 
 impl<S> Watched<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, reads: Silence::new(SILENCE_TICKS), writes: Silence::new(WRITE_STALL_TICKS) }
+    /// With what becomes true once the peer has said something.
+    pub(super) fn new(stream: S) -> (Self, watch::Receiver<bool>) {
+        let (heard, hears) = watch::channel(false);
+        let (reads, writes) = (Silence::new(SILENCE_TICKS), Silence::new(WRITE_STALL_TICKS));
+        (Self { stream, reads, writes, spoke: false, heard }, hears)
     }
 }
 
@@ -71,9 +81,15 @@ impl Silence {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // Whoever comes back for more has understood what it got: HTTP/2's settings hold from then on.
+        if self.spoke && !*self.heard.borrow() {
+            self.heard.send_replace(true);
+        }
+        let filled = buf.filled().len();
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
             Poll::Ready(read) => {
                 self.reads.broken();
+                self.spoke |= buf.filled().len() > filled;
                 Poll::Ready(read)
             }
             Poll::Pending => self.reads.goes_on(cx),
@@ -137,13 +153,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn any_byte_is_a_sign_of_life_and_silence_ends_it() {
         let (ours, mut theirs) = duplex(16);
-        let mut watched = Watched::new(ours);
+        let (mut watched, heard) = Watched::new(ours);
         let start = Instant::now();
         for _ in 0..10 {
             tokio::time::sleep(SILENCE_TICK * 2).await;
             theirs.write_all(b".").await.expect("written");
             watched.read_u8().await.expect("alive");
         }
+        assert!(*heard.borrow());
         let error = watched.read_u8().await.expect_err("silent");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(start.elapsed(), SILENCE_TICK * 20 + SILENCE_TICK * SILENCE_TICKS);
@@ -152,10 +169,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_takes_nothing_is_given_up_later() {
         let (ours, _theirs) = duplex(16);
-        let mut watched = Watched::new(ours);
+        let (mut watched, heard) = Watched::new(ours);
         let start = Instant::now();
         let error = watched.write_all(&[0; 64]).await.expect_err("stalled");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(start.elapsed(), SILENCE_TICK * WRITE_STALL_TICKS);
+        drop(watched);
+        assert!(!*heard.borrow() && heard.has_changed().is_err(), "it never said a word");
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -184,6 +185,7 @@ async fn connect(mut near: TcpStream, wire: Arc<Wire>, stop: CancellationToken) 
 
 async fn relay(near: &mut TcpStream, far: &mut Option<TcpStream>, wire: &Wire) -> io::Result<()> {
     reach(&wire.forward).await?;
+    shake_hands(wire).await;
     let far = far.insert(TcpStream::connect(wire.target).await?);
     near.set_nodelay(true)?;
     far.set_nodelay(true)?;
@@ -191,6 +193,14 @@ async fn relay(near: &mut TcpStream, far: &mut Option<TcpStream>, wire: &Wire) -
     let (far_read, far_write) = far.split();
     tokio::try_join!(carry(&wire.forward, near_read, far_write), carry(&wire.backward, far_read, near_write))?;
     Ok(())
+}
+
+/// The TCP handshake: a first packet there, and one back. The kernel has told who dials at once that it is over; what
+/// they send waits for it instead.
+async fn shake_hands(wire: &Wire) {
+    for lane in [&wire.forward, &wire.backward] {
+        sleep_until(lane.arrival(0)).await;
+    }
 }
 
 /// Waits until a first packet would get across.
