@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{Direction, DirectionLabels, Metrics, Reason};
@@ -48,7 +49,7 @@ impl Limits {
     pub const PUBLIC_REQUESTS: Self = Self { total: 16_384, per_source: 256, pending: 0, pending_per_source: 0 };
 
     /// For a port whose connections are all pending as long as they last: of more than `connections`, the oldest makes room for the
-    /// newest. It takes a moment to go.
+    /// newest. It takes a moment to go, for which [`Gate::enter_when_left`] waits.
     #[must_use]
     pub const fn by_age(connections: usize) -> Self {
         let total = 2 * connections;
@@ -93,6 +94,8 @@ struct State {
     counts: Mutex<Counts>,
     queues: Mutex<Queues>,
     next: AtomicU64,
+    /// Told whenever a connection has left.
+    left: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -107,7 +110,7 @@ impl Gate {
     #[must_use]
     pub fn new(limits: Limits, open: Gauge) -> Self {
         let (counts, queues, next) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
-        Self(Arc::new(State { limits, open, counts, queues, next }))
+        Self(Arc::new(State { limits, open, counts, queues, next, left: Notify::new() }))
     }
 
     /// The same, shown as connections in that direction.
@@ -130,6 +133,18 @@ impl Gate {
         counts.total += 1;
         self.0.open.inc();
         Ok(Entry { gate: self.0.clone(), source })
+    }
+
+    /// As [`enter`](Self::enter), but where a limit is reached waits until a connection leaves, as those do that have to make room.
+    pub async fn enter_when_left(&self, source: IpAddr) -> Entry {
+        loop {
+            // Before it is looked whether there is room, so that nobody leaves in between.
+            let left = self.0.left.notified();
+            match self.enter(source) {
+                Ok(entry) => return entry,
+                Err(_) => left.await,
+            }
+        }
     }
 }
 
@@ -212,6 +227,8 @@ impl Drop for Entry {
         counts.total = counts.total.saturating_sub(1);
         self.gate.open.dec();
         counts.leave(self.source);
+        drop(counts);
+        self.gate.left.notify_waiters();
     }
 }
 
@@ -369,6 +386,26 @@ mod tests {
         drop((first, third, fourth, neighbour));
         let queues = gate.0.queues();
         assert!(queues.total == 0 && queues.by_source.is_empty() && queues.by_rank.is_empty(), "{queues:?}");
+    }
+
+    #[tokio::test]
+    async fn a_burst_waits_for_those_that_make_room_and_none_of_it_is_refused() {
+        let gate = Gate::new(Limits::by_age(1), Gauge::default());
+        let mut served = Vec::new();
+        for _ in 0..100 {
+            let entry = gate.enter_when_left(ip(1)).await;
+            let pending = entry.pend();
+            served.push(tokio::spawn(async move {
+                pending.displaced().await;
+                drop(entry);
+            }));
+        }
+        let newest = served.pop().expect("a hundred");
+        for displaced in served {
+            displaced.await.expect("made room");
+        }
+        assert!(!newest.is_finished());
+        assert_eq!(counted(&gate), BTreeMap::from([(ip(1), 1)]));
     }
 
     #[test]

@@ -120,7 +120,7 @@ pub async fn serve_http<L: Listener>(mut listener: L, router: Router, shutdown: 
             (stream, _) = listener.accept() => stream,
         };
         // Where they come from does not matter: of a socket in the file system, nobody knows.
-        let Ok(entry) = gate.enter(Ipv4Addr::UNSPECIFIED.into()) else { continue };
+        let entry = gate.enter_when_left(Ipv4Addr::UNSPECIFIED.into()).await;
         let (pending, router, shutdown) = (entry.pend(), router.clone(), shutdown.clone());
         connections.spawn(async move {
             let _entry = entry;

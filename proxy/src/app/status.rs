@@ -74,7 +74,7 @@ impl StatusListener {
             loop {
                 match self.listener.accept().await {
                     Ok((stream, peer)) => {
-                        let Ok(entry) = gate.enter(peer.ip()) else { continue };
+                        let entry = gate.enter_when_left(peer.ip()).await;
                         let (connection, pending) = (connection(status.clone(), stream), entry.pend());
                         tokio::spawn(shutdown.clone().run_until_cancelled_owned(async move {
                             tokio::select! {
