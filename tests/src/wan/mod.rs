@@ -15,6 +15,7 @@ mod link;
 mod mesh;
 mod pipe;
 mod routed;
+mod timer;
 mod r#virtual;
 
 pub use lane::{Direction, Fault, Shape};

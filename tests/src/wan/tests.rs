@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::lane::Lane;
 use super::pipe::carry;
+use super::timer::Timer;
 use super::*;
 use crate::harness::{Loopback, wait_until};
 
@@ -25,7 +26,7 @@ fn pipe(shape: Shape, seed: u64) -> (DuplexStream, DuplexStream, std::sync::Arc<
     lane.set_shape(shape);
     let ((near, source), (sink, far)) = (duplex(DUPLEX_LEN), duplex(DUPLEX_LEN));
     let carried = lane.clone();
-    let carrying = tokio::spawn(async move { carry(&carried, source, sink).await });
+    let carrying = tokio::spawn(async move { carry(&carried, source, sink, Timer::Whole).await });
     (near, far, lane, carrying)
 }
 
