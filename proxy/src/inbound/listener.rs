@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use isthmus_identity::tls::ClientAuth;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -90,7 +90,7 @@ where
 }
 
 async fn serve_session<S>(
-    tls: TlsStream<S>,
+    mut tls: TlsStream<S>,
     plane: DataPlane,
     landing: Landing,
     life: Lifetime,
@@ -104,6 +104,10 @@ async fn serve_session<S>(
         Err(error) => {
             tracing::debug!(%error, %peer, "session refused");
             plane.metrics().handshake_failed(error.reason());
+            // So that the peer knows that nothing of what it sent meanwhile was read, and may send it elsewhere.
+            if let Err(error) = tls.shutdown().await {
+                tracing::debug!(%error, %peer, "a refused session broke");
+            }
         }
     }
 }

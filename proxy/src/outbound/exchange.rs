@@ -95,10 +95,10 @@ impl Outgoing {
         self.deadline.is_some_and(|deadline| deadline <= Deadline::now())
     }
 
-    /// Whether it may go out before the far side has let us in. Asking for a protocol may not: whether the far side knows
-    /// of that, its settings say.
-    fn may_be_lost(&self) -> bool {
-        self.method.is_idempotent() && self.protocol.is_none() && matches!(self.body, Replay::Whole(..))
+    /// Whether it waits until the far side has let us in: what cannot be sent a second time. Asking for a protocol does too: whether
+    /// the far side knows of that, its settings say.
+    fn needs_settings(&self) -> bool {
+        self.protocol.is_some() || !matches!(self.body, Replay::Whole(..))
     }
 
     fn attempt(&self) -> Request<Body> {
@@ -324,7 +324,7 @@ async fn through_tunnel(
         let lease = plane.tunnels().lease(&pick.destination, pick.key(), &target.service.name, site);
         let lease = lease.await.map_err(|error| Failed::dial(&error))?;
         drop(pending);
-        let (failed, again) = match lease.send(outgoing.attempt(), outgoing.may_be_lost()).await {
+        let (failed, again) = match lease.send(outgoing.attempt(), outgoing.needs_settings()).await {
             Ok(mut response) => match take_outcome(response.headers_mut()) {
                 Some((Outcome::SessionOver, reason)) => {
                     lease.retire();

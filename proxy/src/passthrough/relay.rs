@@ -22,6 +22,8 @@ use crate::tcp::copy::Progress;
 const COPIED_FIRST: u64 = 64 * 1024;
 /// Bytes copied at once, on the stack.
 const PIECE: usize = 4 * 1024;
+/// Pieces that are passed on after one direction broke: an alert is one, a short answer too.
+const LAST_PIECES: usize = 4;
 /// A pipe's capacity, and so bytes per splice. An unprivileged process gets the usual 64 KiB once it has many.
 const CHUNK: usize = 256 * 1024;
 
@@ -48,7 +50,10 @@ pub async fn relay(client: TcpStream, read: Bytes, mut upstream: TcpStream, metr
     let there = OneWay { from: &client, to: &upstream, moved: &moved, ended: &ended, metrics };
     let back = OneWay { from: &upstream, to: &client, moved: &moved, ended: &ended, metrics };
     let (from_client, to_client) = tokio::select! {
-        both = async { tokio::try_join!(there.run(), back.run()) } => both?,
+        both = async { tokio::try_join!(there.run(), back.run()) } => both.inspect_err(|_| {
+            there.last_words();
+            back.last_words();
+        })?,
         () = moved.stalled(IDLE_MAX) => return Err(io::ErrorKind::TimedOut.into()),
     };
     Ok(Relayed { to_upstream: first + from_client, to_client })
@@ -89,7 +94,7 @@ enum Piece {
 
 impl OneWay<'_> {
     /// Moves everything, then closes the other's direction.
-    async fn run(self) -> io::Result<u64> {
+    async fn run(&self) -> io::Result<u64> {
         let (copied, mut is_over) = self.copy(COPIED_FIRST).await?;
         let mut total = copied;
         if !is_over {
@@ -113,6 +118,16 @@ impl OneWay<'_> {
             }
         }
         Ok(total)
+    }
+
+    /// Passes on what has come, when nothing more will: whoever ends a connection may have said why before.
+    fn last_words(&self) {
+        for _ in 0..LAST_PIECES {
+            match self.piece() {
+                Ok(Piece::Read(read, left)) if left.is_empty() => self.note(read as u64),
+                _ => return,
+            }
+        }
     }
 
     fn note(&self, count: u64) {

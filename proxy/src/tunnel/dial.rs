@@ -1,8 +1,8 @@
 //! Opens a session: TCP, mutual TLS with the service's SNI, HTTP/2.
 //!
 //! In TLS 1.3 a client is done before the server has judged the client's certificate. A session is given to those who
-//! wait for it at that moment, a round trip before the server says its first word; what must not be lost to a refusal
-//! that is already on its way waits for that word, see [`Lease::send`](super::Lease::send).
+//! wait for it at that moment, a round trip before the server says its first word; what a refusal that is already on its way
+//! would cost its body waits for that word, see [`Lease::send`](super::Lease::send).
 
 use std::io;
 use std::net::SocketAddr;

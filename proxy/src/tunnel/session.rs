@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::client::TlsStream;
 
-use super::watched::Watched;
+use super::watched::{Watched, Word};
 use super::{Key, Shared};
 use crate::message::Body;
 use crate::message::server::STREAMS_MAX;
@@ -39,8 +39,8 @@ pub(super) struct Opened {
     pub(super) connection: Connection,
     pub(super) peer: Arc<Peer>,
     pub(super) renewals: u64,
-    /// Whether the peer has said something.
-    pub(super) heard: watch::Receiver<bool>,
+    /// What the peer has said.
+    pub(super) heard: watch::Receiver<Word>,
 }
 
 /// An open session.
@@ -49,8 +49,8 @@ pub(super) struct Session {
     peer: Arc<Peer>,
     /// [`LiveIdentity::renewals`](isthmus_identity::LiveIdentity::renewals) when it was opened.
     renewals: u64,
-    /// Whether the peer has said something, and so let us in.
-    heard: watch::Receiver<bool>,
+    /// What the peer has said, and so whether it let us in.
+    heard: watch::Receiver<Word>,
     streams: AtomicUsize,
     /// The peer takes no more requests on it.
     over: AtomicBool,
@@ -106,7 +106,7 @@ impl Session {
 /// Drives the connection to its end; takes it out of the pool when it ended or nobody needs it.
 async fn drive(
     connection: Connection,
-    heard: watch::Receiver<bool>,
+    heard: watch::Receiver<Word>,
     session: Weak<Session>,
     pool: Weak<Shared>,
     key: Key,
@@ -128,7 +128,7 @@ async fn drive(
         }
     };
     metrics.tunnels.dec();
-    if !*heard.borrow() {
+    if *heard.borrow() != Word::Settings {
         // The handshake is over when the peer has judged our certificate.
         metrics.handshake_failed(Reason::Tls);
     }
@@ -169,20 +169,19 @@ impl Lease {
         self.0.over.store(true, Ordering::Relaxed);
     }
 
-    /// Sends a request. One that `may_be_lost` goes at once, to a peer that may yet refuse the session: nobody
-    /// is harmed when it is sent again, wherever it was lost. Any other waits for the peer's first word, which costs the first
-    /// requests of a session a round trip.
+    /// Sends a request at once, to a peer that may yet refuse the session. One that `needs_settings` waits for the peer's first
+    /// word, which costs the first requests of a session a round trip.
     ///
     /// # Errors
     /// Whether the peer may have seen it.
-    pub async fn send(&self, request: Request<Body>, may_be_lost: bool) -> Result<Response<Incoming>, SendError> {
+    pub async fn send(&self, request: Request<Body>, needs_settings: bool) -> Result<Response<Incoming>, SendError> {
         let mut heard = self.0.heard.clone();
-        if !may_be_lost && heard.wait_for(|heard| *heard).await.is_err() {
+        if needs_settings && heard.wait_for(|heard| *heard == Word::Settings).await.is_err() {
             return Err(SendError::Refused);
         }
         let sent = self.0.send.clone().try_send_request(request).await;
         sent.map_err(|mut error| {
-            if !*heard.borrow() {
+            if *heard.borrow() == Word::Refusal {
                 return SendError::Refused;
             }
             let returned = error.take_message().is_some();
@@ -205,7 +204,7 @@ pub enum SendError {
     /// The connection ended before the peer took the request.
     #[error("the connection closed before the request was sent: {0}")]
     NotSent(hyper::Error),
-    /// The connection ended before the peer said anything. The request waited for that, or may be sent twice.
+    /// The peer refused the session, or ended it while the request waited for its first word.
     #[error("the peer refused the session; check the certificates and clocks of both sides")]
     Refused,
     /// The connection or stream broke after.
