@@ -14,6 +14,7 @@ use isthmus_model::locality::Proximity::OtherRegion;
 use isthmus_model::traffic::Limits;
 use isthmus_proxy::metrics::{Direction, DirectionLabels};
 use isthmus_proxy::outbound::Mode;
+use isthmus_tests::harness::wait_until;
 use isthmus_tests::hostile::frames::{END_HEADERS, END_STREAM, HEADERS, Peer, WINDOW_UPDATE, frame, request};
 use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -87,11 +88,9 @@ async fn a_client_of_http2_that_reads_nothing_is_given_up_within_half_a_minute_o
     }
     let labels = DirectionLabels { direction: Direction::Outbound };
     let open = east.plane.metrics().connections.get_or_create_owned(&labels);
+    wait_until(SOON, "it to be taken", async || open.get() > 0).await;
     let began = Instant::now();
-    while open.get() > 0 {
-        assert!(began.elapsed() < Duration::from_secs(60), "it is there yet");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    wait_until(Duration::from_secs(60), "it to be given up", async || open.get() == 0).await;
     assert!(began.elapsed() > Duration::from_secs(10), "it had time to read");
     drop(peer);
 }
