@@ -14,7 +14,7 @@ use isthmus_model::locality::Proximity::OtherRegion;
 use isthmus_model::traffic::Limits;
 use isthmus_proxy::metrics::{Direction, DirectionLabels};
 use isthmus_proxy::outbound::Mode;
-use isthmus_tests::hostile::frames::{END_HEADERS, END_STREAM, HEADERS, Peer, WINDOW_UPDATE, frame, request};
+use isthmus_tests::hostile::frames::{END_HEADERS, END_STREAM, HEADERS, Outcome, Peer, WINDOW_UPDATE, frame, request};
 use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -87,6 +87,8 @@ async fn a_client_of_http2_that_reads_nothing_is_given_up_within_half_a_minute_o
     }
     let labels = DirectionLabels { direction: Direction::Outbound };
     let open = east.plane.metrics().connections.get_or_create_owned(&labels);
+    // Only then are the answers on their way, and it is counted.
+    assert_eq!(peer.outcome(1).await, Outcome::Answered(200));
     let began = Instant::now();
     while open.get() > 0 {
         assert!(began.elapsed() < Duration::from_secs(60), "it is there yet");

@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use federation::{
-    ANY_PORT, Federation, HOST, SERVICE, TCP, app, echo, remote, request, reviews, splicing_gateway, status,
+    ANY_PORT, Federation, HOST, SERVICE, TCP, app, counting_app, echo, remote, request, reviews, splicing_gateway,
+    status,
 };
 use isthmus_identity::ClientAuth;
 use isthmus_model::locality::Proximity::{OtherRegion, SameRegion};
 use isthmus_tests::harness::http::connect_via_proxy;
 use isthmus_tests::wan::Link;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -49,15 +50,39 @@ async fn a_first_call_takes_three_round_trips_and_four_if_it_must_not_be_lost() 
     assert!((4 * ROUND_TRIP..5 * ROUND_TRIP).contains(&post), "{post:?}");
 }
 
-/// Ends every session without a word once TLS is done, as a server does that turns the client away.
-async fn turning_away(federation: &Federation) -> SocketAddr {
+/// What a far side that serves nobody does once TLS is done.
+#[derive(Clone, Copy, Debug)]
+enum Turn {
+    /// It ends the session without a word, as a server does that turns the client away.
+    Away,
+    /// It says nothing, for ever.
+    Mute,
+    /// It says that, and no more.
+    Saying(&'static [u8]),
+}
+
+/// HTTP/2 from one that takes nothing: its settings, and that it has not looked at any stream (RFC 9113 §6.8).
+const GOING: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0";
+
+/// A far side that is who it should be, and serves nobody.
+async fn turning(federation: &Federation, turn: Turn) -> SocketAddr {
     let identity = federation.identity("us-west", SERVICE);
     let acceptor = TlsAcceptor::from(identity.server_config(ClientAuth::Required, &[b"h2"]));
     let listener = TcpListener::bind(ANY_PORT).await.expect("bound");
     let address = listener.local_addr().expect("bound");
     tokio::spawn(async move {
+        let mut held = Vec::new();
         while let Ok((stream, _)) = listener.accept().await {
-            drop(acceptor.accept(stream).await);
+            let Ok(mut session) = acceptor.accept(stream).await else { continue };
+            match turn {
+                Turn::Away => {}
+                Turn::Mute => held.push(session),
+                Turn::Saying(words) => {
+                    // Whoever is gone already does not hear it.
+                    let _ = session.write_all(words).await;
+                    held.push(session);
+                }
+            }
         }
         drop(identity);
     });
@@ -67,14 +92,23 @@ async fn turning_away(federation: &Federation) -> SocketAddr {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_met_a_refusal_is_answered_elsewhere_whatever_it_was() {
     let federation = Federation::found(&["us-east", "us-west", "us-north"]);
-    let north = federation.workload("us-north", app("north").await, echo().await).await;
-    let near = turning_away(&federation).await;
+    let (north, begun) = counting_app("north").await;
+    let north = federation.workload("us-north", north, echo().await).await;
     let far = splicing_gateway(north.address).await;
-    for method in ["GET", "POST"] {
-        let offers = vec![remote("us-west", SameRegion, near), remote("us-north", OtherRegion, far)];
-        let east = federation.outbound("us-east", reviews(vec![], offers)).await;
-        let response = request(east.address, method, "/", "", "body").await;
-        assert!(response.contains("\r\n\r\nnorth|"), "{method}: {response}");
+    for turn in [Turn::Away, Turn::Mute, Turn::Saying(b"HTTP/1.1 400 Bad Request\r\n\r\n"), Turn::Saying(GOING)] {
+        for method in ["GET", "POST", "CONNECT"] {
+            let near = turning(&federation, turn).await;
+            let offers = vec![remote("us-west", SameRegion, near), remote("us-north", OtherRegion, far)];
+            let east = federation.outbound("us-east", reviews(vec![], offers)).await;
+            let before = *begun.borrow();
+            if method == "CONNECT" {
+                connect_via_proxy(east.address, &format!("{HOST}:{TCP}")).await.expect("a tunnel");
+                continue;
+            }
+            let response = request(east.address, method, "/", "", "body").await;
+            assert!(response.contains("\r\n\r\nnorth|"), "{method} to {turn:?}: {response}");
+            assert_eq!(*begun.borrow(), before + 1, "{method} to {turn:?}: once");
+        }
     }
 }
 
