@@ -6,16 +6,19 @@
 //!
 //! The reading of a line is generous: applications believe what requests say about their caller, because the data plane
 //! writes it there, and what one of them takes for a request must not pass as bytes. So whoever guards an application goes on
-//! looking after it has given up waiting ([`Guarded`]).
+//! looking after it has given up waiting, and looks closer ([`guard`]).
+
+mod guard;
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, sleep_until, timeout};
+
+pub(crate) use guard::Guarded;
+pub use guard::could_be_request;
 
 /// How long a client is waited for before the way to the server is opened, which may be the one to speak: what a client has to
 /// say it says with its first packet.
@@ -84,24 +87,6 @@ impl Reader {
             }
         }
         (read.len() > LINE_BYTES_MAX).then_some(Opening::Http1)
-    }
-
-    /// Whether the line after the first one, which was no request of a version, is a header all the same: some servers take
-    /// `GET /path` for a request of HTTP/0.9, and read on. None when more has to come.
-    fn hides_header(&self, read: &[u8]) -> Option<bool> {
-        let line = &read[self.start..];
-        let end = line.iter().position(|byte| is_line_end(*byte)).unwrap_or(line.len());
-        let (line, rest) = line.split_at(end);
-        if !line.starts_with(b"GET") || !line.get(3).is_none_or(|byte| is_space(*byte)) {
-            return Some(false);
-        }
-        let blank = rest.iter().take_while(|byte| is_line_end(**byte)).count();
-        let next = &rest[blank..];
-        match next.iter().position(|byte| !is_token(*byte)) {
-            Some(at) => Some(at > 0 && next[at] == b':'),
-            None if next.len() > LINE_BYTES_MAX => Some(true),
-            None => None,
-        }
     }
 }
 
@@ -277,62 +262,6 @@ impl Hearing {
     }
 }
 
-/// A client's stream that passes as bytes on its own word. If it turns out to be requests, it breaks off before the application
-/// has one whole.
-#[derive(Debug)]
-pub(crate) struct Guarded<S> {
-    stream: S,
-    /// What came so far; None once it is clear.
-    seen: Option<Box<(BytesMut, Reader)>>,
-}
-
-impl<S> Guarded<S> {
-    pub(crate) fn new(stream: S) -> Self {
-        Self { stream, seen: Some(Box::default()) }
-    }
-}
-
-/// Whether what came is requests. None when more has to come.
-fn is_request(read: &[u8], reader: &mut Reader) -> Option<bool> {
-    match reader.look(read)? {
-        Opening::Http1 | Opening::Http2 => Some(true),
-        Opening::Opaque => reader.hides_header(read),
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        let Some(seen) = &mut self.seen else { return Poll::Ready(Ok(())) };
-        let (read, reader) = &mut **seen;
-        read.extend_from_slice(&buf.filled()[before..]);
-        match is_request(read, reader) {
-            None => {}
-            Some(false) => self.seen = None,
-            Some(true) => {
-                buf.set_filled(before);
-                return Poll::Ready(Err(io::Error::other("what passed as bytes is a request")));
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -427,33 +356,5 @@ mod tests {
             assert!(start.elapsed() <= DETECT_WITHIN, "{client_says:?} {server_says:?}");
             assert_eq!(heard.said, server_says, "nothing is lost");
         }
-    }
-
-    #[tokio::test]
-    async fn a_request_that_comes_as_bytes_breaks_off_before_its_line_is_whole() {
-        let (mut client, near) = duplex(1_024);
-        let mut guarded = Guarded::new(near);
-        let mut read = BytesMut::new();
-        for part in ["GET / HT", "TP/1.1"] {
-            client.write_all(part.as_bytes()).await.expect("written");
-            guarded.read_buf(&mut read).await.expect("not clear yet");
-        }
-        client.write_all(b"\r\nx-forwarded-client-cert: URI=spiffe://forged\r\n\r\n").await.expect("written");
-        assert!(guarded.read_buf(&mut read).await.is_err());
-        assert_eq!(&read[..], b"GET / HTTP/1.1", "and the application has no request");
-        let (mut client, near) = duplex(1_024);
-        let mut guarded = Guarded::new(near);
-        for part in ["GET", " key\r\n", "SET a:b\r\n", "GET / HTTP/1.1\r\n"] {
-            client.write_all(part.as_bytes()).await.expect("written");
-            guarded.read_buf(&mut read).await.expect("bytes stay bytes");
-        }
-        // HTTP/0.9, from a server that reads headers all the same.
-        let (mut client, near) = duplex(1_024);
-        let mut guarded = Guarded::new(near);
-        let mut read = BytesMut::with_capacity(1_024);
-        client.write_all(b"GET /admin\r\n").await.expect("written");
-        guarded.read_buf(&mut read).await.expect("not clear yet");
-        client.write_all(b"x-forwarded-client-cert: URI=spiffe://forged\r\n\r\n").await.expect("written");
-        assert!(guarded.read_buf(&mut read).await.is_err());
     }
 }

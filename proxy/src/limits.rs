@@ -124,15 +124,7 @@ impl Gate {
     /// # Errors
     /// Which limit is reached.
     pub fn enter(&self, source: IpAddr) -> Result<Entry, Reason> {
-        let source = Source::of(source);
-        let mut counts = self.0.counts();
-        if counts.total >= self.0.limits.total {
-            return Err(Reason::Total);
-        }
-        counts.enter(source, self.0.limits.per_source)?;
-        counts.total += 1;
-        self.0.open.inc();
-        Ok(Entry { gate: self.0.clone(), source })
+        enter(&self.0, Source::of(source))
     }
 
     /// As [`enter`](Self::enter), but where a limit is reached waits until a connection leaves, as those do that have to make room.
@@ -146,6 +138,17 @@ impl Gate {
             }
         }
     }
+}
+
+fn enter(gate: &Arc<State>, source: Source) -> Result<Entry, Reason> {
+    let mut counts = gate.counts();
+    if counts.total >= gate.limits.total {
+        return Err(Reason::Total);
+    }
+    counts.enter(source, gate.limits.per_source)?;
+    counts.total += 1;
+    gate.open.inc();
+    Ok(Entry { gate: gate.clone(), source })
 }
 
 impl Counts {
@@ -199,6 +202,14 @@ impl Entry {
             self.source = source;
         }
         Ok(())
+    }
+
+    /// Lets one more connection of the same source in: one that is opened within this one.
+    ///
+    /// # Errors
+    /// Which limit is reached.
+    pub fn another(&self) -> Result<Self, Reason> {
+        enter(&self.gate, self.source)
     }
 
     /// Counts the connection as pending. Where there are too many, one that has been for longest makes room: of the same
@@ -342,6 +353,18 @@ mod tests {
         assert_eq!(open.get(), 4);
         assert!(gate.enter(ip(1)).is_ok());
         assert_eq!(counted(&gate).len(), 3, "sources without connections are forgotten");
+    }
+
+    #[test]
+    fn what_is_opened_within_a_connection_counts_for_the_same_source() {
+        let (gate, open) = gate();
+        let outer = gate.enter(ip(1)).expect("room");
+        let within = [outer.another().expect("room"), outer.another().expect("room")];
+        assert_eq!((outer.another().err(), open.get()), (Some(Reason::Source), 3));
+        drop(outer);
+        assert_eq!(counted(&gate), BTreeMap::from([(ip(1), 2)]));
+        drop(within);
+        assert_eq!((open.get(), counted(&gate).len()), (0, 0));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use isthmus_model::traffic::Limits;
 use isthmus_proxy::metrics::{Direction, DirectionLabels};
 use isthmus_proxy::outbound::Mode;
 use isthmus_tests::harness::wait_until;
-use isthmus_tests::hostile::frames::{END_HEADERS, END_STREAM, HEADERS, Peer, WINDOW_UPDATE, frame, request};
+use isthmus_tests::hostile::frames::{END_HEADERS, END_STREAM, HEADERS, Outcome, Peer, WINDOW_UPDATE, frame, request};
 use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -88,7 +88,8 @@ async fn a_client_of_http2_that_reads_nothing_is_given_up_within_half_a_minute_o
     }
     let labels = DirectionLabels { direction: Direction::Outbound };
     let open = east.plane.metrics().connections.get_or_create_owned(&labels);
-    wait_until(SOON, "it to be taken", async || open.get() > 0).await;
+    // Only then are the answers on their way, and it is counted.
+    assert_eq!(peer.outcome(1).await, Outcome::Answered(200));
     let began = Instant::now();
     wait_until(Duration::from_secs(60), "it to be given up", async || open.get() == 0).await;
     assert!(began.elapsed() > Duration::from_secs(10), "it had time to read");

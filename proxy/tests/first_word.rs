@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use federation::{
-    ANY_PORT, Federation, HOST, SERVICE, TCP, app, echo, remote, request, reviews, splicing_gateway, status,
+    ANY_PORT, Federation, HOST, SERVICE, TCP, app, counting_app, echo, remote, request, reviews, splicing_gateway,
+    status,
 };
 use isthmus_identity::ClientAuth;
 use isthmus_model::locality::Proximity::{OtherRegion, SameRegion};
@@ -22,6 +23,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+/// The preface and settings of a data plane are shorter than this, and with a request they are longer.
+const REQUEST_LEN_MIN: usize = 100;
 /// Long against all work, so that round trips can be counted on a busy machine.
 const ROUND_TRIP: Duration = Duration::from_millis(400);
 
@@ -52,37 +55,62 @@ async fn a_first_call_takes_three_round_trips_and_four_if_its_body_is_not_kept()
     assert!(upload >= 4 * ROUND_TRIP, "{upload:?}");
 }
 
-/// How a server ends a session that it does not want, once TLS is done for the client.
+/// What a far side that serves nobody does with a session, once TLS is done for the client.
 #[derive(Clone, Copy, Debug)]
-enum Ending {
-    /// It does not know who signed the client's certificate.
-    Alert,
-    /// In order, when it has looked at who the client is.
-    Closure,
-    /// Without a word: it may have read what came, and may have acted on it.
-    Silence,
+enum Turn {
+    /// It does not know who signed the client's certificate, and says so.
+    Unknown,
+    /// It ends the session in order, when it has looked at who the client is.
+    Away,
+    /// It ends it without a word, with the request before it.
+    Silent,
+    /// It says nothing, for ever.
+    Mute,
+    /// It says that to the request, and no more.
+    Saying(&'static [u8]),
 }
 
-/// Ends every session so.
-async fn turning_away(federation: &Federation, ending: Ending) -> SocketAddr {
+impl Turn {
+    /// Whether the caller knows then that nobody has acted on its request.
+    fn is_refusal(self) -> bool {
+        match self {
+            Self::Unknown | Self::Away => true,
+            Self::Silent | Self::Mute => false,
+            Self::Saying(words) => words == GOING,
+        }
+    }
+}
+
+/// HTTP/2 from one that takes nothing: its settings, and that it has not looked at any stream (RFC 9113 §6.8).
+const GOING: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0";
+
+/// A far side that is who it should be, and serves nobody.
+async fn turning(federation: &Federation, turn: Turn) -> SocketAddr {
     let identity = federation.identity("us-west", SERVICE);
-    if let Ending::Alert = ending {
+    if let Turn::Unknown = turn {
         identity.set_trust(Federation::found(&["us-east", "us-west"]).bundle());
     }
     let acceptor = TlsAcceptor::from(identity.server_config(ClientAuth::Required, &[b"h2"]));
     let listener = TcpListener::bind(ANY_PORT).await.expect("bound");
     let address = listener.local_addr().expect("bound");
     tokio::spawn(async move {
+        let mut held = Vec::new();
         while let Ok((stream, _)) = listener.accept().await {
-            match (acceptor.accept(stream).await, ending) {
-                (Err(_), Ending::Alert) => {}
-                (Ok(mut tls), Ending::Closure) => tls.shutdown().await.expect("written"),
-                (Ok(mut tls), Ending::Silence) => {
-                    // The request is there, as far as the caller can know.
-                    let mut read = Vec::new();
-                    while !read.ends_with(b"body") && tls.read_buf(&mut read).await.expect("readable") > 0 {}
+            let Ok(mut session) = acceptor.accept(stream).await else { continue };
+            if let Turn::Away = turn {
+                session.shutdown().await.expect("written");
+                continue;
+            }
+            // What is said before the request goes out would keep it.
+            let mut read = Vec::new();
+            while read.len() < REQUEST_LEN_MIN && matches!(session.read_buf(&mut read).await, Ok(1..)) {}
+            match turn {
+                Turn::Unknown | Turn::Away | Turn::Silent => {}
+                Turn::Mute => held.push(session),
+                Turn::Saying(words) => {
+                    session.write_all(words).await.expect("written");
+                    held.push(session);
                 }
-                (accepted, _) => panic!("{ending:?}: {accepted:?}"),
             }
         }
         drop(identity);
@@ -93,19 +121,27 @@ async fn turning_away(federation: &Federation, ending: Ending) -> SocketAddr {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_met_a_refusal_is_answered_elsewhere_unless_it_may_have_been_read_and_must_not_be_twice() {
     let federation = Federation::found(&["us-east", "us-west", "us-north"]);
-    let north = federation.workload("us-north", app("north").await, echo().await).await;
+    let (north, begun) = counting_app("north").await;
+    let north = federation.workload("us-north", north, echo().await).await;
     let far = splicing_gateway(north.address).await;
-    for ending in [Ending::Alert, Ending::Closure, Ending::Silence] {
+    let nonsense = Turn::Saying(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    for turn in [Turn::Unknown, Turn::Away, Turn::Silent, Turn::Mute, nonsense, Turn::Saying(GOING)] {
+        let refusing = turning(&federation, turn).await;
         // As it comes to the caller through a gateway, too.
-        let refusing = turning_away(&federation, ending).await;
         for (way, near) in [("itself", refusing), ("a gateway", splicing_gateway(refusing).await)] {
-            for method in ["GET", "POST"] {
+            for method in ["GET", "POST", "CONNECT"] {
                 let offers = vec![remote("us-west", SameRegion, near), remote("us-north", OtherRegion, far)];
                 let east = federation.outbound("us-east", reviews(vec![], offers)).await;
+                if method == "CONNECT" {
+                    connect_via_proxy(east.address, &format!("{HOST}:{TCP}")).await.expect("a tunnel");
+                    continue;
+                }
+                let before = *begun.borrow();
                 let response = request(east.address, method, "/", "", "body").await;
-                let lost = matches!(ending, Ending::Silence) && method == "POST";
-                let expected = if lost { "HTTP/1.1 502" } else { "\r\n\r\nnorth|" };
-                assert!(response.contains(expected), "{method}, {ending:?} by {way}: {response}");
+                let answered = usize::from(method == "GET" || turn.is_refusal());
+                let expected = ["HTTP/1.1 502", "\r\n\r\nnorth|"][answered];
+                assert!(response.contains(expected), "{method} to {turn:?} by {way}: {response}");
+                assert_eq!(*begun.borrow() - before, answered, "{method} to {turn:?} by {way}: once");
             }
         }
     }

@@ -59,13 +59,13 @@ impl InboundListener {
 }
 
 async fn connection(plane: DataPlane, tls: TlsAcceptor, workload: Workload, accepted: Accepted) {
-    give_up_unread(&accepted.stream, UNREAD_MAX);
     // Data planes come to this very port. What was redirected was on its way to the application.
     if workload.inbound == Inbound::Permissive
         && let Some(original) = original::destination(&accepted.stream)
     {
-        return Box::pin(clear::serve(plane, &workload, original, accepted)).await;
+        return Box::pin(serve_in_the_clear(plane, workload, original, accepted)).await;
     }
+    give_up_unread(&accepted.stream, UNREAD_MAX);
     let Accepted { stream, peer, life, entry } = accepted;
     let handshake = tokio::select! {
         handshake = handshake::accept_new(&tls, stream, entry.pend(), plane.metrics()) => handshake,
@@ -75,6 +75,13 @@ async fn connection(plane: DataPlane, tls: TlsAcceptor, workload: Workload, acce
     let landing = Landing::Workload(workload);
     // Boxed, so that a connection that has not shown who it is costs no more than its handshake.
     Box::pin(serve_session(tls, plane, landing, life, Some(Arc::new(entry)), peer)).await;
+}
+
+/// Serves a connection that was on its way to `original`, where the application of `workload` listens: by a client of which nothing
+/// is known. That the workload lets it in is decided, and it has its place.
+pub async fn serve_in_the_clear(plane: DataPlane, workload: Workload, original: SocketAddr, accepted: Accepted) {
+    give_up_unread(&accepted.stream, UNREAD_MAX);
+    clear::serve(plane, &workload, original, accepted).await;
 }
 
 /// Serves a session that a gateway terminates, for instances without a sidecar. The handshake is done:

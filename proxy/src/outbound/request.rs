@@ -22,7 +22,7 @@ use crate::message::authority::{Authority, requested, requested_or};
 use crate::message::fields::{enter_at_edge, strip_hop_by_hop};
 use crate::message::upgrade::{Asked, is_tunnel};
 use crate::message::{Body, Received, reply};
-use crate::metrics::Direction;
+use crate::metrics::{Direction, ReasonLabels};
 use crate::plane::DataPlane;
 
 /// What requests to hosts outside are counted as.
@@ -67,11 +67,15 @@ impl From<Response<Body>> for Answer {
 
 impl Client {
     /// Answers one request.
-    pub(super) async fn answer(self, request: Request<Received>) -> Response<Body> {
+    pub(super) async fn answer(mut self, request: Request<Received>) -> Response<Body> {
         let started = Instant::now();
         let (plane, version) = (self.plane.clone(), request.version());
         let connect = is_tunnel(&request);
-        let (service, mut answer, refused) = match self.target(&request).await {
+        let target = match self.enter(&request) {
+            Ok(()) => self.target(&request).await,
+            Err(full) => Err(full),
+        };
+        let (service, mut answer, refused) = match target {
             Ok(target) => (target.service.name.to_string(), self.serve(&target, request).await, false),
             Err(NoTarget::NotOurs(host)) => match self.outside(&host, request).await {
                 // Not by name: of names below one that is allowed there is no end.
@@ -96,6 +100,19 @@ impl Client {
             Some(exit) => Box::pin(exit.answer(self, request)).await,
             None => Err(NoTarget::NotOurs(host.to_owned())),
         }
+    }
+
+    /// Counts what a CONNECT opens as a connection of its own, unless it is what becomes of the one that it came on: a connection of
+    /// HTTP/2 has room for hundreds, each of which may hold as much as a client's.
+    fn enter(&mut self, request: &Request<Received>) -> Result<(), NoTarget> {
+        if is_tunnel(request) && request.version() >= Version::HTTP_2 {
+            let entry = self.entry.another().map_err(|reason| {
+                self.plane.metrics().refused.get_or_create(&ReasonLabels { reason }).inc();
+                NoTarget::Full
+            })?;
+            self.entry = Arc::new(entry);
+        }
+        Ok(())
     }
 
     async fn target(&self, request: &Request<Received>) -> Result<Target, NoTarget> {

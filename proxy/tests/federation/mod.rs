@@ -3,6 +3,8 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs)] // each test file uses its part
 
+pub mod session;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -243,6 +245,16 @@ pub struct Workload {
     pub ended: tokio::task::JoinHandle<()>,
 }
 
+impl Workload {
+    /// From now on, nobody has said what its ports speak.
+    pub fn unsay(&self) {
+        self.view.send_modify(|view| {
+            let services = view.services.values().map(|known| unsaid(Service::clone(known)));
+            *view = Arc::new(Snapshot::clone(view).with(services));
+        });
+    }
+}
+
 pub fn endpoint(workload: &str, app: SocketAddr, tcp: SocketAddr, sidecar_port: Option<u16>) -> Endpoint {
     Endpoint {
         address: app.ip(),
@@ -266,6 +278,12 @@ pub fn reviews(endpoints: Vec<Endpoint>, remotes: Vec<RemoteBackend>) -> Service
         endpoints: endpoints.into(),
         remotes,
     }
+}
+
+/// The same, and nobody said what its ports speak.
+pub fn unsaid(mut service: Service) -> Service {
+    service.ports.iter_mut().for_each(|port| port.protocol = AppProtocol::Detect);
+    service
 }
 
 fn remote_cluster(name: &str, proximity: Proximity, gateways: &[SocketAddr]) -> Arc<RemoteCluster> {

@@ -2,7 +2,7 @@
 //!
 //! Three clusters as real processes, two services with five instances of which one after the other is withdrawn,
 //! killed and started again, and clients of every kind beside. `cargo bench -p isthmus --bench soak -- MINUTES`; what
-//! runs for less than [`LONG`] judges errors, and of growth only what is gross.
+//! runs for less than [`LONG`] judges errors, and of growth only what is gross. That is what CI runs, in the build of the tests.
 
 mod app;
 mod faults;
@@ -62,6 +62,10 @@ async fn soak(lasts: Duration) -> io::Result<Report> {
     let until = Instant::now() + lasts;
     let injected = faults::inject(&mut stage, &ledger, until).await?;
     stop.cancel();
+    if verdict::connections(&stage).await == 0 {
+        // Then that there are none at rest would say nothing.
+        return Err(io::Error::other("under load, the metrics tell of no connection"));
+    }
     let growth = watching.await.map_err(io::Error::other)?;
     let done = load.stop().await;
     println!("  injected: {injected}");

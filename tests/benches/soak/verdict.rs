@@ -106,7 +106,7 @@ fn most_more(growth: &Growth) -> (&str, usize) {
 }
 
 /// Connections that clients have open, as the client's sidecar and all gateways tell.
-async fn connections(stage: &Stage) -> usize {
+pub(crate) async fn connections(stage: &Stage) -> usize {
     let mut open = 0.0;
     for (_, address) in stage.metrics() {
         open += metric(address, "isthmus_connections", "outbound").await.unwrap_or_default();

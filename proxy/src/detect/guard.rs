@@ -1,0 +1,249 @@
+//! Requests in what passes as bytes, to whichever server: what one of them takes for a request says who called, and only the data
+//! plane may say that.
+//!
+//! Bytes are not held up for it. A connection breaks off before the application has the line whole that could be a request's.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{LINE_BYTES_MAX, Opening, Reader, is_line_end, is_space, is_token};
+
+/// What the last word of a request line begins with.
+const VERSION: &[u8] = b"HTTP/";
+
+/// Whether a server might take `read`, the first bytes of a client, for a request. None when more has to come.
+#[must_use]
+pub fn could_be_request(read: &[u8]) -> Option<bool> {
+    Guard::default().look(read)
+}
+
+/// Looks at a client's first bytes, as they come.
+#[derive(Debug, Default)]
+struct Guard {
+    reader: Reader,
+    words: Words,
+}
+
+impl Guard {
+    /// Whether `read`, which begins with what was looked at before, is requests to some server. None when more has to come.
+    fn look(&mut self, read: &[u8]) -> Option<bool> {
+        let by_line = match self.reader.look(read) {
+            Some(Opening::Http1 | Opening::Http2) => Some(true),
+            Some(Opening::Opaque) => hides_header(&read[self.reader.start..]),
+            None => None,
+        };
+        match (by_line, self.words.name_http(read)) {
+            (Some(true), _) | (_, Some(true)) => Some(true),
+            (Some(false), Some(false)) => Some(false),
+            _ => None,
+        }
+    }
+}
+
+/// Whether the line after the first one of `text`, which was no request of a version, is a header all the same: some servers take
+/// `GET /path` for a request of HTTP/0.9, and read on. None when more has to come.
+fn hides_header(text: &[u8]) -> Option<bool> {
+    let end = text.iter().position(|byte| is_line_end(*byte)).unwrap_or(text.len());
+    let (line, mut rest) = text.split_at(end);
+    if !line.starts_with(b"GET") || !line.get(3).is_none_or(|byte| is_space(*byte)) {
+        return Some(false);
+    }
+    // Where a CR is a blank, the path may come after one.
+    let lines = if line[3..].iter().all(|byte| is_space(*byte)) { 2 } else { 1 };
+    for _ in 0..lines {
+        let blank = rest.iter().take_while(|byte| is_line_end(**byte)).count();
+        let next = &rest[blank..];
+        match next.iter().position(|byte| !is_token(*byte)) {
+            Some(at) if at > 0 && next[at] == b':' => return Some(true),
+            Some(at) => rest = &next[at..],
+            None if next.len() > LINE_BYTES_MAX => return Some(true),
+            None => return None,
+        }
+        rest = &rest[rest.iter().position(|byte| is_line_end(*byte)).unwrap_or(rest.len())..];
+    }
+    Some(false)
+}
+
+/// The first line as servers read it that split it at blanks, as several of Python's do: a control character in the target and a CR
+/// that ends no line are nothing to them, nor a method that is no word.
+#[derive(Debug, Default)]
+struct Words {
+    /// How far it was looked at.
+    seen: usize,
+    /// Words that have begun.
+    begun: usize,
+    /// Whether the last of them goes on.
+    within: bool,
+    /// Whether the first could be no method. Then a line is a request's by its third word only: much else may be within quotes.
+    is_odd: bool,
+    /// How much of a version's beginning the last has shown. None when it is another word.
+    version: Option<usize>,
+    verdict: Option<bool>,
+}
+
+impl Words {
+    /// Whether one of the words after the target is a version of HTTP. None when more has to come.
+    fn name_http(&mut self, read: &[u8]) -> Option<bool> {
+        while self.verdict.is_none()
+            && let Some(byte) = read.get(self.seen)
+        {
+            self.seen += 1;
+            self.verdict = self.next(*byte);
+        }
+        self.verdict.or_else(|| (read.len() > LINE_BYTES_MAX).then_some(false))
+    }
+
+    fn next(&mut self, byte: u8) -> Option<bool> {
+        if is_line_end(byte) || is_space(byte) {
+            self.within = false;
+            let over = (byte == b'\n' && self.begun > 0) || (self.is_odd && self.begun == 3);
+            return over.then_some(false);
+        }
+        if !self.within {
+            (self.begun, self.within, self.version) = (self.begun + 1, true, Some(0));
+        }
+        self.is_odd |= self.begun == 1 && !is_token(byte);
+        let shown = self.version.filter(|_| self.begun >= 3)?;
+        self.version = byte.eq_ignore_ascii_case(&VERSION[shown]).then_some(shown + 1);
+        match self.version {
+            Some(shown) => (shown == VERSION.len()).then_some(true),
+            None => self.is_odd.then_some(false),
+        }
+    }
+}
+
+/// A client's stream that passes as bytes on its own word. If it turns out to be requests, it breaks off before the application
+/// has one whole.
+#[derive(Debug)]
+pub(crate) struct Guarded<S> {
+    stream: S,
+    /// What came so far; None once it is clear.
+    seen: Option<Box<(BytesMut, Guard)>>,
+}
+
+impl<S> Guarded<S> {
+    pub(crate) fn new(stream: S) -> Self {
+        Self { stream, seen: Some(Box::default()) }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let Some(seen) = &mut self.seen else { return Poll::Ready(Ok(())) };
+        let (read, guard) = &mut **seen;
+        read.extend_from_slice(&buf.filled()[before..]);
+        match guard.look(read) {
+            None => {}
+            Some(false) => self.seen = None,
+            Some(true) => {
+                buf.set_filled(before);
+                return Poll::Ready(Err(io::Error::other("what passed as bytes is a request")));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[test]
+    fn what_some_server_takes_for_a_request_is_none_that_passes() {
+        for text in [
+            "GET / HTTP/1.1\r\n",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            // To servers as Python's `http.server`.
+            "GET /\0 HTTP/1.1",
+            "GET\r/ HTTP/1.1",
+            "GET /a\rHTTP/1.1",
+            "GET /a\rb HTTP/1.1",
+            "\rGET\r/\rHTTP/1.1",
+            "G(T / HTTP/1.1",
+            "GET\u{1} / http/1.0",
+            "\"GET\" / HTTP/1.1",
+            "GET /path\r\nhost:",
+            "GET\r/path\r\nhost:",
+            "GET /\0\r\nhost:",
+        ] {
+            assert_eq!(could_be_request(text.as_bytes()), Some(true), "{text:?}");
+        }
+        assert_eq!(could_be_request(b"GET\xa0/\x1cHTTP/1.1"), Some(true));
+        for text in [
+            "PING\r\n",
+            "GET key\r\nSET a:b\r\n",
+            "GET\r\n key\r\n\"b\"",
+            "(a) / HTTQ",
+            "(a) / b HTTP/1.1\n",
+            "SET /\0 HTTQ HTT\n",
+            "{\"told\": \"GET / HTTP/1.1\"}\n",
+            "<34>1 2026-01-01 host GET / HTTP/1.1\n",
+            "(\nGET / HTTP/1.1\n",
+            "INVITE sip:a@b SIP/2.0\r\n",
+        ] {
+            assert_eq!(could_be_request(text.as_bytes()), Some(false), "{text:?}");
+        }
+        for text in [
+            "",
+            "\r\n",
+            "GET",
+            "GET\r/path",
+            "GET\r/path\r\nho",
+            "G(T",
+            "G(T / HTT",
+            "\u{16}\u{3}\u{1}",
+            &"\u{1}".repeat(LINE_BYTES_MAX),
+        ] {
+            assert_eq!(could_be_request(text.as_bytes()), None, "{text:?}");
+        }
+        assert_eq!(could_be_request(&[1; LINE_BYTES_MAX + 1]), Some(false), "longer than any server's line");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_comes_as_bytes_breaks_off_before_its_line_is_whole() {
+        let (mut client, near) = duplex(1_024);
+        let mut guarded = Guarded::new(near);
+        let mut read = BytesMut::new();
+        client.write_all(b"GET / HT").await.expect("written");
+        guarded.read_buf(&mut read).await.expect("not clear yet");
+        client.write_all(b"TP/1.1\r\nx-forwarded-client-cert: URI=spiffe://forged\r\n\r\n").await.expect("written");
+        assert!(guarded.read_buf(&mut read).await.is_err());
+        assert_eq!(&read[..], b"GET / HT", "and the application has no request");
+        let (mut client, near) = duplex(1_024);
+        let mut guarded = Guarded::new(near);
+        for part in ["GET", " key\r\n", "SET a:b\r\n", "GET / HTTP/1.1\r\n"] {
+            client.write_all(part.as_bytes()).await.expect("written");
+            guarded.read_buf(&mut read).await.expect("bytes stay bytes");
+        }
+        // HTTP/0.9, from a server that reads headers all the same.
+        let (mut client, near) = duplex(1_024);
+        let mut guarded = Guarded::new(near);
+        let mut read = BytesMut::with_capacity(1_024);
+        client.write_all(b"GET /admin\r\n").await.expect("written");
+        guarded.read_buf(&mut read).await.expect("not clear yet");
+        client.write_all(b"x-forwarded-client-cert: URI=spiffe://forged\r\n\r\n").await.expect("written");
+        assert!(guarded.read_buf(&mut read).await.is_err());
+    }
+}
