@@ -296,6 +296,7 @@ async fn a_member_that_reads_nothing_keeps_no_place() {
     peer.send(&frame(HEADERS, END_HEADERS, 1, &call)).await;
     peer.send(&frame(DATA, END_STREAM, 1, &[0; 5])).await;
     assert!(matches!(peer.outcome(1).await, Outcome::Answered(_)));
+    assert!(open().await > before, "it is counted");
     let pings = frame(PING, 0, 0, &[0; 8]).repeat(100_000);
     let sending = async { while peer.send(&pings).await {} };
     let given_up = async { wait_until(2 * SOON, "it to be given up", async || open().await <= before).await };
