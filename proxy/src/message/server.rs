@@ -42,8 +42,11 @@ pub const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// be, so that those who do not read do not stall the others, however many they are. It is what may be, not what there is: nobody
 /// waits unread but by the requests that a service may have under way.
 pub const SHARED_WINDOW: u32 = STREAMS_MAX * STREAM_WINDOW;
-/// Bytes of one frame between data planes: bulk goes in few of them, and one is through at 100 Mbit/s within 5 ms.
-pub const SHARED_FRAME_MAX: u32 = 64 * 1024;
+/// Bytes of one frame between data planes: bulk goes in few of them, and one is through at 100 Mbit/s within 10 ms.
+pub const SHARED_FRAME_MAX: u32 = 128 * 1024;
+/// Bytes that a session's TLS takes at once: a frame with its head. What it does not take would be a record, a system call and a
+/// packet of its own. It holds them only until the socket takes them.
+pub const SHARED_RECORDS_MAX: usize = SHARED_FRAME_MAX as usize + 1024;
 /// The same of a client, as by default.
 const FRAME_MAX: u32 = 16 * 1024;
 /// Bytes buffered per stream between data planes when the peer does not read.

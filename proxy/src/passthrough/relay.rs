@@ -3,16 +3,21 @@
 //! The first of them are copied: a handshake and a few requests are moved sooner than a pipe is made and taken apart. They
 //! are copied as well where the system has no pipes to give.
 
+use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use socket2::SockRef;
-use tokio::io::{AsyncWriteExt, Interest};
+use tokio::io::{AsyncRead, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use crate::metrics::Metrics;
 use crate::tcp::IDLE_MAX;
@@ -41,19 +46,30 @@ pub struct Relayed {
 ///
 /// # Errors
 /// The first I/O error, or [`io::ErrorKind::TimedOut`] when nothing moved for [`IDLE_MAX`].
-pub async fn relay(client: TcpStream, read: Bytes, mut upstream: TcpStream, metrics: &Metrics) -> io::Result<Relayed> {
+pub async fn relay(
+    mut client: TcpStream,
+    read: Bytes,
+    mut upstream: TcpStream,
+    metrics: &Metrics,
+) -> io::Result<Relayed> {
     upstream.write_all(&read).await?;
     let first = read.len() as u64;
     drop(read);
     metrics.passthrough.inc_by(first);
     let (moved, ended) = (Progress::default(), AtomicBool::new(false));
-    let there = OneWay { from: &client, to: &upstream, moved: &moved, ended: &ended, metrics };
-    let back = OneWay { from: &upstream, to: &client, moved: &moved, ended: &ended, metrics };
-    let (from_client, to_client) = tokio::select! {
-        both = async { tokio::try_join!(there.run(), back.run()) } => both.inspect_err(|_| {
+    let ((from_client, to_client), (from_upstream, to_upstream)) = (client.split(), upstream.split());
+    let mut there = OneWay { from: from_client, to: to_upstream, moved: &moved, ended: &ended, metrics };
+    let mut back = OneWay { from: from_upstream, to: to_client, moved: &moved, ended: &ended, metrics };
+    let both = async {
+        let both = tokio::try_join!(there.run(), back.run());
+        if both.is_err() {
             there.last_words();
             back.last_words();
-        })?,
+        }
+        both
+    };
+    let (from_client, to_client) = tokio::select! {
+        both = both => both?,
         () = moved.stalled(IDLE_MAX) => return Err(io::ErrorKind::TimedOut.into()),
     };
     Ok(Relayed { to_upstream: first + from_client, to_client })
@@ -76,25 +92,17 @@ const PIPE_USUAL: usize = 64 * 1024;
 
 /// One direction of a session.
 struct OneWay<'a> {
-    from: &'a TcpStream,
-    to: &'a TcpStream,
+    from: ReadHalf<'a>,
+    to: WriteHalf<'a>,
     moved: &'a Progress,
     /// Whether one direction has ended.
     ended: &'a AtomicBool,
     metrics: &'a Metrics,
 }
 
-/// What one look at the source came to.
-enum Piece {
-    /// So much was passed on, and this is left.
-    Read(usize, Vec<u8>),
-    Nothing,
-    End,
-}
-
 impl OneWay<'_> {
     /// Moves everything, then closes the other's direction.
-    async fn run(&self) -> io::Result<u64> {
+    async fn run(&mut self) -> io::Result<u64> {
         let (copied, mut is_over) = self.copy(COPIED_FIRST).await?;
         let mut total = copied;
         if !is_over {
@@ -111,7 +119,7 @@ impl OneWay<'_> {
         }
         // Once both have ended the sockets are closed, which says the same.
         if !self.ended.swap(true, Ordering::Relaxed) {
-            match SockRef::from(self.to).shutdown(std::net::Shutdown::Write) {
+            match SockRef::from(self.to.as_ref()).shutdown(std::net::Shutdown::Write) {
                 // The peer may have closed both directions already.
                 Err(error) if error.kind() != io::ErrorKind::NotConnected => return Err(error),
                 _ => {}
@@ -122,11 +130,11 @@ impl OneWay<'_> {
 
     /// Passes on what has come, when nothing more will: whoever ends a connection may have said why before.
     fn last_words(&self) {
+        let mut buffer = [0; PIECE];
         for _ in 0..LAST_PIECES {
-            match self.piece() {
-                Ok(Piece::Read(read, left)) if left.is_empty() => self.note(read as u64),
-                _ => return,
-            }
+            let Ok(read @ 1..) = self.from.try_read(&mut buffer) else { return };
+            let Ok(written) = self.to.try_write(&buffer[..read]) else { return };
+            self.note(written as u64);
         }
     }
 
@@ -137,61 +145,54 @@ impl OneWay<'_> {
 
     /// Copies until at least `most` bytes were moved. How many were, and whether that was all. While it waits it holds no
     /// buffer.
-    async fn copy(&self, most: u64) -> io::Result<(u64, bool)> {
+    async fn copy(&mut self, most: u64) -> io::Result<(u64, bool)> {
         let mut total = 0;
         while total < most {
-            self.from.readable().await?;
-            let (read, mut left) = match self.piece()? {
-                Piece::Read(read, left) => (read as u64, left),
-                Piece::Nothing => continue,
-                Piece::End => return Ok((total, true)),
-            };
-            while !left.is_empty() {
-                self.to.writable().await?;
-                match self.to.try_write(&left) {
-                    Ok(count) => drop(left.drain(..count)),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error),
-                }
+            let (read, left) = poll_fn(|cx| self.piece(cx)).await?;
+            if read == 0 {
+                return Ok((total, true));
             }
+            self.to.write_all(&left).await?;
             self.note(read);
             total += read;
         }
         Ok((total, false))
     }
 
-    /// Reads once and writes what can be written at once.
-    fn piece(&self) -> io::Result<Piece> {
-        let mut buffer = [0; PIECE];
-        let read = match self.from.try_read(&mut buffer) {
-            Ok(0) => return Ok(Piece::End),
-            Ok(read) => &buffer[..read],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Piece::Nothing),
-            Err(error) => return Err(error),
-        };
+    /// Reads once and writes what can be written at once. How much was read, and what of it is left. A read that does not fill the
+    /// buffer tells that nothing more is there, without another one.
+    fn piece(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(u64, Vec<u8>)>> {
+        let mut space = [MaybeUninit::uninit(); PIECE];
+        let mut buffer = ReadBuf::uninit(&mut space);
+        ready!(Pin::new(&mut self.from).poll_read(cx, &mut buffer))?;
+        let read = buffer.filled();
+        if read.is_empty() {
+            return Poll::Ready(Ok((0, Vec::new())));
+        }
         let written = match self.to.try_write(read) {
             Ok(written) => written,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(error),
+            Err(error) => return Poll::Ready(Err(error)),
         };
-        Ok(Piece::Read(read.len(), read[written..].to_vec()))
+        Poll::Ready(Ok((read.len() as u64, read[written..].to_vec())))
     }
 
     /// Splices until the source ends. The pipe is empty before each fill, so a fill that would block waits for the source,
     /// never for the pipe.
     async fn splice(&self, pipe: &Pipe) -> io::Result<u64> {
         const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
+        let (from, to): (&TcpStream, &TcpStream) = (self.from.as_ref(), self.to.as_ref());
         let mut total = 0;
         loop {
-            let fill = || retried(|| splice(self.from, None, &pipe.into, None, pipe.capacity, FLAGS));
-            let filled = self.from.async_io(Interest::READABLE, fill).await?;
+            let fill = || retried(|| splice(from, None, &pipe.into, None, pipe.capacity, FLAGS));
+            let filled = from.async_io(Interest::READABLE, fill).await?;
             if filled == 0 {
                 return Ok(total);
             }
             let mut left = filled;
             while left > 0 {
-                let drain = || retried(|| splice(&pipe.out, None, self.to, None, left, FLAGS));
-                left -= self.to.async_io(Interest::WRITABLE, drain).await?;
+                let drain = || retried(|| splice(&pipe.out, None, to, None, left, FLAGS));
+                left -= to.async_io(Interest::WRITABLE, drain).await?;
                 self.moved.note();
             }
             total += filled as u64;

@@ -27,7 +27,8 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use super::session::{Connection, Opened};
 use super::watched::{SILENCE_TICK, Watched};
 use crate::message::server::{
-    HEADER_LIST_BYTES_MAX, PONG_WITHIN, SHARED_FRAME_MAX, SHARED_SEND_BUFFER, SHARED_WINDOW, STREAM_WINDOW,
+    HEADER_LIST_BYTES_MAX, PONG_WITHIN, SHARED_FRAME_MAX, SHARED_RECORDS_MAX, SHARED_SEND_BUFFER, SHARED_WINDOW,
+    STREAM_WINDOW,
 };
 use crate::metrics::{Metrics, Reason};
 use crate::tcp::{connect, cut_when_revoked};
@@ -182,7 +183,8 @@ impl Dial {
         let expected = Arc::new(move |id: &SpiffeId| may_answer(&destination, &site, id));
         let config = identity.client_config(expected, &[b"h2"]);
         let name = ServerName::try_from(self.sni.clone()).map_err(io::Error::other)?;
-        let tls = TlsConnector::from(config).connect(name, tcp).await?;
+        let mut tls = TlsConnector::from(config).connect(name, tcp).await?;
+        tls.get_mut().1.set_buffer_limit(Some(SHARED_RECORDS_MAX));
         if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(io::Error::other("the peer does not speak HTTP/2"));
         }
