@@ -36,7 +36,7 @@ pub async fn start(
     let secure = Security::Tls(certificates.clone());
     let clear = config.http.map(|address| (address, Security::None));
     for (address, security) in [(config.https, secure)].into_iter().chain(clear) {
-        let bind = async || IngressListener::bind(address, plane.clone(), security.clone());
+        let bind = async || IngressListener::bind(address, plane.clone(), security.clone(), config.stream_idle_timeout);
         let listener = patiently(bind).await.context("ingress")?;
         tasks.spawn(listener.serve(shutdown.clone()));
     }

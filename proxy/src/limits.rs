@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::{Direction, DirectionLabels, Metrics, Reason};
+use crate::metrics::{Direction, DirectionLabels, Metrics, Reason, ReasonLabels};
 
 /// Bounds of one listener.
 #[derive(Clone, Copy, Debug)]
@@ -296,6 +296,24 @@ impl Pending {
     /// Resolves when the connection has to make room.
     pub async fn displaced(&self) {
         self.displaced.cancelled().await;
+    }
+
+    /// What comes of `waiting`, after which the connection is no longer pending. None when it has to make room, which is
+    /// counted, or when its listener drains.
+    pub(crate) async fn wait<T>(
+        self,
+        waiting: impl Future<Output = T>,
+        drain: &CancellationToken,
+        metrics: &Metrics,
+    ) -> Option<T> {
+        tokio::select! {
+            came = waiting => Some(came),
+            () = self.displaced() => {
+                metrics.refused.get_or_create(&ReasonLabels { reason: Reason::Displaced }).inc();
+                None
+            }
+            () = drain.cancelled() => None,
+        }
     }
 }
 

@@ -5,7 +5,6 @@
 mod federation;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +14,6 @@ use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use isthmus_model::locality::Proximity::OtherRegion;
-use isthmus_model::spiffe::SpiffeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -108,7 +106,7 @@ async fn a_landing_side_refuses_connect_to_a_port_that_speaks_http() {
     let bare = endpoint("shop/legacy", app("bare").await, echo().await, None);
     let gateway = federation.terminating_gateway("us-west", reviews(vec![bare], vec![])).await;
     for landing in [west.address, gateway] {
-        let mut session = session(&federation, landing).await;
+        let mut session = federation.session(landing).await;
         for (port, expected) in [(HTTP, StatusCode::FORBIDDEN), (TCP, StatusCode::OK)] {
             let mut request = Request::new(Empty::<Bytes>::new());
             *request.method_mut() = Method::CONNECT;
@@ -121,19 +119,6 @@ async fn a_landing_side_refuses_connect_to_a_port_that_speaks_http() {
             }
         }
     }
-}
-
-/// A session with `landing` as a workload of another cluster has it.
-async fn session(federation: &Federation, landing: SocketAddr) -> http2::SendRequest<Empty<Bytes>> {
-    let anyone = Arc::new(|_: &SpiffeId| true);
-    let config = federation.identity("us-east", "shop/productpage").client_config(anyone, &[b"h2"]);
-    let name = tokio_rustls::rustls::pki_types::ServerName::try_from("reviews.shop.svc.us-west.acme.mesh");
-    let stream = TcpStream::connect(landing).await.expect("connected");
-    let connector = tokio_rustls::TlsConnector::from(config);
-    let tls = connector.connect(name.expect("a name"), stream).await.expect("a handshake");
-    let (send, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await.expect("a session");
-    tokio::spawn(connection);
-    send
 }
 
 /// A session takes so many streams, and tunnels stay: one more must not wait on it for another to end.

@@ -18,7 +18,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::locality::Proximity::OtherRegion;
 use isthmus_model::snapshot::Service;
-use isthmus_model::spiffe::SpiffeId;
 use isthmus_proxy::outbound::Mode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -251,18 +250,10 @@ async fn a_tunnel_does_not_carry_a_forged_identity() {
 
 /// A tunnel to the TCP port at `landing`, as another data plane opens it.
 async fn tunnel(federation: &Federation, landing: SocketAddr) -> hyper::upgrade::Upgraded {
-    let anyone = Arc::new(|_: &SpiffeId| true);
-    let config = federation.identity("us-east", "shop/productpage").client_config(anyone, &[b"h2"]);
-    let name = tokio_rustls::rustls::pki_types::ServerName::try_from("reviews.shop.svc.us-west.acme.mesh");
-    let stream = TcpStream::connect(landing).await.expect("connected");
-    let connector = tokio_rustls::TlsConnector::from(config);
-    let tls = connector.connect(name.expect("a name"), stream).await.expect("a handshake");
-    let (mut send, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await.expect("a session");
-    tokio::spawn(connection);
     let mut request = Request::new(Empty::<Bytes>::new());
     *request.method_mut() = Method::CONNECT;
     *request.uri_mut() = Uri::try_from(format!("{HOST}:{TCP}")).expect("an authority");
-    let response = send.send_request(request).await.expect("a response");
+    let response = federation.session(landing).await.send_request(request).await.expect("a response");
     assert_eq!(response.status(), 200);
     hyper::upgrade::on(response).await.expect("a tunnel")
 }

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::http_route::Scheme;
@@ -81,9 +80,8 @@ impl Client {
             Err(error) => refusal(&error),
         };
         let status = answer.response.status();
-        if version < Version::HTTP_2 && (refused || (connect && !status.is_success())) {
-            // What follows on the connection is not where we think it is, or no request at all.
-            answer.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        if refused || (connect && !status.is_success()) {
+            reply::close_after(&mut answer.response, version);
         }
         let cluster = answer.cluster.map(String::from).unwrap_or_default();
         plane.metrics().request(Direction::Outbound, service, cluster, status, started.elapsed());
@@ -146,7 +144,7 @@ impl Client {
         let within = self.within(target);
         self.life.spawn(async move {
             match hyper::upgrade::on(request).await {
-                Ok(stream) => listener::serve(within, TokioIo::new(stream)).await,
+                Ok(stream) => listener::http(within, TokioIo::new(stream), listener::is_carried).await,
                 Err(error) => tracing::debug!(%error, "a CONNECT ended before it began"),
             }
         });
@@ -164,7 +162,9 @@ impl Client {
         let (within, target) = (self.within(target), target.clone());
         self.life.spawn(async move {
             match hyper::upgrade::on(request).await {
-                Ok(stream) => listener::detected(within, target, Some(opened), TokioIo::new(stream)).await,
+                Ok(stream) => {
+                    listener::detected(within, target, Some(opened), TokioIo::new(stream), listener::is_carried).await;
+                }
                 Err(error) => tracing::debug!(%error, "a CONNECT ended before it began"),
             }
         });

@@ -8,6 +8,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use isthmus_identity::{
     ClientAuth, ClusterAuthority, INTERMEDIATE_LIFETIME, LiveIdentity, PrivateKey, RootAuthority, TrustBundle,
 };
@@ -21,12 +25,14 @@ use isthmus_model::snapshot::{Coverage, Gateway, RemoteBackend, RemoteCluster, S
 use isthmus_model::spiffe::SpiffeId;
 use isthmus_proxy::inbound::{InboundListener, serve_terminated};
 use isthmus_proxy::ingress::{IngressListener, Security};
+use isthmus_proxy::message::quiet::QUIET_DEFAULT;
 use isthmus_proxy::outbound::{Mode, OutboundListener};
 use isthmus_proxy::passthrough::{Opening, relay};
 use isthmus_proxy::{DataPlane, Demand, Metrics};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_util::sync::CancellationToken;
 
 pub const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -144,6 +150,11 @@ impl Federation {
 
     /// A listener of `outbound`'s data plane for clients from outside, whose every request is for the service.
     pub fn ingress(&self, outbound: &Outbound) -> SocketAddr {
+        self.ingress_quiet(outbound, QUIET_DEFAULT)
+    }
+
+    /// The same, where nothing may be quiet for longer.
+    pub fn ingress_quiet(&self, outbound: &Outbound, quiet: Duration) -> SocketAddr {
         let backend = Backend { service: service(), port: HTTP, weight: 1 };
         let rule = Rule {
             matches: vec![Match::default()],
@@ -158,7 +169,7 @@ impl Federation {
         let name = NamespacedName { namespace: "shop".parse().expect("valid"), name: "all".to_owned() };
         let routes = Routes::of(&OrdMap::unit(name, Arc::new(route)), "public");
         outbound.view.send_modify(|view| *view = Arc::new(Snapshot { routes, ..Snapshot::clone(view) }));
-        let listener = IngressListener::bind(ANY_PORT, outbound.plane.clone(), Security::None).expect("bound");
+        let listener = IngressListener::bind(ANY_PORT, outbound.plane.clone(), Security::None, quiet).expect("bound");
         let address = listener.local_addr();
         tokio::spawn(listener.serve(self.shutdown.clone()));
         address
@@ -169,6 +180,18 @@ impl Federation {
         let address = listener.local_addr();
         tokio::spawn(listener.serve(self.shutdown.clone()));
         Outbound { address, view, plane }
+    }
+
+    /// A session with `landing` as a workload of another cluster has it.
+    pub async fn session(&self, landing: SocketAddr) -> http2::SendRequest<Empty<Bytes>> {
+        let anyone = Arc::new(|_: &SpiffeId| true);
+        let config = self.identity("us-east", "shop/productpage").client_config(anyone, &[b"h2"]);
+        let name = ServerName::try_from("reviews.shop.svc.us-west.acme.mesh").expect("a name");
+        let stream = TcpStream::connect(landing).await.expect("connected");
+        let tls = tokio_rustls::TlsConnector::from(config).connect(name, stream).await.expect("a handshake");
+        let (send, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await.expect("a session");
+        tokio::spawn(connection);
+        send
     }
 
     /// A workload of the service with a sidecar in `cluster`: `app` answers HTTP, `tcp` echoes.
