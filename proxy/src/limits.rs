@@ -48,6 +48,14 @@ impl Limits {
     /// nor goes on sending holds no more of a service than that.
     pub const PUBLIC_REQUESTS: Self = Self { total: 16_384, per_source: 256, pending: 0, pending_per_source: 0 };
 
+    /// TCP connections of clients without a sidecar to one service, which may have so many `connections` in all: a quarter is one
+    /// source's, so that with three that hold all they can, for as long as nothing has to move, there is room for a fourth. By default
+    /// that is 1,024, as at the ingress: nine for each pod of a full node of Kubernetes (110) behind one translated address.
+    #[must_use]
+    pub const fn of_service(connections: usize) -> Self {
+        Self { total: connections, per_source: connections.div_ceil(4), pending: 0, pending_per_source: 0 }
+    }
+
     /// For a port whose connections are all pending as long as they last: of more than `connections`, the oldest makes room for the
     /// newest. It takes a moment to go, for which [`Gate::enter_when_left`] waits.
     #[must_use]

@@ -51,7 +51,7 @@ where
             Some(opened) => Some(opened),
             None => {
                 hearing.client(&mut stream, CLIENT_FIRST_WITHIN).await?;
-                if hearing.is_http() { None } else { Some(open(&client.plane, target).await?) }
+                if hearing.is_http() { None } else { Some(open(&client.plane, target, client.stranger).await?) }
             }
         };
         match opened {

@@ -169,13 +169,13 @@ async fn for_target(plane: DataPlane, target: Target, stranger: Option<IpAddr>, 
             let (client, stream) = client(plane, scope(), stranger, accepted);
             detected(client, target, None, stream, reads_always).await;
         }
-        AppProtocol::Tcp => Box::pin(bytes(plane, target, accepted)).await,
+        AppProtocol::Tcp => Box::pin(bytes(plane, target, stranger, accepted)).await,
     }
 }
 
 /// Passes a connection's bytes on to an instance, and the other way.
-async fn bytes(plane: DataPlane, target: Target, accepted: Accepted) {
-    match open(&plane, &target).await {
+async fn bytes(plane: DataPlane, target: Target, stranger: Option<IpAddr>, accepted: Accepted) {
+    match open(&plane, &target, stranger).await {
         Ok(opened) => {
             if let Err(error) = opened.copy(Bytes::new(), accepted.stream).await {
                 tracing::debug!(%error, service = %target.service.name, "TCP connection ended");

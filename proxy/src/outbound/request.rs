@@ -174,7 +174,7 @@ impl Client {
     /// Opens the way first: the client is told 200 only when bytes can flow. What it sends before that
     /// is held and passed on.
     async fn tunnel(&self, target: &Target, request: Request<Received>) -> Response<Body> {
-        let opened = match open(&self.plane, target).await {
+        let opened = match open(&self.plane, target, self.stranger).await {
             Ok(opened) => opened,
             Err(error) => return reply::text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
         };
