@@ -97,7 +97,7 @@ impl Edge {
     /// Waits until nothing is held of the application any more.
     async fn is_left(&mut self, what: &str) {
         let left = timeout(SOON, self.app.wait_for(|open| *open == 0)).await;
-        left.unwrap_or_else(|_| panic!("{what}: the application is held yet")).expect("it runs");
+        assert!(matches!(left, Ok(Ok(_))), "{what}: the application is held yet");
     }
 }
 
@@ -169,6 +169,11 @@ async fn what_moves_goes_on_however_slowly() {
     client.write_all(&[b'x'; 100_000]).await.expect("open");
     let head = read_head(&mut client).await;
     assert_eq!(status(&head), "200", "{head}");
+    // Between two requests nothing has to move.
+    client.read_exact(&mut [0; 100_005]).await.expect("the body");
+    sleep(2 * QUIET).await;
+    client.write_all(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes()).await.expect("open");
+    assert_eq!(status(&read_head(&mut client).await), "200");
     // A websocket has a bound of its own, of hours, by whichever version it was asked for.
     let mut client = edge.connect().await;
     let ask = format!(

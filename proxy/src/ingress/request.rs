@@ -73,8 +73,9 @@ pub(super) async fn answer(visitor: Arc<Visitor>, mut request: Request<Received>
     let changes = is_tunnel(&request) || request.headers().contains_key(UPGRADE);
     let activity = Activity::current();
     if let Some(activity) = &activity {
-        request.body_mut().watch(activity.clone());
+        request.body_mut().watch(activity);
     }
+    let part = activity.as_ref().map(Activity::part);
     let served = tokio::select! {
         biased;
         refusal = given_up(activity.as_ref()) => Err(refusal),
@@ -96,13 +97,12 @@ pub(super) async fn answer(visitor: Arc<Visitor>, mut request: Request<Received>
     let cluster = cluster.map(String::from).unwrap_or_default();
     let metrics = visitor.house.plane.metrics();
     metrics.request(Direction::Ingress, service, cluster, response.status(), started.elapsed());
-    match activity {
-        Some(activity) => {
-            activity.note();
-            response.map(|body| body.watched(activity))
-        }
+    let response = match activity {
+        Some(activity) => response.map(|body| body.watched(&activity)),
         None => response,
-    }
+    };
+    drop(part);
+    response
 }
 
 /// Resolves when the stream is given up, before the answer to it began, with what the client is told.

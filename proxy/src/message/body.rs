@@ -81,7 +81,7 @@ impl Body {
 
     /// Notes what moves, and breaks off when the stream is given up.
     #[must_use]
-    pub fn watched(self, activity: Activity) -> Self {
+    pub fn watched(self, activity: &Activity) -> Self {
         Self { side: Some(Side::of(activity)), ..self }
     }
 

@@ -41,6 +41,8 @@ struct State {
     moved: AtomicU64,
     /// Whether all of the request came.
     asked: AtomicBool,
+    /// How many parts of a request and its response there are: none between two requests of a connection.
+    parts: AtomicUsize,
     /// How many wait for what has a bound of its own.
     excused: AtomicUsize,
     over: CancellationToken,
@@ -48,8 +50,14 @@ struct State {
 
 impl Activity {
     fn new() -> Self {
-        let (moved, asked, excused) = (AtomicU64::new(0), AtomicBool::new(false), AtomicUsize::new(0));
-        Self(Arc::new(State { began: Instant::now(), moved, asked, excused, over: CancellationToken::new() }))
+        Self(Arc::new(State {
+            began: Instant::now(),
+            moved: AtomicU64::new(0),
+            asked: AtomicBool::new(false),
+            parts: AtomicUsize::new(0),
+            excused: AtomicUsize::new(0),
+            over: CancellationToken::new(),
+        }))
     }
 
     /// That of the task that runs, if it is watched.
@@ -87,6 +95,14 @@ impl Activity {
         self.0.over.cancelled().await;
     }
 
+    /// As long as this is held, something is under way, and silence counts.
+    #[must_use]
+    pub fn part(&self) -> Part {
+        self.0.parts.fetch_add(1, Ordering::Relaxed);
+        self.note();
+        Part(self.clone())
+    }
+
     /// As long as this is held, silence does not count: what is waited for has a bound of its own.
     #[must_use]
     pub fn excuse(&self) -> Excused {
@@ -94,11 +110,10 @@ impl Activity {
         Excused(self.clone())
     }
 
-    /// Resolves when nothing has moved for that long.
+    /// Resolves when nothing has moved for that long that should.
     async fn quiet(&self, within: Duration) {
         loop {
-            let excused = self.0.excused.load(Ordering::Relaxed) > 0;
-            if excused {
+            if self.0.parts.load(Ordering::Relaxed) == 0 || self.0.excused.load(Ordering::Relaxed) > 0 {
                 self.note();
             }
             let due = self.0.began + Duration::from_millis(self.0.moved.load(Ordering::Relaxed)) + within;
@@ -107,6 +122,17 @@ impl Activity {
             }
             sleep_until(due).await;
         }
+    }
+}
+
+/// See [`Activity::part`].
+#[derive(Debug)]
+pub struct Part(Activity);
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.0.note();
+        self.0.0.parts.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -141,17 +167,17 @@ pub(super) fn is_watched() -> bool {
 
 /// A body of a stream that is watched.
 pub(super) struct Side {
-    activity: Activity,
+    part: Part,
     over: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl Side {
-    pub(super) fn of(activity: Activity) -> Box<Self> {
-        Box::new(Self { activity, over: None })
+    pub(super) fn of(activity: &Activity) -> Box<Self> {
+        Box::new(Self { part: activity.part(), over: None })
     }
 
     pub(super) fn activity(&self) -> &Activity {
-        &self.activity
+        &self.part.0
     }
 
     /// Notes what came of a look at the body; where nothing did, breaks it off once the stream is given up.
@@ -161,10 +187,10 @@ impl Side {
         frame: Poll<Option<Result<T, BodyError>>>,
     ) -> Poll<Option<Result<T, BodyError>>> {
         if frame.is_ready() {
-            self.activity.note();
+            self.activity().note();
             return frame;
         }
-        let token = &self.activity.0.over;
+        let token = &self.part.0.0.over;
         let over = self.over.get_or_insert_with(|| Box::pin(token.clone().cancelled_owned()));
         ready!(over.as_mut().poll(cx));
         Poll::Ready(Some(Err(BodyError::Quiet)))

@@ -53,7 +53,7 @@ impl Received {
 
 impl Received {
     /// Notes what moves, and breaks off when the stream is given up.
-    pub(crate) fn watch(&mut self, activity: Activity) {
+    pub(crate) fn watch(&mut self, activity: &Activity) {
         activity.asked(self.is_end_stream());
         self.side = Some(Side::of(activity));
     }
