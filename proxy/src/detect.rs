@@ -6,7 +6,9 @@
 //!
 //! The reading of a line is generous: applications believe what requests say about their caller, because the data plane
 //! writes it there, and what one of them takes for a request must not pass as bytes. So whoever guards an application goes on
-//! looking after it has given up waiting, and looks closer ([`guard`]).
+//! looking after it has given up waiting, and looks closer ([`guard`]). And since a guess that it was bytes can be taken back there, as
+//! long as nobody has answered, the caller's side may guess early: some protocols begin with a word, without a line's end, and wait
+//! for an answer.
 
 mod guard;
 
@@ -25,6 +27,11 @@ pub use guard::could_be_request;
 pub const CLIENT_FIRST_WITHIN: Duration = Duration::from_millis(100);
 /// How long it may take until it is clear what a connection speaks, as with Linkerd. After that it is bytes.
 pub const DETECT_WITHIN: Duration = Duration::from_secs(10);
+/// How long a client that has begun may pause before what it said counts as all that it has to say for now: longer than a lost
+/// packet takes to be sent again (RFC 6298 §2.4 waits a second at first, Linux 200 ms), and what comes later is not misread for it.
+pub const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// What no method is longer than: the longest that is registered has 17 letters (`UPDATEREDIRECTREF`).
+const METHOD_BYTES_MAX: usize = 24;
 /// The longest line that is waited for: as long as a head may be. A longer one, as far as it could be a request's, counts as one.
 const LINE_BYTES_MAX: usize = crate::message::server::HEAD_BYTES_MAX;
 /// The client connection preface of HTTP/2 (RFC 9113 §3.4).
@@ -88,6 +95,11 @@ impl Reader {
         }
         (read.len() > LINE_BYTES_MAX).then_some(Opening::Http1)
     }
+
+    /// Whether a first word goes on for longer than a method does.
+    fn is_no_method(&self) -> bool {
+        !self.within && self.seen - self.start > METHOD_BYTES_MAX
+    }
 }
 
 fn is_line_end(byte: u8) -> bool {
@@ -143,8 +155,11 @@ pub(crate) struct Hearing {
     opening: Option<Opening>,
     ended: bool,
     deadline: Option<Instant>,
-    /// How long what was begun has to become clear.
-    begun_within: Duration,
+    /// When the client has paused for too long.
+    paused: Option<Instant>,
+    pause: Duration,
+    /// Whether a guess may be made of the words themselves.
+    guesses: bool,
 }
 
 /// What was heard of a connection in the end.
@@ -159,16 +174,17 @@ pub(crate) struct Heard {
 }
 
 impl Hearing {
-    /// Nothing yet. What does not become clear by the deadline is bytes.
+    /// Nothing yet. What does not become clear by the deadline, or before the client pauses, is bytes.
     pub(crate) fn new(deadline: Option<Instant>) -> Self {
         let (read, said, reader) = (BytesMut::new(), BytesMut::new(), Reader::default());
-        Self { read, reader, said, opening: None, ended: false, deadline, begun_within: DETECT_WITHIN }
+        let (opening, ended, paused) = (None, false, None);
+        Self { read, reader, said, opening, ended, deadline, paused, pause: PAUSE_MAX, guesses: true }
     }
 
-    /// Nothing yet, for whoever guards an application and goes on looking: silence is waited for as long as it lasts, and what was
-    /// begun has a moment to become clear.
+    /// Nothing yet, for whoever guards an application and goes on looking: silence is waited for as long as it lasts, and whoever
+    /// begins has paused when it was heard out by the caller's side.
     pub(crate) fn guarding() -> Self {
-        Self { begun_within: CLIENT_FIRST_WITHIN, ..Self::new(None) }
+        Self { pause: CLIENT_FIRST_WITHIN, guesses: false, ..Self::new(None) }
     }
 
     /// Whether there is nothing more to wait for.
@@ -218,7 +234,7 @@ impl Hearing {
         Ok(())
     }
 
-    /// Listens to both, until it is clear what they speak or the deadline is there.
+    /// Listens to both, until it is clear what they speak, the client pauses, or the deadline is there.
     ///
     /// # Errors
     /// Of the client's connection.
@@ -231,7 +247,7 @@ impl Hearing {
         while !self.is_settled() {
             self.read.reserve(READ_BYTES);
             self.said.reserve(READ_BYTES);
-            let deadline = self.deadline;
+            let due = [self.deadline, self.paused].into_iter().flatten().min();
             tokio::select! {
                 biased;
                 count = client.read_buf(&mut self.read) => self.client_spoke(count?),
@@ -242,7 +258,7 @@ impl Hearing {
                     Some(false) => self.ended = true,
                     None => {}
                 },
-                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => self.ended = true,
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.ended = true,
             }
         }
         Ok(())
@@ -250,9 +266,10 @@ impl Hearing {
 
     fn client_spoke(&mut self, count: usize) {
         self.opening = self.reader.look(&self.read);
-        self.ended |= count == 0;
-        let due = Instant::now() + self.begun_within;
-        self.deadline = Some(self.deadline.map_or(due, |deadline| deadline.min(due)));
+        self.ended |= count == 0 || (self.guesses && self.opening.is_none() && self.reader.is_no_method());
+        let now = Instant::now();
+        self.paused = Some(now + self.pause);
+        self.deadline.get_or_insert(now + DETECT_WITHIN);
     }
 
     /// What came of it.

@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::{Direction, DirectionLabels, Metrics, Reason};
+use crate::metrics::{Direction, DirectionLabels, Metrics, Reason, ReasonLabels};
 
 /// Bounds of one listener.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,14 @@ impl Limits {
     /// Requests of the public that are under way: of one source as many as one of its connections may have. Whoever neither reads
     /// nor goes on sending holds no more of a service than that.
     pub const PUBLIC_REQUESTS: Self = Self { total: 16_384, per_source: 256, pending: 0, pending_per_source: 0 };
+
+    /// TCP connections of clients without a sidecar to one service, which may have so many `connections` in all: a quarter is one
+    /// source's, so that with three that hold all they can, for as long as nothing has to move, there is room for a fourth. By default
+    /// that is 1,024, as at the ingress: nine for each pod of a full node of Kubernetes (110) behind one translated address.
+    #[must_use]
+    pub const fn of_service(connections: usize) -> Self {
+        Self { total: connections, per_source: connections.div_ceil(4), pending: 0, pending_per_source: 0 }
+    }
 
     /// For a port whose connections are all pending as long as they last: of more than `connections`, the oldest makes room for the
     /// newest. It takes a moment to go, for which [`Gate::enter_when_left`] waits.
@@ -307,6 +315,24 @@ impl Pending {
     /// Resolves when the connection has to make room.
     pub async fn displaced(&self) {
         self.displaced.cancelled().await;
+    }
+
+    /// What comes of `waiting`, after which the connection is no longer pending. None when it has to make room, which is
+    /// counted, or when its listener drains.
+    pub(crate) async fn wait<T>(
+        self,
+        waiting: impl Future<Output = T>,
+        drain: &CancellationToken,
+        metrics: &Metrics,
+    ) -> Option<T> {
+        tokio::select! {
+            came = waiting => Some(came),
+            () = self.displaced() => {
+                metrics.refused.get_or_create(&ReasonLabels { reason: Reason::Displaced }).inc();
+                None
+            }
+            () = drain.cancelled() => None,
+        }
     }
 }
 

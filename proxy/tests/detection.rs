@@ -260,6 +260,73 @@ async fn a_request_in_disguise_reaches_no_application() {
     }
 }
 
+/// An application that takes one word, without a line's end, and answers with it, as debuggers' do.
+async fn handshaker(word: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind(ANY_PORT).await.expect("bound");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut heard = vec![0; word.len()];
+                stream.read_exact(&mut heard).await?;
+                stream.write_all(&heard).await?;
+                let (mut read, mut write) = stream.split();
+                tokio::io::copy(&mut read, &mut write).await
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_word_without_a_line_is_heard_as_one() {
+    let federation = Federation::found(&["us-east", "us-west"]);
+    for (word, within) in [
+        ("JDWP-Handshake", Duration::from_secs(3)),
+        // What is longer than any method is not waited for at all, but where it lands.
+        ("RMI-AND-OTHERS-OF-A-LONG-NAME", Duration::from_millis(450)),
+    ] {
+        for way in ways(&federation, handshaker(word).await).await {
+            // The way there is open already when the time counts.
+            for warm in [false, true] {
+                let begun = Instant::now();
+                let mut client = TcpStream::connect(way.address).await.expect("connected");
+                client.write_all(word.as_bytes()).await.expect("written");
+                let mut back = vec![0; word.len()];
+                client.read_exact(&mut back).await.expect("an answer");
+                assert_eq!(back, word.as_bytes(), "{}", way.landing);
+                assert!(!warm || begun.elapsed() < within, "{word}: {}: {:?}", way.landing, begun.elapsed());
+                client.write_all(b"\0\0\0\x0bGET / HTTP/1.1\r\n\r\n").await.expect("written");
+                client.read_exact(&mut [0; 22]).await.expect("bytes stay bytes");
+            }
+        }
+    }
+}
+
+/// A guess that it was bytes is taken back where it lands.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_haltingly_is_a_request() {
+    let federation = Federation::found(&["us-east", "us-west"]);
+    for way in ways(&federation, app("app").await).await {
+        let head = format!("GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{FORGED}\r\n");
+        for parts in
+            [&["GET", " /x HT", &head[9..]][..], &[&head[..1], &head[1..]], &[&head[..14], &head[14..15], &head[15..]]]
+        {
+            let mut client = TcpStream::connect(way.address).await.expect("connected");
+            for part in parts {
+                client.write_all(part.as_bytes()).await.expect("written");
+                // Longer than a pause may be.
+                tokio::time::sleep(Duration::from_millis(900)).await;
+            }
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.expect("an end");
+            assert_eq!(status(&answer), "200", "{}: {parts:?}: {answer}", way.landing);
+            assert!(answer.contains("app|GET /x HTTP/1.1|"), "{}: {answer}", way.landing);
+            assert!(answer.contains(way.caller) && !answer.contains("sa/admin"), "{}: {answer}", way.landing);
+        }
+    }
+}
+
 /// An application that looks at one connection, to its end, before it takes the next.
 async fn one_at_a_time() -> SocketAddr {
     let listener = TcpListener::bind(ANY_PORT).await.expect("bound");

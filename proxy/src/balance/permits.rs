@@ -3,10 +3,15 @@
 //! What is more is refused at once and says so: the destinations are not to blame, and are not asked.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use isthmus_model::traffic::Limits;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::limits::{self as listener, Entry, Gate};
+use crate::metrics::Reason;
 
 /// A place; given back when dropped.
 pub type Permit = OwnedSemaphorePermit;
@@ -49,6 +54,8 @@ pub struct Permits {
     limits: Limits,
     requests: Arc<Semaphore>,
     connections: Arc<Semaphore>,
+    /// Of those, the ones of clients without a sidecar.
+    strangers: Gate,
     pending: Arc<Semaphore>,
     retries: Arc<Semaphore>,
 }
@@ -61,10 +68,19 @@ impl Permits {
         Self {
             requests: places(limits.requests),
             connections: places(limits.connections),
+            strangers: Gate::new(listener::Limits::of_service(limits.connections), Gauge::default()),
             pending: places(limits.pending),
             retries: places(limits.retries),
             limits: limits.clone(),
         }
+    }
+
+    /// Takes a place among the TCP connections of clients without a sidecar, beside that of [`Kind::Connections`].
+    ///
+    /// # Errors
+    /// Which limit is reached.
+    pub fn enter(&self, source: IpAddr) -> Result<Entry, Reason> {
+        self.strangers.enter(source)
     }
 
     /// Takes a place.

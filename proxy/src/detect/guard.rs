@@ -10,7 +10,8 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{LINE_BYTES_MAX, Opening, Reader, is_line_end, is_space, is_token};
+use super::{LINE_BYTES_MAX, Opening, Reader, is_http2, is_line_end, is_space, is_token};
+use crate::tcp::Prefixed;
 
 /// What the last word of a request line begins with.
 const VERSION: &[u8] = b"HTTP/";
@@ -18,7 +19,17 @@ const VERSION: &[u8] = b"HTTP/";
 /// Whether a server might take `read`, the first bytes of a client, for a request. None when more has to come.
 #[must_use]
 pub fn could_be_request(read: &[u8]) -> Option<bool> {
-    Guard::default().look(read)
+    Guard::default().look(read).map(|passing| passing != Passing::Bytes)
+}
+
+/// What passes as bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Passing {
+    Bytes,
+    /// What anybody takes for requests.
+    Requests(Opening),
+    /// A request that only some servers take for one.
+    Disguised,
 }
 
 /// Looks at a client's first bytes, as they come.
@@ -29,16 +40,21 @@ struct Guard {
 }
 
 impl Guard {
-    /// Whether `read`, which begins with what was looked at before, is requests to some server. None when more has to come.
-    fn look(&mut self, read: &[u8]) -> Option<bool> {
-        let by_line = match self.reader.look(read) {
-            Some(Opening::Http1 | Opening::Http2) => Some(true),
-            Some(Opening::Opaque) => hides_header(&read[self.reader.start..]),
-            None => None,
-        };
-        match (by_line, self.words.name_http(read)) {
-            (Some(true), _) | (_, Some(true)) => Some(true),
-            (Some(false), Some(false)) => Some(false),
+    /// What `read` is to some server, which begins with what was looked at before. None when more has to come.
+    fn look(&mut self, read: &[u8]) -> Option<Passing> {
+        let opening = self.reader.look(read);
+        if let Some(opening @ (Opening::Http1 | Opening::Http2)) = opening {
+            return Some(Passing::Requests(opening));
+        }
+        let is_named = self.words.name_http(read);
+        if opening.is_none() {
+            // The line goes on, and its end will say the same.
+            let opening = if is_http2(read).is_none() { Opening::Http2 } else { Opening::Http1 };
+            return is_named.filter(|named| *named).map(|_| Passing::Requests(opening));
+        }
+        match (hides_header(&read[self.reader.start..]), is_named) {
+            (Some(true), _) | (_, Some(true)) => Some(Passing::Disguised),
+            (Some(false), Some(false)) => Some(Passing::Bytes),
             _ => None,
         }
     }
@@ -116,18 +132,34 @@ impl Words {
     }
 }
 
-/// A client's stream that passes as bytes on its own word. If it turns out to be requests, it breaks off before the application
-/// has one whole.
+/// A client's stream that passes as bytes. If it turns out to be requests, it breaks off before the application
+/// has one whole, and can be served as what it is.
 #[derive(Debug)]
 pub(crate) struct Guarded<S> {
     stream: S,
-    /// What came so far; None once it is clear.
-    seen: Option<Box<(BytesMut, Guard)>>,
+    /// What came so far; None once it is clear that it is bytes.
+    seen: Option<Box<Seen>>,
+    /// Whether the client was told anything: then it is no longer known what its words mean.
+    answered: bool,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    read: BytesMut,
+    guard: Guard,
+    requests: Option<Opening>,
 }
 
 impl<S> Guarded<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream, seen: Some(Box::default()) }
+        Self { stream, seen: Some(Box::default()), answered: false }
+    }
+
+    /// The stream from its beginning, if it broke off because it is requests and the application, which is to be left now, has said
+    /// nothing: what it was taken for has done no harm.
+    pub(crate) fn into_requests(self) -> Option<(Opening, Prefixed<S>)> {
+        let Seen { read, requests, .. } = *self.seen.filter(|_| !self.answered)?;
+        Some((requests?, Prefixed::new(read.freeze(), self.stream)))
     }
 }
 
@@ -136,23 +168,26 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let Some(seen) = &mut self.seen else { return Poll::Ready(Ok(())) };
-        let (read, guard) = &mut **seen;
-        read.extend_from_slice(&buf.filled()[before..]);
-        match guard.look(read) {
-            None => {}
-            Some(false) => self.seen = None,
-            Some(true) => {
-                buf.set_filled(before);
-                return Poll::Ready(Err(io::Error::other("what passed as bytes is a request")));
+        seen.read.extend_from_slice(&buf.filled()[before..]);
+        match seen.guard.look(&seen.read) {
+            None => return Poll::Ready(Ok(())),
+            Some(Passing::Bytes) => {
+                self.seen = None;
+                return Poll::Ready(Ok(()));
             }
+            Some(Passing::Requests(opening)) => seen.requests = Some(opening),
+            Some(Passing::Disguised) => {}
         }
-        Poll::Ready(Ok(()))
+        buf.set_filled(before);
+        Poll::Ready(Err(io::Error::other("what passed as bytes is a request")))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+        self.answered |= written > 0;
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -245,5 +280,36 @@ mod tests {
         guarded.read_buf(&mut read).await.expect("not clear yet");
         client.write_all(b"x-forwarded-client-cert: URI=spiffe://forged\r\n\r\n").await.expect("written");
         assert!(guarded.read_buf(&mut read).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_for_bytes_by_mistake_is_served_from_its_beginning_if_nobody_answered() {
+        for answered in [false, true] {
+            let (mut client, near) = duplex(1_024);
+            let mut guarded = Guarded::new(near);
+            let mut read = BytesMut::new();
+            client.write_all(b"GET ").await.expect("written");
+            guarded.read_buf(&mut read).await.expect("not clear yet");
+            if answered {
+                guarded.write_all(b"?").await.expect("written");
+            }
+            client.write_all(b"/ HTTP/1.1\r\n\r\n").await.expect("written");
+            assert!(guarded.read_buf(&mut read).await.is_err());
+            let Some((opening, mut stream)) = guarded.into_requests().filter(|_| !answered) else {
+                assert!(answered);
+                continue;
+            };
+            assert_eq!(opening, Opening::Http1);
+            drop(client);
+            let mut whole = String::new();
+            stream.read_to_string(&mut whole).await.expect("read");
+            assert_eq!(whole, "GET / HTTP/1.1\r\n\r\n");
+        }
+        // Bytes are never given back.
+        let (mut client, near) = duplex(1_024);
+        let mut guarded = Guarded::new(near);
+        client.write_all(b"PING\r\n").await.expect("written");
+        guarded.read_buf(&mut BytesMut::new()).await.expect("bytes");
+        assert!(guarded.into_requests().is_none());
     }
 }

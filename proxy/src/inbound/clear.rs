@@ -8,11 +8,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::header::CONNECTION;
 use http::uri::Authority;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::policy::landing_at;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -25,7 +25,7 @@ use crate::message::fields::take_outcome;
 use crate::message::server::{Carries, HEAD_WITHIN, serve_http1, serve_http2};
 use crate::message::upgrade::is_tunnel;
 use crate::message::{Body, Received, reply};
-use crate::metrics::{Direction, Reason, ReasonLabels};
+use crate::metrics::Direction;
 use crate::plaintext::CONNECT_WITHIN;
 use crate::plaintext::deliver::{Admitted, Arrival, Caller};
 use crate::plane::DataPlane;
@@ -62,40 +62,40 @@ pub(super) async fn serve(plane: DataPlane, workload: &Workload, original: Socke
 impl Clear {
     async fn serve(self: Arc<Self>, mut stream: TcpStream, pending: Pending) -> io::Result<()> {
         let drain = &self.arrival.life.drain;
-        let heard = tokio::select! {
-            heard = self.listen(&mut stream) => heard?,
-            () = pending.displaced() => {
-                let metrics = self.arrival.plane.metrics();
-                metrics.refused.get_or_create(&ReasonLabels { reason: Reason::Displaced }).inc();
-                return Ok(());
-            }
-            () = drain.cancelled() => return Ok(()),
-        };
-        drop(pending);
-        let (Heard { opening, read, said }, application) = heard;
+        let heard = pending.wait(self.listen(&mut stream), drain, self.arrival.plane.metrics()).await;
+        let Some(heard) = heard else { return Ok(()) };
+        let (Heard { opening, read, said }, application) = heard?;
         let stream = Prefixed::new(read, stream);
-        match (opening, application) {
-            (Opening::Opaque, Some(application)) => {
-                let application = Prefixed::new(said, application);
-                let copied = match self.protocol {
-                    AppProtocol::Tcp => copy_both(stream, application, IDLE_MAX).await,
-                    _ => copy_both(Guarded::new(stream), application, IDLE_MAX).await,
-                };
-                return copied.map(drop);
-            }
-            (Opening::Http2, application) => {
-                drop(application);
-                let (drain, clear) = (drain.clone(), self.clone());
-                let answer = move |request| clear.clone().answer(request);
-                serve_http2(stream, Carries::One, async move { drain.cancelled().await }, answer).await;
-            }
-            (_, application) => {
-                // One that waits would be all that an application looks at that takes one at a time.
-                drop(application);
-                serve_http1(stream, drain, |request| self.clone().answer(request)).await;
-            }
+        let Some(application) = application.filter(|_| opening == Opening::Opaque) else {
+            // One that waits would be all that an application looks at that takes one at a time, and is dropped.
+            self.requests(opening, stream).await;
+            return Ok(());
+        };
+        let application = Prefixed::new(said, application);
+        if self.protocol == AppProtocol::Tcp {
+            return copy_both(stream, application, IDLE_MAX).await.map(drop);
+        }
+        let mut guarded = Guarded::new(stream);
+        let copied = copy_both(&mut guarded, application, IDLE_MAX).await;
+        match guarded.into_requests() {
+            Some((opening, stream)) => self.requests(opening, stream).await,
+            None => drop(copied?),
         }
         Ok(())
+    }
+
+    async fn requests<S>(self: &Arc<Self>, opening: Opening, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let drain = self.arrival.life.drain.clone();
+        if opening == Opening::Http2 {
+            let clear = self.clone();
+            let answer = move |request| clear.clone().answer(request);
+            serve_http2(stream, Carries::One, async move { drain.cancelled().await }, answer).await;
+        } else {
+            serve_http1(stream, &drain, |request| self.clone().answer(request)).await;
+        }
     }
 
     /// Hears what the connection speaks, as far as that is not known, and connects to the application if it may be bytes.
@@ -119,12 +119,12 @@ impl Clear {
     }
 
     async fn answer(self: Arc<Self>, request: Request<Received>) -> Response<Body> {
-        let started = std::time::Instant::now();
+        let (started, version) = (std::time::Instant::now(), request.version());
         let mut response = match self.admit(&request) {
             Ok(admitted) => Box::pin(self.arrival.exchange(&admitted, request)).await,
             Err(reason) => {
                 let mut response = reply::text(StatusCode::BAD_REQUEST, &reason);
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                reply::close_after(&mut response, version);
                 response
             }
         };

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ServiceName;
@@ -45,9 +44,8 @@ pub(super) async fn answer_within(session: Arc<Session>, port: u16, request: Req
         Err(refused) => refuse(&session, &refused),
     };
     take_outcome(response.headers_mut());
-    if version < Version::HTTP_2 && response.status() == StatusCode::BAD_REQUEST {
-        // What follows on the connection is not where we think it is.
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    if response.status() == StatusCode::BAD_REQUEST {
+        reply::close_after(&mut response, version);
     }
     count(&session, &response, started);
     response

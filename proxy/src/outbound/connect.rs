@@ -1,6 +1,7 @@
 //! TCP through the federation: one CONNECT stream to the first destination that takes it.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,8 +21,10 @@ use crate::balance::ejection::Failure;
 use crate::balance::permits::{Kind, Overflow, Permit};
 use crate::balance::{Load, Pick, Tried};
 use crate::detect::Hearing;
+use crate::limits::Entry;
 use crate::message::Body;
 use crate::message::fields::{Outcome, take_outcome};
+use crate::metrics::ReasonLabels;
 use crate::plaintext::CONNECT_WITHIN;
 use crate::plane::DataPlane;
 use crate::tcp::{IDLE_MAX, Prefixed, connect, copy_both};
@@ -38,6 +41,8 @@ pub(super) enum OpenError {
     Denied(ServiceName, String),
     #[error("{0}: {1}")]
     Full(ServiceName, Overflow),
+    #[error("{0}: this client has as many connections to it as one client may have, or there are too many; close some")]
+    Crowded(ServiceName),
 }
 
 /// A way to an instance of the service.
@@ -45,6 +50,7 @@ pub(super) struct Opened {
     way: Way,
     _load: Load,
     _permit: Permit,
+    _place: Option<Entry>,
 }
 
 enum Way {
@@ -92,13 +98,18 @@ enum Miss {
     Denied(String),
 }
 
-/// Opens a way to `target`, trying destinations in the plan's order. No byte of the client's was sent when
-/// one fails, so the next is always tried.
-pub(super) async fn open(plane: &DataPlane, target: &Target) -> Result<Opened, OpenError> {
+/// Opens a way to `target`, for a `stranger` if the client is not the workload beside, trying destinations in the plan's order. No
+/// byte of the client's was sent when one fails, so the next is always tried.
+pub(super) async fn open(plane: &DataPlane, target: &Target, stranger: Option<IpAddr>) -> Result<Opened, OpenError> {
     let name = &target.service.name;
     let site = plane.snapshot().site.clone();
     let traffic = plane.balancer().traffic(name);
     let full = |overflow| OpenError::Full(name.clone(), overflow);
+    let crowded = |reason| {
+        plane.metrics().refused.get_or_create(&ReasonLabels { reason }).inc();
+        OpenError::Crowded(name.clone())
+    };
+    let place = stranger.map(|source| traffic.permits().enter(source)).transpose().map_err(crowded)?;
     let permit = traffic.permits().take(Kind::Connections).map_err(full)?;
     let mut tried = Tried::default();
     let mut last = None;
@@ -111,7 +122,7 @@ pub(super) async fn open(plane: &DataPlane, target: &Target) -> Result<Opened, O
         match opened {
             Ok(way) => {
                 pick.succeeded(Instant::now());
-                return Ok(Opened { way, _load: pick.into_load(), _permit: permit });
+                return Ok(Opened { way, _load: pick.into_load(), _permit: permit, _place: place });
             }
             Err(Miss::Denied(reason)) => {
                 pick.succeeded(Instant::now());

@@ -9,9 +9,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::CONNECTION;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::ext::Protocol;
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ClusterName;
@@ -26,7 +25,7 @@ use crate::balance::ejection::Failure;
 use crate::balance::permits::{Kind, Overflow, Permit};
 use crate::balance::{Pick, Tried};
 use crate::message::authority::passed_on;
-use crate::message::body::Replay;
+use crate::message::body::{BodyError, Replay};
 use crate::message::fields::{Outcome, strip_claims, strip_hop_by_hop, take_outcome, take_version, tell_version};
 use crate::message::{Body, Received, reply, upgrade};
 use crate::metrics::ServiceLabels;
@@ -61,11 +60,7 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    async fn prepare(
-        target: &Target,
-        request: Request<Received>,
-        within: Option<Duration>,
-    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+    async fn prepare(target: &Target, request: Request<Received>, within: Option<Duration>) -> Result<Self, Unusable> {
         let deadline = within.map(|within| Deadline::now() + within);
         let (mut parts, body) = request.into_parts();
         let protocol = parts.extensions.remove::<Protocol>();
@@ -113,6 +108,15 @@ impl Outgoing {
     }
 }
 
+/// Why a request cannot be sent to anybody.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error(transparent)]
+    Target(#[from] http::Error),
+    #[error(transparent)]
+    Body(#[from] BodyError),
+}
+
 /// How an attempt ended without an answer.
 struct Failed {
     sent: bool,
@@ -153,9 +157,13 @@ pub(crate) async fn send(
     request: Request<Received>,
     within: Option<Duration>,
 ) -> Answer {
+    let version = request.version();
     let outgoing = match Outgoing::prepare(target, request, within).await {
         Ok(outgoing) => outgoing,
-        Err(error) => return broken_off(&error.to_string()),
+        Err(Unusable::Body(error @ BodyError::Quiet)) => {
+            return broken_off(StatusCode::REQUEST_TIMEOUT, &error, version);
+        }
+        Err(error) => return broken_off(StatusCode::BAD_REQUEST, &error, version),
     };
     let snapshot = plane.snapshot();
     let refreshed = target.refreshed(&snapshot);
@@ -190,7 +198,7 @@ pub(crate) async fn send(
         };
         tracing::debug!(service = %name, %cluster, reason = failed.reason, sent = failed.sent, "attempt failed");
         if outgoing.body.broke() {
-            return broken_off(&failed.reason);
+            return broken_off(StatusCode::BAD_REQUEST, &failed.reason, version);
         }
         if outgoing.is_overdue() {
             return reply::text(StatusCode::GATEWAY_TIMEOUT, &format!("{name} did not answer in time")).into();
@@ -224,9 +232,9 @@ fn cluster_of(destination: &Destination, site: &Site) -> ClusterName {
 }
 
 /// The client broke off, or sent what is no body. What follows on its connection is not to be trusted.
-fn broken_off(reason: &str) -> Answer {
-    let mut response = reply::text(StatusCode::BAD_REQUEST, &format!("the request broke off: {reason}"));
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+fn broken_off(status: StatusCode, reason: &dyn std::fmt::Display, version: Version) -> Answer {
+    let mut response = reply::text(status, &format!("the request broke off: {reason}"));
+    reply::close_after(&mut response, version);
     response.into()
 }
 

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::http_route::Scheme;
@@ -85,9 +84,8 @@ impl Client {
             Err(error) => refusal(&error),
         };
         let status = answer.response.status();
-        if version < Version::HTTP_2 && (refused || (connect && !status.is_success())) {
-            // What follows on the connection is not where we think it is, or no request at all.
-            answer.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        if refused || (connect && !status.is_success()) {
+            reply::close_after(&mut answer.response, version);
         }
         let cluster = answer.cluster.map(String::from).unwrap_or_default();
         plane.metrics().request(Direction::Outbound, service, cluster, status, started.elapsed());
@@ -105,7 +103,7 @@ impl Client {
     /// Counts what a CONNECT opens as a connection of its own, unless it is what becomes of the one that it came on: a connection of
     /// HTTP/2 has room for hundreds, each of which may hold as much as a client's.
     fn enter(&mut self, request: &Request<Received>) -> Result<(), NoTarget> {
-        if is_tunnel(request) && request.version() >= Version::HTTP_2 {
+        if is_tunnel(request) && request.version() >= http::Version::HTTP_2 {
             let entry = self.entry.another().map_err(|reason| {
                 self.plane.metrics().refused.get_or_create(&ReasonLabels { reason }).inc();
                 NoTarget::Full
@@ -163,7 +161,7 @@ impl Client {
         let within = self.within(target);
         self.life.spawn(async move {
             match hyper::upgrade::on(request).await {
-                Ok(stream) => listener::serve(within, TokioIo::new(stream)).await,
+                Ok(stream) => listener::http(within, TokioIo::new(stream), listener::is_carried).await,
                 Err(error) => tracing::debug!(%error, "a CONNECT ended before it began"),
             }
         });
@@ -181,7 +179,9 @@ impl Client {
         let (within, target) = (self.within(target), target.clone());
         self.life.spawn(async move {
             match hyper::upgrade::on(request).await {
-                Ok(stream) => listener::detected(within, target, Some(opened), TokioIo::new(stream)).await,
+                Ok(stream) => {
+                    listener::detected(within, target, Some(opened), TokioIo::new(stream), listener::is_carried).await;
+                }
                 Err(error) => tracing::debug!(%error, "a CONNECT ended before it began"),
             }
         });
@@ -191,7 +191,7 @@ impl Client {
     /// Opens the way first: the client is told 200 only when bytes can flow. What it sends before that
     /// is held and passed on.
     async fn tunnel(&self, target: &Target, request: Request<Received>) -> Response<Body> {
-        let opened = match open(&self.plane, target).await {
+        let opened = match open(&self.plane, target, self.stranger).await {
             Ok(opened) => opened,
             Err(error) => return reply::text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
         };

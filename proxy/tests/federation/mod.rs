@@ -23,6 +23,7 @@ use isthmus_model::snapshot::{Coverage, Gateway, RemoteBackend, RemoteCluster, S
 use isthmus_model::spiffe::SpiffeId;
 use isthmus_proxy::inbound::{InboundListener, serve_terminated};
 use isthmus_proxy::ingress::{IngressListener, Security};
+use isthmus_proxy::message::quiet::QUIET_DEFAULT;
 use isthmus_proxy::outbound::{Mode, OutboundListener};
 use isthmus_proxy::passthrough::{Opening, relay};
 use isthmus_proxy::{DataPlane, Demand, Metrics};
@@ -146,6 +147,11 @@ impl Federation {
 
     /// A listener of `outbound`'s data plane for clients from outside, whose every request is for the service.
     pub fn ingress(&self, outbound: &Outbound) -> SocketAddr {
+        self.ingress_quiet(outbound, QUIET_DEFAULT)
+    }
+
+    /// The same, where nothing may be quiet for longer.
+    pub fn ingress_quiet(&self, outbound: &Outbound, quiet: Duration) -> SocketAddr {
         let backend = Backend { service: service(), port: HTTP, weight: 1 };
         let rule = Rule {
             matches: vec![Match::default()],
@@ -160,7 +166,7 @@ impl Federation {
         let name = NamespacedName { namespace: "shop".parse().expect("valid"), name: "all".to_owned() };
         let routes = Routes::of(&OrdMap::unit(name, Arc::new(route)), "public");
         outbound.view.send_modify(|view| *view = Arc::new(Snapshot { routes, ..Snapshot::clone(view) }));
-        let listener = IngressListener::bind(ANY_PORT, outbound.plane.clone(), Security::None).expect("bound");
+        let listener = IngressListener::bind(ANY_PORT, outbound.plane.clone(), Security::None, quiet).expect("bound");
         let address = listener.local_addr();
         tokio::spawn(listener.serve(self.shutdown.clone()));
         address
