@@ -14,6 +14,7 @@ use crate::outside::OutsideHosts;
 use crate::registry::exports::{Exported, Offered};
 use crate::shared::key;
 use crate::spiffe::WorkloadName;
+use crate::traffic::TrafficPolicy;
 
 /// Ports per service. Kubernetes itself has no limit; nobody is known to use more than a few dozen.
 pub const PORTS_PER_SERVICE_MAX: usize = 64;
@@ -109,6 +110,9 @@ pub struct LocalCatalog {
     pub routes: OrdMap<NamespacedName, Arc<HttpRoute>>,
     /// Which hosts outside may be called.
     pub outside: OrdMap<NamespacedName, Arc<OutsideHosts>>,
+    /// How requests to services are treated that clients of this cluster send, where not as usual. How a cluster calls is its
+    /// own affair, and not in the registry.
+    pub traffic: OrdMap<ServiceName, Arc<TrafficPolicy>>,
 }
 
 /// What a cluster offers to the federation under a service's name. Endpoints stay at home: callers reach

@@ -28,6 +28,7 @@ use crate::registry::node::NodeId;
 use crate::registry::token::Digest;
 use crate::spiffe::{SpiffeId, WorkloadName};
 use crate::time::UnixMillis;
+use crate::traffic::TrafficPolicy;
 
 pub use build::Sources;
 pub use builder::Builder;
@@ -121,6 +122,8 @@ pub struct Service {
     pub endpoints: Arc<[Endpoint]>,
     /// Other clusters' offers, nearest first.
     pub remotes: Vec<RemoteBackend>,
+    /// How requests to it are treated that the own cluster's clients send.
+    pub traffic: Arc<TrafficPolicy>,
 }
 
 impl Service {

@@ -148,6 +148,7 @@ impl<'a> Change<'a> {
         touched.extend(before.registry.vips().changed(now.registry.vips()));
         if !Arc::ptr_eq(&before.catalog, &now.catalog) {
             touched.extend(before.catalog.services.diff(&now.catalog.services).map(key));
+            touched.extend(before.catalog.traffic.diff(&now.catalog.traffic).map(key));
         }
         if !Arc::ptr_eq(&before.failed, &now.failed) {
             let addresses = before.failed.symmetric_difference(&now.failed).map(std::net::SocketAddr::ip);

@@ -18,6 +18,7 @@ mod apply;
 mod decode;
 mod difference;
 mod encode;
+mod traffic;
 
 use std::collections::HashSet;
 use std::net::IpAddr;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use isthmus_model::catalog::{AppProtocol, Endpoint, ServicePort};
 use isthmus_model::health::{Agreement, Capacity, Reach};
@@ -11,6 +12,7 @@ use isthmus_model::registry::Epoch;
 use isthmus_model::registry::token::Digest;
 use isthmus_model::snapshot::{Coverage, Gateway, RemoteBackend, RemoteCluster, Service, Site, Snapshot};
 use isthmus_model::time::UnixMillis;
+use isthmus_model::traffic::TrafficPolicy;
 use proptest::collection::{btree_map, hash_set, vec};
 use proptest::prelude::*;
 use prost::Message;
@@ -71,6 +73,21 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
     })
 }
 
+/// As usual, or not in one part.
+fn traffic() -> impl Strategy<Value = Arc<TrafficPolicy>> {
+    (0..6_u8, 1..3_usize).prop_map(|(part, value)| {
+        let mut policy = TrafficPolicy::default();
+        match part {
+            0 => policy.ejection.unwell = u32::try_from(value).expect("small"),
+            1 => policy.limits.requests = value,
+            2 => policy.retries.saved_max = 0,
+            3 => policy.arrival.slow_start = Duration::from_millis(value as u64),
+            _ => {}
+        }
+        Arc::new(policy)
+    })
+}
+
 /// A service without name, address and links.
 fn offer() -> impl Strategy<Value = (Service, BTreeMap<u8, (bool, u32)>)> {
     let protocol = prop_oneof![
@@ -85,11 +102,12 @@ fn offer() -> impl Strategy<Value = (Service, BTreeMap<u8, (bool, u32)>)> {
         protocol,
     });
     let remotes = btree_map(0..4_u8, (any::<bool>(), 0..3_u32), 0..4);
-    (vec(port, 0..3), any::<(bool, bool)>(), vec(endpoint(), 0..3), remotes).prop_map(
-        |(ports, (federated, exported_here), endpoints, remotes)| {
+    (vec(port, 0..3), any::<(bool, bool)>(), vec(endpoint(), 0..3), remotes, traffic()).prop_map(
+        |(ports, (federated, exported_here), endpoints, remotes, traffic)| {
             let (name, vip) = (service_name(0), federated.then(|| [0, 0, 0, 0].into()));
             let endpoints = endpoints.into();
-            (Service { name, vip, ports, federated, exported_here, endpoints, remotes: Vec::new() }, remotes)
+            let remote = Vec::new();
+            (Service { name, vip, ports, federated, exported_here, endpoints, remotes: remote, traffic }, remotes)
         },
     )
 }
@@ -221,8 +239,8 @@ fn two_services(reach: Reach) -> Snapshot {
     let service = |number| {
         let (name, vip, endpoints) = (service_name(number), Some(vip(number, 0)), Arc::from([]));
         let ports = std::vec![ServicePort { name: None, port: 80, protocol: AppProtocol::Http }];
-        let service =
-            Service { name, vip, ports, federated: true, exported_here: false, endpoints, remotes: Vec::new() };
+        let (federated, exported_here, remotes, traffic) = (true, false, Vec::new(), TrafficPolicy::usual());
+        let service = Service { name, vip, ports, federated, exported_here, endpoints, remotes, traffic };
         link(service, number, 0, &BTreeMap::from([(0, (false, 1))]), &clusters)
     };
     let services = [service(1), service(2)];
@@ -243,6 +261,37 @@ fn a_gateway_that_goes_down_costs_no_service_on_the_wire() {
     assert_eq!(applied, to);
     let remote = &applied.services[&service_name(1)].remotes[0];
     assert_eq!(remote.cluster.gateways[&1].reach, Reach::Down);
+}
+
+/// The service, treated by another policy.
+fn with_traffic(mut full: Snapshot, number: u8, change: impl FnOnce(&mut TrafficPolicy)) -> Snapshot {
+    let mut service = Service::clone(&full.services[&service_name(number)]);
+    change(Arc::make_mut(&mut service.traffic));
+    full.insert(Arc::new(service));
+    full
+}
+
+#[test]
+fn how_a_service_is_treated_is_told_when_it_is_not_as_usual() {
+    let full = two_services(Reach::Up);
+    let (from, update) = difference(&start(), &full, &asking(&[1, 2]));
+    assert!(update.expect("news").services.iter().all(|service| service.traffic.is_none()));
+    let full = with_traffic(full, 1, |traffic| traffic.limits.requests = 1);
+    let (to, update) = difference(&from, &full, &asking(&[1, 2]));
+    let update = update.expect("news");
+    let told: Vec<_> = update.services.iter().map(|service| (&*service.name, service.traffic.as_ref())).collect();
+    let limits = control::Limits { requests: 1, connections: 4_096, pending: 4_096, retries: 512 };
+    let traffic = control::Traffic { limits: Some(limits), ..control::Traffic::default() };
+    assert_eq!(told, [("shop/s1", Some(&traffic))]);
+    let applied = apply(&from, update).expect("own message");
+    assert_eq!(applied, to);
+    assert_eq!(applied.services[&service_name(1)].traffic.limits.requests, 1);
+    // Back to what is usual takes a message too, which says nothing of it.
+    let full = with_traffic(full, 1, |traffic| *traffic = TrafficPolicy::default());
+    let (to, update) = difference(&to, &full, &asking(&[1, 2]));
+    let update = update.expect("news");
+    assert_eq!((update.services.len(), &update.services[0].traffic), (1, &None));
+    assert_eq!(apply(&applied, update), Ok(to));
 }
 
 #[test]
@@ -298,7 +347,20 @@ fn spoilt(spoil: impl FnOnce(&mut control::Update)) -> Option<WireError> {
 #[test]
 fn a_bad_update_is_refused_with_the_field_that_is_bad() {
     type Spoil = fn(&mut control::Update);
-    let cases: [(&str, Spoil); 15] = [
+    let cases: [(&str, Spoil); 18] = [
+        ("services.traffic.limits.requests", |u| {
+            let traffic = u.services[0].traffic.get_or_insert_default();
+            traffic.limits = Some(control::Limits::default());
+        }),
+        ("services.traffic.ejection.longest", |u| {
+            let traffic = u.services[0].traffic.get_or_insert_default();
+            let usual = control::Ejection { unreachable: 1, broken: 1, unwell: 1, first: 1, ..Default::default() };
+            traffic.ejection = Some(control::Ejection { longest: u64::MAX, ..usual });
+        }),
+        ("services.traffic.retries.saved_max", |u| {
+            let traffic = u.services[0].traffic.get_or_insert_default();
+            traffic.retries = Some(control::Retries { saved_max: u64::MAX, ..Default::default() });
+        }),
         ("services.name", |u| u.services[0].name = "Shop/s1".to_owned()),
         ("services.vip", |u| u.services[0].vip = "10.0.0".to_owned()),
         ("services.vip", |u| u.services[0].vip = u.services[1].vip.clone()),

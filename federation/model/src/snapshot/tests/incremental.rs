@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::traffic::{Limits, TrafficPolicy};
 
 const CLUSTERS: [&str; 4] = ["us-east", "us-west", "eu-central", "ap-south"];
 /// Enough for maps of several nodes.
@@ -15,6 +16,8 @@ enum Step {
     Joins(&'static str, u8),
     Runs(u8, bool, Vec<u8>),
     Stops(u8),
+    /// Requests to it are treated otherwise, or as usual again.
+    Treats(u8, Option<usize>),
     Hears(NodeId, PeerHealth),
     Forgets(NodeId),
     Fails(u8),
@@ -81,6 +84,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (0..SERVICES, any::<bool>(), prop::collection::vec(20..24_u8, 0..3))
             .prop_map(|(number, exported, hosts)| Step::Runs(number, exported, hosts)),
         1 => (0..SERVICES).prop_map(Step::Stops),
+        1 => (0..SERVICES, prop::option::of(1..3_usize)).prop_map(|(number, limit)| Step::Treats(number, limit)),
         4 => (1..6_u64, any_health()).prop_map(|(node, health)| Step::Hears(node, health)),
         1 => (1..6_u64).prop_map(Step::Forgets),
         1 => (20..24_u8).prop_map(Step::Fails),
@@ -126,6 +130,12 @@ impl World {
                 self.runs(&format!("shop/s{number}"), exported, &endpoints);
             }
             Step::Stops(number) => drop(self.catalog.services.remove(&name(number))),
+            Step::Treats(number, None) => drop(self.catalog.traffic.remove(&name(number))),
+            Step::Treats(number, Some(requests)) => {
+                let limits = Limits { requests, ..Limits::default() };
+                let policy = TrafficPolicy { limits, ..TrafficPolicy::default() };
+                self.catalog.traffic.insert(name(number), Arc::new(policy));
+            }
             Step::Hears(node, health) => drop(self.peers.insert(node, health)),
             Step::Forgets(node) => drop(self.peers.remove(&node)),
             Step::Fails(host) => {
@@ -189,6 +199,20 @@ fn the_services_at_an_address_are_found_and_those_that_moved_are_not() {
     assert_eq!(at(&view, 21), ["shop/internal"]);
     assert!(at(&view, 22).is_empty());
     assert_eq!(at(&view, 23), ["shop/reviews"]);
+}
+
+#[test]
+fn a_service_is_treated_as_its_own_cluster_says() {
+    let mut world = World::of_three();
+    let limits = Limits { requests: 1, ..Limits::default() };
+    world.catalog.traffic.insert(name(1), Arc::new(TrafficPolicy { limits, ..TrafficPolicy::default() }));
+    let mut builder = Builder::new(world.sources());
+    let requests = |view: &Snapshot, number| view.services[&name(number)].traffic.limits.requests;
+    let view = builder.view().clone();
+    assert_eq!((requests(&view, 1), requests(&view, 2)), (1, Limits::default().requests));
+    world.catalog.traffic.remove(&name(1));
+    let view = builder.next(world.sources()).expect("news");
+    assert_eq!(requests(&view, 1), Limits::default().requests);
 }
 
 #[test]
