@@ -7,6 +7,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
+use crate::authorization::Authorization;
 use crate::command::Command;
 use crate::http_route::HttpRoute;
 use crate::name::{Label, NamespacedName, ServiceName};
@@ -113,6 +114,8 @@ pub struct LocalCatalog {
     /// How requests to services are treated that clients of this cluster send, where not as usual. How a cluster calls is its
     /// own affair, and not in the registry.
     pub traffic: OrdMap<ServiceName, Arc<TrafficPolicy>>,
+    /// Who may call what here. Rules of the cluster where calls land, and not in the registry either.
+    pub authorizations: OrdMap<NamespacedName, Authorization>,
 }
 
 /// What a cluster offers to the federation under a service's name. Endpoints stay at home: callers reach

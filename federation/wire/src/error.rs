@@ -1,5 +1,6 @@
 //! What can be wrong with a message that was well-formed protobuf.
 
+use isthmus_model::authorization::PatternError;
 use isthmus_model::name::{ClusterName, NameError, ServiceName};
 use isthmus_model::traffic::OutOfBounds;
 
@@ -62,6 +63,14 @@ pub enum WireError {
         value: i64,
         /// What it may be at most.
         limit: i64,
+    },
+    /// A text of an authorization policy that is no pattern.
+    #[error("{field}: {source}")]
+    Pattern {
+        /// Path of the field within the message.
+        field: &'static str,
+        /// What is wrong with it.
+        source: PatternError,
     },
     /// A value of a traffic policy that makes no sense.
     #[error("services.traffic.{0}: check the peer's version")]

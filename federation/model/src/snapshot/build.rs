@@ -60,6 +60,7 @@ impl Sources {
             agreement: self.agreement.clone(),
             routes: self.routes(),
             outside: Outside::of(&self.catalog.outside),
+            authorizations: self.catalog.authorizations.clone(),
             draining: registry.draining_since(&self.site.cluster),
         };
         let exported = registry.exports().iter().map(|(name, _)| name);

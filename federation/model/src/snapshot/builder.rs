@@ -79,6 +79,9 @@ impl<'a> Change<'a> {
         if !self.before.catalog.outside.ptr_eq(&self.now.catalog.outside) {
             next.outside = Outside::of(&self.now.catalog.outside);
         }
+        if !self.before.catalog.authorizations.ptr_eq(&self.now.catalog.authorizations) {
+            next.authorizations = self.now.catalog.authorizations.clone();
+        }
         if !self.same_nodes() {
             next.control_ports = kept(&self.view.control_ports, self.now.control_ports());
         }

@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::authorization::{Action, Authorization, Ruleset, Selector};
+use crate::name::NamespacedName;
 use crate::traffic::{Limits, TrafficPolicy};
 
 const CLUSTERS: [&str; 4] = ["us-east", "us-west", "eu-central", "ap-south"];
@@ -16,6 +18,8 @@ enum Step {
     Joins(&'static str, u8),
     Runs(u8, bool, Vec<u8>),
     Stops(u8),
+    /// A policy says who may call what, or no longer.
+    Guards(u8, bool),
     /// Requests to it are treated otherwise, or as usual again.
     Treats(u8, Option<usize>),
     Hears(NodeId, PeerHealth),
@@ -84,6 +88,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (0..SERVICES, any::<bool>(), prop::collection::vec(20..24_u8, 0..3))
             .prop_map(|(number, exported, hosts)| Step::Runs(number, exported, hosts)),
         1 => (0..SERVICES).prop_map(Step::Stops),
+        1 => (0..3_u8, any::<bool>()).prop_map(|(number, guards)| Step::Guards(number, guards)),
         1 => (0..SERVICES, prop::option::of(1..3_usize)).prop_map(|(number, limit)| Step::Treats(number, limit)),
         4 => (1..6_u64, any_health()).prop_map(|(node, health)| Step::Hears(node, health)),
         1 => (1..6_u64).prop_map(Step::Forgets),
@@ -130,6 +135,14 @@ impl World {
                 self.runs(&format!("shop/s{number}"), exported, &endpoints);
             }
             Step::Stops(number) => drop(self.catalog.services.remove(&name(number))),
+            Step::Guards(number, guards) => {
+                let name = NamespacedName { namespace: name(number).namespace, name: format!("p{number}") };
+                let says = Arc::new(Ruleset { action: Action::Allow, rules: Vec::new() });
+                match guards {
+                    true => drop(self.catalog.authorizations.insert(name, Authorization { selects: Vec::new(), says })),
+                    false => drop(self.catalog.authorizations.remove(&name)),
+                }
+            }
             Step::Treats(number, None) => drop(self.catalog.traffic.remove(&name(number))),
             Step::Treats(number, Some(requests)) => {
                 let limits = Limits { requests, ..Limits::default() };
@@ -213,6 +226,37 @@ fn a_service_is_treated_as_its_own_cluster_says() {
     world.catalog.traffic.remove(&name(1));
     let view = builder.next(world.sources()).expect("news");
     assert_eq!(requests(&view, 1), Limits::default().requests);
+}
+
+#[test]
+fn a_policy_is_about_whom_it_selects() {
+    let mut world = World::new();
+    world.runs("shop/reviews", true, &[endpoint(21)]);
+    let builder = Builder::new(world.sources());
+    let mut view = Snapshot::clone(builder.view());
+    let workload = |text: &str| text.parse().expect("a workload");
+    for (number, selector) in [
+        Selector::All,
+        Selector::Namespace("shop".parse().expect("a label")),
+        Selector::Workload(workload("shop/reviews")),
+        Selector::Service(service("shop/reviews")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = NamespacedName { namespace: "shop".parse().expect("a label"), name: format!("p{number}") };
+        let says = Arc::new(Ruleset { action: Action::Deny, rules: Vec::new() });
+        view.authorizations.insert(name, Authorization { selects: vec![selector], says });
+    }
+    let about = |text, host| {
+        let name = workload(text);
+        let rules = view.rules_about(Some(&name), [127, 0, 11, host].into());
+        rules.map(|(name, _)| name.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(about("shop/reviews", 21), ["p0", "p1", "p2", "p3"]);
+    assert_eq!(about("shop/ratings", 22), ["p0", "p1"]);
+    assert_eq!(about("bank/reviews", 21), ["p0", "p3"]);
+    assert_eq!(about("bank/vault", 22), ["p0"]);
 }
 
 #[test]
