@@ -132,7 +132,15 @@ impl Gate {
     /// # Errors
     /// Which limit is reached.
     pub fn enter(&self, source: IpAddr) -> Result<Entry, Reason> {
-        enter(&self.0, Source::of(source))
+        self.enter_within(source, &self.0.limits)
+    }
+
+    /// The same by other limits than before: whoever is there already counts.
+    ///
+    /// # Errors
+    /// Which limit is reached.
+    pub fn enter_within(&self, source: IpAddr, limits: &Limits) -> Result<Entry, Reason> {
+        enter(&self.0, Source::of(source), limits)
     }
 
     /// As [`enter`](Self::enter), but where a limit is reached waits until a connection leaves, as those do that have to make room.
@@ -148,12 +156,12 @@ impl Gate {
     }
 }
 
-fn enter(gate: &Arc<State>, source: Source) -> Result<Entry, Reason> {
+fn enter(gate: &Arc<State>, source: Source, limits: &Limits) -> Result<Entry, Reason> {
     let mut counts = gate.counts();
-    if counts.total >= gate.limits.total {
+    if counts.total >= limits.total {
         return Err(Reason::Total);
     }
-    counts.enter(source, gate.limits.per_source)?;
+    counts.enter(source, limits.per_source)?;
     counts.total += 1;
     gate.open.inc();
     Ok(Entry { gate: gate.clone(), source })
@@ -217,7 +225,7 @@ impl Entry {
     /// # Errors
     /// Which limit is reached.
     pub fn another(&self) -> Result<Self, Reason> {
-        enter(&self.gate, self.source)
+        enter(&self.gate, self.source, &self.gate.limits)
     }
 
     /// Counts the connection as pending. Where there are too many, one that has been for longest makes room: of the same

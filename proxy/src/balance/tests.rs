@@ -6,6 +6,7 @@ use isthmus_model::health::{Capacity, Reach};
 use isthmus_model::locality::Proximity;
 use isthmus_model::route::DestinationKey;
 use isthmus_model::snapshot::{Gateway, RemoteBackend, RemoteCluster, Service};
+use isthmus_model::traffic::TrafficPolicy;
 use prometheus_client::registry::Registry;
 
 use super::ejection::Failure;
@@ -30,6 +31,7 @@ fn service(endpoints: u8) -> Arc<Service> {
         exported_here: true,
         endpoints: (1..=endpoints).map(endpoint).collect(),
         remotes: vec![],
+        traffic: TrafficPolicy::usual(),
     })
 }
 
@@ -65,7 +67,7 @@ struct Fixture {
 impl Fixture {
     fn of(endpoints: u8) -> Self {
         let (balancer, service) = (balancer(), service(endpoints));
-        Self { traffic: balancer.traffic(&service.name), balancer, service }
+        Self { traffic: balancer.traffic(&service), balancer, service }
     }
 
     fn pick(&self, tried: &Tried, now: Instant) -> Option<Pick> {

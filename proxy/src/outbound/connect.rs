@@ -103,20 +103,20 @@ enum Miss {
 pub(super) async fn open(plane: &DataPlane, target: &Target, stranger: Option<IpAddr>) -> Result<Opened, OpenError> {
     let name = &target.service.name;
     let site = plane.snapshot().site.clone();
-    let traffic = plane.balancer().traffic(name);
+    let (traffic, limits) = (plane.balancer().traffic(&target.service), &target.service.traffic.limits);
     let full = |overflow| OpenError::Full(name.clone(), overflow);
     let crowded = |reason| {
         plane.metrics().refused.get_or_create(&ReasonLabels { reason }).inc();
         OpenError::Crowded(name.clone())
     };
-    let place = stranger.map(|source| traffic.permits().enter(source)).transpose().map_err(crowded)?;
-    let permit = traffic.permits().take(Kind::Connections).map_err(full)?;
+    let place = stranger.map(|source| traffic.permits().enter(source, limits)).transpose().map_err(crowded)?;
+    let permit = traffic.permits().take(Kind::Connections, limits).map_err(full)?;
     let mut tried = Tried::default();
     let mut last = None;
     for _ in 0..ATTEMPTS_MAX {
         let random = plane.balancer().random();
         let Some(pick) = traffic.pick(&target.service, target.port.port, &tried, random, Instant::now()) else { break };
-        let pending = traffic.permits().take(Kind::Pending).map_err(full)?;
+        let pending = traffic.permits().take(Kind::Pending, limits).map_err(full)?;
         let opened = open_at(plane, target, &site, &pick).await;
         drop(pending);
         match opened {

@@ -16,7 +16,7 @@ use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ClusterName;
 use isthmus_model::route::{Destination, DestinationKey};
 use isthmus_model::snapshot::Site;
-use isthmus_model::traffic::TrafficPolicy;
+use isthmus_model::traffic::Retries;
 use tokio::time::{Instant as Deadline, timeout_at};
 
 use super::request::Answer;
@@ -170,19 +170,19 @@ pub(crate) async fn send(
     let (target, site) = (refreshed.as_ref().unwrap_or(target), snapshot.site.clone());
     drop(snapshot);
     let name = &target.service.name;
-    let traffic = plane.balancer().traffic(name);
-    let permit = match traffic.permits().take(Kind::Requests) {
+    let (traffic, policy) = (plane.balancer().traffic(&target.service), &target.service.traffic);
+    let permit = match traffic.permits().take(Kind::Requests, &policy.limits) {
         Ok(permit) => permit,
         Err(overflow) => return reply::text(StatusCode::SERVICE_UNAVAILABLE, &format!("{name}: {overflow}")).into(),
     };
-    traffic.budget().earn(Instant::now());
+    traffic.budget().earn(&policy.retries, Instant::now());
     let mut tried = Tried::default();
     let mut last: Option<Failed> = None;
     let mut retrying: Option<Permit> = None;
     for attempt in 0..ATTEMPTS_MAX {
         let random = plane.balancer().random();
         if retrying.is_some() {
-            tokio::time::sleep(pause(traffic.policy(), attempt, random)).await;
+            tokio::time::sleep(pause(&policy.retries, attempt, random)).await;
         }
         let Some(pick) = traffic.pick(&target.service, target.port.port, &tried, random, Instant::now()) else { break };
         if attempt > 0 {
@@ -205,8 +205,9 @@ pub(crate) async fn send(
         }
         let mut again = outgoing.body.is_intact();
         if again && failed.sent {
-            retrying = retrying.or_else(|| traffic.permits().take(Kind::Retries).ok());
-            again = outgoing.is_idempotent() && retrying.is_some() && traffic.budget().spend(Instant::now());
+            retrying = retrying.or_else(|| traffic.permits().take(Kind::Retries, &policy.limits).ok());
+            let may = outgoing.is_idempotent() && retrying.is_some();
+            again = may && traffic.budget().spend(&policy.retries, Instant::now());
         }
         last = Some(failed);
         if !again {
@@ -218,8 +219,7 @@ pub(crate) async fn send(
 
 /// How long to wait before what was sent is sent again: drawn anew each time, so that those whom one failure met do not come
 /// back together.
-fn pause(policy: &TrafficPolicy, attempt: usize, random: u64) -> Duration {
-    let retries = &policy.retries;
+fn pause(retries: &Retries, attempt: usize, random: u64) -> Duration {
     let doubled = retries.pause.saturating_mul(1 << attempt.saturating_sub(1).min(10));
     doubled.min(retries.pause_max).mul_f64((random & 0xFFFF) as f64 / 65_536.0)
 }
@@ -328,7 +328,7 @@ async fn through_tunnel(
 ) -> Result<Response<Body>, Failed> {
     let mut closed = None;
     for _ in 0..SESSIONS_PER_ATTEMPT {
-        let pending = pick.permits().take(Kind::Pending).map_err(Failed::overflow)?;
+        let pending = pick.take(Kind::Pending).map_err(Failed::overflow)?;
         let lease = plane.tunnels().lease(&pick.destination, pick.key(), &target.service.name, site);
         let lease = lease.await.map_err(|error| Failed::dial(&error))?;
         drop(pending);

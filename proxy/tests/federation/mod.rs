@@ -283,6 +283,7 @@ pub fn reviews(endpoints: Vec<Endpoint>, remotes: Vec<RemoteBackend>) -> Service
         exported_here: true,
         endpoints: endpoints.into(),
         remotes,
+        traffic: isthmus_model::traffic::TrafficPolicy::usual(),
     }
 }
 
