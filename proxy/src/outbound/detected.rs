@@ -89,3 +89,68 @@ where
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use isthmus_identity::LiveIdentity;
+    use isthmus_model::catalog::{AppProtocol, ServicePort};
+    use isthmus_model::snapshot::{Coverage, Service, Site, Snapshot};
+    use prometheus_client::metrics::gauge::Gauge;
+    use prometheus_client::registry::Registry;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::sync::watch;
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::request::Scope;
+    use super::*;
+    use crate::accept::Tasks;
+    use crate::limits::{Gate, Limits};
+    use crate::metrics::Direction;
+    use crate::{DataPlane, Metrics};
+
+    /// Whether the stream was told to be one of HTTP/2.
+    static TOLD: AtomicBool = AtomicBool::new(false);
+
+    #[tokio::test]
+    async fn a_stream_that_turns_out_to_be_http2_is_treated_as_one() {
+        for (opens, expected) in [(&b"GET / HTTP/1.1\r\n\r\n"[..], false), (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", true)]
+        {
+            let site = Site {
+                federation: "acme.mesh".parse().expect("valid"),
+                cluster: "us-east".parse().expect("valid"),
+                locality: "r1".parse().expect("valid"),
+            };
+            let (_view, view) = watch::channel(Arc::new(Snapshot::empty(site, Coverage::Complete)));
+            let metrics = Arc::new(Metrics::register(&mut Registry::default()));
+            let plane = DataPlane::new(view, None, LiveIdentity::new(), metrics);
+            let port = ServicePort { name: None, port: 80, protocol: AppProtocol::Detect };
+            let service = Arc::new(Service {
+                name: "shop/reviews".parse().expect("valid"),
+                vip: None,
+                ports: vec![port.clone()],
+                federated: true,
+                exported_here: false,
+                endpoints: Vec::new().into(),
+                remotes: Vec::new(),
+                traffic: Arc::default(),
+            });
+            let gate = Gate::new(Limits::of(Direction::Outbound), Gauge::default());
+            let entry = Arc::new(gate.enter(IpAddr::V4(Ipv4Addr::LOCALHOST)).expect("room"));
+            let (scope, tasks) = (Scope::Service(service.name.clone(), 80), Tasks::new(CancellationToken::new()));
+            let life = tasks.life().clone();
+            let client = Client { plane, scope, stranger: None, exit: None, within_connect: false, life, entry };
+            let (mut near, far) = duplex(1 << 16);
+            tokio::spawn(async move {
+                let target = Target { service, port };
+                serve(client, &target, None, far, |_| TOLD.store(true, Ordering::Relaxed)).await;
+            });
+            near.write_all(opens).await.expect("written");
+            near.read_u8().await.expect("settings, or an answer");
+            assert_eq!(TOLD.load(Ordering::Relaxed), expected);
+        }
+    }
+}
