@@ -10,12 +10,13 @@ const GLIBC_WITH_RELR: (u32, u32) = (2, 36);
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=cold.ld");
+    let directory = env::var("CARGO_MANIFEST_DIR").expect("Cargo tells the package's directory");
     if is("CARGO_CFG_TARGET_OS", "linux")
         && is("CARGO_CFG_TARGET_ENV", "gnu")
         && is("PROFILE", "release")
         && usual_linker()
+        && !directory.contains(',')
     {
-        let directory = env::var("CARGO_MANIFEST_DIR").expect("Cargo tells the package's directory");
         println!("cargo::rustc-link-arg-bins=-Wl,-T,{directory}/cold.ld");
         if is("HOST", &env::var("TARGET").unwrap_or_default()) && glibc() >= Some(GLIBC_WITH_RELR) {
             // The places that a program's own address is written to at its start are 17,000: listed they take 420 kB, packed 7 kB.
