@@ -52,7 +52,7 @@ impl Guard {
             let opening = if is_http2(read).is_none() { Opening::Http2 } else { Opening::Http1 };
             return is_named.filter(|named| *named).map(|_| Passing::Requests(opening));
         }
-        match (hides_header(&read[self.reader.start..]), is_named) {
+        match (is_disguised(&read[self.reader.start..]), is_named) {
             (Some(true), _) | (_, Some(true)) => Some(Passing::Disguised),
             (Some(false), Some(false)) => Some(Passing::Bytes),
             _ => None,
@@ -60,28 +60,56 @@ impl Guard {
     }
 }
 
-/// Whether the line after the first one of `text`, which was no request of a version, is a header all the same: some servers take
-/// `GET /path` for a request of HTTP/0.9, and read on. None when more has to come.
-fn hides_header(text: &[u8]) -> Option<bool> {
-    let end = text.iter().position(|byte| is_line_end(*byte)).unwrap_or(text.len());
-    let (line, mut rest) = text.split_at(end);
-    if !line.starts_with(b"GET") || !line.get(3).is_none_or(|byte| is_space(*byte)) {
+/// Versions of other protocols that some server takes beside HTTP's, and serves alike.
+const OTHER_VERSIONS: [&[u8]; 2] = [b"RTSP/", b"ICE/"];
+
+/// Whether `text`, which is no request of a version of HTTP, is one all the same to some server: a method and a path alone, as in
+/// HTTP/0.9, if a header follows, or a request of another protocol. None when more has to come.
+fn is_disguised(text: &[u8]) -> Option<bool> {
+    let unclear = (text.len() > LINE_BYTES_MAX).then_some(true);
+    let method = text.iter().take_while(|byte| is_token(**byte)).count();
+    if method == 0 || text.get(method).is_some_and(|byte| !is_space(*byte) && !is_line_end(*byte)) {
         return Some(false);
     }
-    // Where a CR is a blank, the path may come after one.
-    let lines = if line[3..].iter().all(|byte| is_space(*byte)) { 2 } else { 1 };
-    for _ in 0..lines {
-        let blank = rest.iter().take_while(|byte| is_line_end(**byte)).count();
-        let next = &rest[blank..];
-        match next.iter().position(|byte| !is_token(*byte)) {
-            Some(at) if at > 0 && next[at] == b':' => return Some(true),
-            Some(at) => rest = &next[at..],
-            None if next.len() > LINE_BYTES_MAX => return Some(true),
-            None => return None,
+    let Some(end) = text.iter().position(|byte| is_line_end(*byte)) else { return unclear };
+    let is_get = &text[..method] == b"GET";
+    let mut words = text[method..end].split(|byte| is_space(*byte)).filter(|word| !word.is_empty());
+    match (words.next(), words.next()) {
+        // Where a CR is a blank, the path may come after one.
+        (None, _) => {
+            if is_get {
+                header_follows(&text[end..], 2, true)
+            } else {
+                Some(false)
+            }
         }
-        rest = &rest[rest.iter().position(|byte| is_line_end(*byte)).unwrap_or(rest.len())..];
+        (Some(_), None) => header_follows(&text[end..], 1, is_get),
+        (Some(_), Some(version)) => Some(OTHER_VERSIONS.iter().any(|other| version.starts_with(other))),
+    }
+    .or(unclear)
+}
+
+/// Whether one of the next `lines` is a header's, as only Python's server reads it where that is the one that takes such a request,
+/// with what it `generous`ly makes of a line. None when more has to come.
+fn header_follows(mut rest: &[u8], lines: usize, generous: bool) -> Option<bool> {
+    let is_of_name = |byte: &u8| if generous { is_of_name(*byte) } else { is_token(*byte) };
+    for left in (0..lines).rev() {
+        let next = &rest[rest.iter().take_while(|byte| is_line_end(**byte)).count()..];
+        let at = next.iter().position(|byte| !is_of_name(byte))?;
+        let named = next[at] == b':' && (generous || at > 0);
+        // It may go on with a header that did not come.
+        let goes_on = at == 0 && left == 0 && matches!(next[0], b' ' | b'\t');
+        if named || (generous && (goes_on || &next[..=at] == b"From ")) {
+            return Some(true);
+        }
+        rest = &next[next.iter().position(|byte| is_line_end(*byte)).unwrap_or(next.len())..];
     }
     Some(false)
+}
+
+/// What the most generous of them, Python's, take for a part of a header's name.
+fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_graphic() && byte != b':'
 }
 
 /// The first line as servers read it that split it at blanks, as several of Python's do: a control character in the target and a CR
@@ -222,6 +250,17 @@ mod tests {
             "GET /path\r\nhost:",
             "GET\r/path\r\nhost:",
             "GET /\0\r\nhost:",
+            "GET /path\r\n host",
+            "GET /path\r\nx/y:",
+            "GET /path\r\n:",
+            "GET /path\r\nFrom a",
+            // To servers as Node's.
+            "POST /admin\r\nhost:",
+            "\r\n\r\nDELETE /\r\nhost:",
+            "OPTIONS / RTSP/1.0\r\n",
+            "SOURCE /a ICE/1.0\r\n",
+            "GET\r/path\r\n\thost",
+            &format!("GET /path{}", "\r\n".repeat(LINE_BYTES_MAX)),
         ] {
             assert_eq!(could_be_request(text.as_bytes()), Some(true), "{text:?}");
         }
@@ -229,14 +268,17 @@ mod tests {
         for text in [
             "PING\r\n",
             "GET key\r\nSET a:b\r\n",
-            "GET\r\n key\r\n\"b\"",
+            "GET\r\n key\r\n\"b\"\r\n",
             "(a) / HTTQ",
             "(a) / b HTTP/1.1\n",
             "SET /\0 HTTQ HTT\n",
             "{\"told\": \"GET / HTTP/1.1\"}\n",
             "<34>1 2026-01-01 host GET / HTTP/1.1\n",
             "(\nGET / HTTP/1.1\n",
-            "INVITE sip:a@b SIP/2.0\r\n",
+            "INVITE sip:a@b SIP/2.0\r\nVia: a\r\n",
+            "CONNECT\r\naccept-version:1.2\r\n",
+            "EHLO a\r\nMAIL FROM:<b>\r\n",
+            "SET a\r\n b\r\n",
         ] {
             assert_eq!(could_be_request(text.as_bytes()), Some(false), "{text:?}");
         }

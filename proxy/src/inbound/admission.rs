@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::uri::Authority;
 use http::{Method, Request, StatusCode};
 use isthmus_model::authorization::{self, Asking, Http, Permitted, judge};
+use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ServiceName;
 use isthmus_model::policy::{Denial, admit, authorize};
 use isthmus_model::snapshot::Snapshot;
@@ -144,15 +145,18 @@ impl Landing {
     /// Decides about a call: first whether the peer may call the service here at all, then by the rules about where it lands.
     pub(super) fn admit(self, snapshot: &Snapshot, call: &Call<'_>) -> Result<Admitted, Refused> {
         let Call { peer, service, port, .. } = *call;
+        let known = snapshot.services.get(service).and_then(|service| service.port(port));
+        // To what speaks no HTTP, a request is bytes: whatever it says as one lets nobody in.
+        let is_tcp = known.is_some_and(|known| known.protocol == AppProtocol::Tcp);
+        let call = &Call { http: call.http.filter(|_| !is_tcp), ..*call };
         let (targets, permitted) = match self {
             Self::Workload(workload) => {
-                let known = admit(snapshot, peer, service, port, workload.address)?;
-                let permitted = call.judge(snapshot, call.own, workload.address, known.port())?;
-                (vec![SocketAddr::new(workload.application, known.port())], permitted)
+                let found = admit(snapshot, peer, service, port, workload.address)?;
+                let permitted = call.judge(snapshot, call.own, workload.address, found.port())?;
+                (vec![SocketAddr::new(workload.application, found.port())], permitted)
             }
             Self::Gateway => instances(snapshot, call)?,
         };
-        let known = snapshot.services.get(service).and_then(|service| service.port(port));
         // Without its protocol nobody could tell whether bytes may pass that claim to be somebody's.
         let known = known.ok_or_else(|| Denial::NoSuchPort(service.clone(), port))?;
         let authority = Authority::try_from(format!("{}:{port}", service.host()));

@@ -23,6 +23,10 @@ use crate::tcp::{give_up_unread, original};
 /// How long a peer may leave unread what it was sent. It reads on behalf of many, and stalls none of them.
 const UNREAD_MAX: Duration = Duration::from_secs(30);
 
+/// How long a handshake that is under way may go on once the listener is told to stop. For the client it may be over already, with
+/// requests on their way: the session then ends in order, so that it knows that none was read.
+const LAST_HANDSHAKE_WITHIN: Duration = Duration::from_secs(1);
+
 /// A bound listener for sessions from other data planes.
 pub struct InboundListener {
     accepting: Accepting,
@@ -67,9 +71,13 @@ async fn connection(plane: DataPlane, tls: TlsAcceptor, workload: Workload, acce
     }
     give_up_unread(&accepted.stream, UNREAD_MAX);
     let Accepted { stream, peer, life, entry } = accepted;
+    let late = async {
+        life.drain.cancelled().await;
+        tokio::time::sleep(LAST_HANDSHAKE_WITHIN).await;
+    };
     let handshake = tokio::select! {
         handshake = handshake::accept_new(&tls, stream, entry.pend(), plane.metrics()) => handshake,
-        () = life.drain.cancelled() => return,
+        () = late => return,
     };
     let Some(tls) = handshake else { return };
     let landing = Landing::Workload(workload);

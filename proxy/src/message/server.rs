@@ -230,8 +230,12 @@ where
         }
         () = streams.idle() => {
             connection.as_mut().graceful_shutdown();
-            // What is there yet are the ends of answers that the client did not take.
-            timeout(HEAD_WITHIN, connection).await.unwrap_or(Ok(()))
+            // A stream that was opened meanwhile has its time. What is there without any are the ends of answers that the client did
+            // not take.
+            tokio::select! {
+                ended = connection => ended,
+                () = streams.idle() => Ok(()),
+            }
         }
     };
     if let Err(error) = ended {

@@ -4,7 +4,7 @@
 //! are copied as well where the system has no pipes to give.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -58,8 +58,22 @@ pub async fn relay(
     metrics.passthrough.inc_by(first);
     let (moved, ended) = (Progress::default(), AtomicBool::new(false));
     let ((from_client, to_client), (from_upstream, to_upstream)) = (client.split(), upstream.split());
-    let mut there = OneWay { from: from_client, to: to_upstream, moved: &moved, ended: &ended, metrics };
-    let mut back = OneWay { from: from_upstream, to: to_client, moved: &moved, ended: &ended, metrics };
+    let mut there = OneWay {
+        from: from_client,
+        to: to_upstream,
+        moved: &moved,
+        ended: &ended,
+        lags: AtomicBool::default(),
+        metrics,
+    };
+    let mut back = OneWay {
+        from: from_upstream,
+        to: to_client,
+        moved: &moved,
+        ended: &ended,
+        lags: AtomicBool::default(),
+        metrics,
+    };
     let both = async {
         let both = tokio::try_join!(there.run(), back.run());
         if both.is_err() {
@@ -97,6 +111,8 @@ struct OneWay<'a> {
     moved: &'a Progress,
     /// Whether one direction has ended.
     ended: &'a AtomicBool,
+    /// Whether something was read that is not written yet.
+    lags: AtomicBool,
     metrics: &'a Metrics,
 }
 
@@ -130,11 +146,18 @@ impl OneWay<'_> {
 
     /// Passes on what has come, when nothing more will: whoever ends a connection may have said why before.
     fn last_words(&self) {
+        if self.lags.load(Ordering::Relaxed) {
+            return;
+        }
         let mut buffer = [0; PIECE];
+        let from = SockRef::from(self.from.as_ref());
         for _ in 0..LAST_PIECES {
-            let Ok(read @ 1..) = self.from.try_read(&mut buffer) else { return };
-            let Ok(written) = self.to.try_write(&buffer[..read]) else { return };
-            self.note(written as u64);
+            // Asked of the kernel, which may know more than the runtime has heard of.
+            let Ok(read @ 1..) = (&*from).read(&mut buffer) else { return };
+            match self.to.try_write(&buffer[..read]) {
+                Ok(written) if written == read => self.note(written as u64),
+                _ => return,
+            }
         }
     }
 
@@ -152,7 +175,9 @@ impl OneWay<'_> {
             if read == 0 {
                 return Ok((total, true));
             }
+            self.lags.store(!left.is_empty(), Ordering::Relaxed);
             self.to.write_all(&left).await?;
+            self.lags.store(false, Ordering::Relaxed);
             self.note(read);
             total += read;
         }
@@ -190,11 +215,13 @@ impl OneWay<'_> {
                 return Ok(total);
             }
             let mut left = filled;
+            self.lags.store(true, Ordering::Relaxed);
             while left > 0 {
                 let drain = || retried(|| splice(&pipe.out, None, to, None, left, FLAGS));
                 left -= to.async_io(Interest::WRITABLE, drain).await?;
                 self.moved.note();
             }
+            self.lags.store(false, Ordering::Relaxed);
             total += filled as u64;
             self.metrics.passthrough.inc_by(filled as u64);
         }

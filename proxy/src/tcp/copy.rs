@@ -25,8 +25,8 @@ const BUFFER_MAX: usize = 128 * 1024;
 /// After so many fills in a row of less than a quarter a buffer is halved.
 const SMALL_FILLS: u8 = 8;
 
-/// Copies both ways; the end of one direction is passed on and the other goes on. Returns the bytes from
-/// `a` and from `b`.
+/// Copies both ways; the end of one direction is passed on and the other goes on. So it does when one takes no more: whoever has
+/// answered may close before it has read everything. Returns the bytes from `a` and from `b`.
 ///
 /// # Errors
 /// The first I/O error, or [`io::ErrorKind::TimedOut`] after `idle` without a byte either way.
@@ -40,12 +40,13 @@ where
     let both = poll_fn(|cx| {
         let there = there.poll(cx, Pin::new(&mut a), Pin::new(&mut b))?;
         let back = back.poll(cx, Pin::new(&mut b), Pin::new(&mut a))?;
-        Poll::Ready(Ok((ready!(there), ready!(back))))
+        Poll::Ready(io::Result::Ok((ready!(there), ready!(back))))
     });
-    tokio::select! {
-        copied = both => copied,
-        () = moved.stalled(idle) => Err(io::ErrorKind::TimedOut.into()),
-    }
+    let copied = tokio::select! {
+        copied = both => copied?,
+        () = moved.stalled(idle) => return Err(io::ErrorKind::TimedOut.into()),
+    };
+    there.refused.or(back.refused).map_or(Ok(copied), Err)
 }
 
 /// One direction.
@@ -61,6 +62,8 @@ struct Lane {
     stage: Stage,
     /// How the source failed. What it gave before is written first.
     failed: Option<io::Error>,
+    /// How the sink failed, which took no more from then on.
+    refused: Option<io::Error>,
     unflushed: bool,
 }
 
@@ -84,11 +87,12 @@ impl Lane {
             total: 0,
             stage: Stage::Open,
             failed: None,
+            refused: None,
             unflushed: false,
         }
     }
 
-    /// Moves what can be moved. Ready with the bytes in all once the end was passed on.
+    /// Moves what can be moved. Ready with the bytes in all once the end was passed on, or the sink takes no more.
     fn poll<R: AsyncRead, W: AsyncWrite>(
         &mut self,
         cx: &mut Context<'_>,
@@ -97,16 +101,20 @@ impl Lane {
     ) -> Poll<io::Result<u64>> {
         loop {
             let waits = self.fill(cx, from.as_mut());
-            if self.written < self.buffer.len() {
-                ready!(self.drain(cx, to.as_mut()))?;
-                continue;
+            match ready!(self.pass_on(cx, to.as_mut())) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => {
+                    self.refused = Some(error);
+                    self.stage = Stage::Ended;
+                    self.buffer = BytesMut::new();
+                    self.written = 0;
+                }
             }
             match self.stage {
+                Stage::Ended => return Poll::Ready(Ok(self.total)),
+                Stage::Ending => {}
                 Stage::Open => {
-                    if self.unflushed {
-                        ready!(to.as_mut().poll_flush(cx))?;
-                        self.unflushed = false;
-                    }
                     if let Some(error) = self.failed.take() {
                         return Poll::Ready(Err(error));
                     }
@@ -115,13 +123,28 @@ impl Lane {
                         return Poll::Pending;
                     }
                 }
-                Stage::Ending => {
-                    ready!(to.as_mut().poll_shutdown(cx))?;
-                    self.stage = Stage::Ended;
-                }
-                Stage::Ended => return Poll::Ready(Ok(self.total)),
             }
         }
+    }
+
+    /// Writes what was read. Where nothing was, that is made sure of, or the end is passed on. Whether more may have come meanwhile.
+    fn pass_on<W: AsyncWrite>(&mut self, cx: &mut Context<'_>, mut to: Pin<&mut W>) -> Poll<io::Result<bool>> {
+        if self.written < self.buffer.len() {
+            ready!(self.drain(cx, to.as_mut()))?;
+            return Poll::Ready(Ok(true));
+        }
+        match self.stage {
+            Stage::Open if self.unflushed => {
+                ready!(to.poll_flush(cx))?;
+                self.unflushed = false;
+            }
+            Stage::Ending => {
+                ready!(to.poll_shutdown(cx))?;
+                self.stage = Stage::Ended;
+            }
+            Stage::Open | Stage::Ended => {}
+        }
+        Poll::Ready(Ok(false))
     }
 
     /// Reads as long as there is something, and room for it. Whether nothing is there now.
@@ -289,6 +312,48 @@ mod tests {
         let mut heard = String::new();
         client.read_to_string(&mut heard).await.expect("read to the end");
         assert_eq!(heard, "the last word");
+    }
+
+    /// Takes nothing, and has an answer nevertheless, as who answers before it has read everything.
+    struct Decided(tokio::io::DuplexStream);
+
+    impl AsyncRead for Decided {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut tokio::io::ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Decided {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_arrives_although_the_question_is_not_taken() {
+        let (mut client, left) = duplex(64);
+        let (mut server, right) = duplex(64);
+        client.write_all(b"question").await.expect("written");
+        let copying = tokio::spawn(copy_both(left, Decided(right), IDLE_MAX));
+        tokio::task::yield_now().await;
+        server.write_all(b"answer").await.expect("written");
+        drop(server);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.expect("read to the end");
+        assert_eq!(answer, "answer");
+        assert_eq!(copying.await.expect("joined").expect_err("it is told").kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[tokio::test(start_paused = true)]

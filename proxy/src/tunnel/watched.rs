@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep};
-use tokio_rustls::rustls;
+use tokio_rustls::rustls::{self, AlertDescription};
 
 /// One tick of silence; also the interval of pings.
 pub const SILENCE_TICK: Duration = Duration::from_millis(250);
@@ -42,8 +42,8 @@ pub(super) enum Word {
     None,
     /// Something, that was understood.
     Settings,
-    /// That it does not take the session: by an alert, as it is sent about a certificate, or a closure in order. It has read nothing
-    /// of what was sent, for its settings would have come before.
+    /// That it does not take the session: by an alert about a handshake or a certificate, or by a closure in order, before it said
+    /// anything else. It has read nothing of what was sent, for its settings would have come before.
     Refusal,
 }
 
@@ -142,7 +142,21 @@ impl<S: AsyncRead + Unpin> Watched<S> {
 fn is_refusal(read: &io::Result<()>) -> bool {
     let Err(error) = read else { return true };
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
-    matches!(cause, Some(rustls::Error::AlertReceived(_)))
+    // Any other may come behind settings that were read with it, and of which TLS then tells nothing.
+    let about_handshakes = [
+        AlertDescription::HandshakeFailure,
+        AlertDescription::BadCertificate,
+        AlertDescription::UnsupportedCertificate,
+        AlertDescription::CertificateRevoked,
+        AlertDescription::CertificateExpired,
+        AlertDescription::CertificateUnknown,
+        AlertDescription::UnknownCA,
+        AlertDescription::AccessDenied,
+        AlertDescription::DecryptError,
+        AlertDescription::CertificateRequired,
+        AlertDescription::NoApplicationProtocol,
+    ];
+    matches!(cause, Some(rustls::Error::AlertReceived(alert)) if about_handshakes.contains(alert))
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {

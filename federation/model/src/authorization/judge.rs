@@ -127,7 +127,7 @@ impl Request<'_> {
         let of_http = match asking.http {
             Some(http) => {
                 let path = self.path.unwrap_or(http.path);
-                methods.holds(|method| method.matches(http.method)) && is_path(paths, path, denies)
+                is_method(methods, http.method, denies) && is_path(paths, path, denies)
             }
             None => denies || (methods.is_any() && paths.is_any()),
         };
@@ -152,6 +152,14 @@ fn is_service(choice: &Choice<ServiceName>, services: &[ServiceName], denies: bo
         _ if denies => meant.any(|meant| meant),
         _ => meant.all(|meant| meant),
     }
+}
+
+/// Some applications take a method in lower case for the one in upper case.
+fn is_method(choice: &Choice<Pattern>, method: &str, denies: bool) -> bool {
+    let upper = method.to_ascii_uppercase();
+    let (of, not) = if denies { (upper.as_str(), method) } else { (method, upper.as_str()) };
+    (choice.of.is_empty() || choice.of.iter().any(|pattern| pattern.matches(of)))
+        && !choice.not.iter().any(|pattern| pattern.matches(not))
 }
 
 fn is_path(choice: &Choice<Pattern>, path: &str, denies: bool) -> bool {

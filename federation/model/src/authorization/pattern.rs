@@ -144,10 +144,19 @@ impl Pattern {
         }
     }
 
+    /// What it compares with.
+    fn text(&self) -> &str {
+        match self {
+            Self::Exact(text) | Self::Prefix(text) | Self::Suffix(text) => text,
+            Self::Any => "",
+        }
+    }
+
     /// Whether it means the canonical `path`: in one of the ways in which it can be read, or in all.
     pub(super) fn matches_path(&self, path: &str, in_one: bool) -> bool {
         let whole = self.matches(path);
-        if is_plain(path) || whole == in_one {
+        // Nor may a plain path pass a pattern that is not plain, if a reader takes the one for the other.
+        if whole == in_one || (is_plain(path) && is_plain(self.text())) {
             return whole;
         }
         let read = |reading: &super::reading::Reading| match self {

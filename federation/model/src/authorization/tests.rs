@@ -227,6 +227,26 @@ fn what_is_allowed_by_its_path_is_so_in_every_reading_and_is_passed_on_as_it_was
 }
 
 #[test]
+fn what_is_denied_is_so_however_it_is_written() {
+    let denied = |pattern, path| !Ask::get(path).may(&[deny(vec![to_paths(&[pattern])])]);
+    for (pattern, path) in [
+        ("/users/root%40corp", "/users/root@corp"),
+        ("/pkg/@scope%2Fname", "/pkg/@scope/name"),
+        ("/%C3%A4/*", "/\u{e4}/x"),
+        ("/admin;v=1", "/admin"),
+    ] {
+        assert!(denied(pattern, path), "{path} by {pattern}");
+        assert!(!denied(pattern, "/other"), "{pattern}");
+    }
+    let no_post = [deny(vec![to(Operation { methods: Choice::of(methods(&["POST"])), ..Operation::default() })])];
+    for method in ["POST", "post", "Post"] {
+        assert!(!Ask(Some(PAGE), Some((method, "/"))).may(&no_post), "{method}");
+    }
+    let only_get = [allow(vec![to(Operation { methods: Choice::of(methods(&["GET"])), ..Operation::default() })])];
+    assert!(!Ask(Some(PAGE), Some(("get", "/"))).may(&only_get));
+}
+
+#[test]
 fn an_exclusion_is_read_against_the_caller_too() {
     let not = |texts| to(Operation { paths: Choice::not(paths(texts)), ..Operation::default() });
     let only_public = [deny(vec![not(&["/public/*"])])];
