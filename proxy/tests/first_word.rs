@@ -25,6 +25,8 @@ use tokio_rustls::TlsAcceptor;
 
 /// The preface and settings of a data plane are shorter than this, and with a request they are longer.
 const REQUEST_LEN_MIN: usize = 100;
+/// Of which the quickest counts: a machine that halts once does not add a round trip to both.
+const ROUNDS: usize = 2;
 /// Long against all work, so that round trips can be counted on a busy machine.
 const ROUND_TRIP: Duration = Duration::from_millis(400);
 
@@ -45,8 +47,15 @@ async fn a_first_call_takes_three_round_trips_and_four_if_its_body_is_not_kept()
         }
         began.elapsed()
     };
-    let (get, connect, post, upload) =
-        tokio::join!(first(Some("GET"), ""), first(None, ""), first(Some("POST"), "body"), first(Some("POST"), &long));
+    let (get, post) = (Some("GET"), Some("POST"));
+    let mut quickest = [Duration::MAX; 4];
+    for _ in 0..ROUNDS {
+        let took = tokio::join!(first(get, ""), first(None, ""), first(post, "body"), first(post, &long));
+        for (quickest, took) in quickest.iter_mut().zip(<[Duration; 4]>::from(took)) {
+            *quickest = took.min(*quickest);
+        }
+    }
+    let [get, connect, post, upload] = quickest;
     // TCP, TLS, and the request.
     for took in [get, connect, post] {
         assert!((3 * ROUND_TRIP..4 * ROUND_TRIP).contains(&took), "{took:?}");

@@ -60,51 +60,79 @@ impl Guard {
     }
 }
 
-/// Versions of other protocols that some server takes beside HTTP's, and serves alike.
+/// Versions of other protocols that Node's server takes beside HTTP's, and serves alike.
 const OTHER_VERSIONS: [&[u8]; 2] = [b"RTSP/", b"ICE/"];
 
 /// Whether `text`, which is no request of a version of HTTP, is one all the same to some server: a method and a path alone, as in
 /// HTTP/0.9, if a header follows, or a request of another protocol. None when more has to come.
 fn is_disguised(text: &[u8]) -> Option<bool> {
-    let unclear = (text.len() > LINE_BYTES_MAX).then_some(true);
-    let method = text.iter().take_while(|byte| is_token(**byte)).count();
-    if method == 0 || text.get(method).is_some_and(|byte| !is_space(*byte) && !is_line_end(*byte)) {
-        return Some(false);
-    }
-    let Some(end) = text.iter().position(|byte| is_line_end(*byte)) else { return unclear };
-    let is_get = &text[..method] == b"GET";
-    let mut words = text[method..end].split(|byte| is_space(*byte)).filter(|word| !word.is_empty());
-    match (words.next(), words.next()) {
-        // Where a CR is a blank, the path may come after one.
-        (None, _) => {
-            if is_get {
-                header_follows(&text[end..], 2, true)
-            } else {
-                Some(false)
-            }
-        }
-        (Some(_), None) => header_follows(&text[end..], 1, is_get),
-        (Some(_), Some(version)) => Some(OTHER_VERSIONS.iter().any(|other| version.starts_with(other))),
-    }
-    .or(unclear)
+    let (method, rest) = text.split_at(text.iter().take_while(|byte| is_token(**byte)).count());
+    let to_node = is_disguised_to_node(method, rest);
+    let disguised = match (to_node, method) {
+        (Some(false) | None, b"GET") => match (is_disguised_to_python(rest), to_node) {
+            (Some(false), to_node) => to_node,
+            (to_python, _) => to_python,
+        },
+        (to_node, _) => to_node,
+    };
+    disguised.or((text.len() > LINE_BYTES_MAX).then_some(true))
 }
 
-/// Whether one of the next `lines` is a header's, as only Python's server reads it where that is the one that takes such a request,
-/// with what it `generous`ly makes of a line. None when more has to come.
-fn header_follows(mut rest: &[u8], lines: usize, generous: bool) -> Option<bool> {
-    let is_of_name = |byte: &u8| if generous { is_of_name(*byte) } else { is_token(*byte) };
-    for left in (0..lines).rev() {
-        let next = &rest[rest.iter().take_while(|byte| is_line_end(**byte)).count()..];
-        let at = next.iter().position(|byte| !is_of_name(byte))?;
-        let named = next[at] == b':' && (generous || at > 0);
-        // It may go on with a header that did not come.
-        let goes_on = at == 0 && left == 0 && matches!(next[0], b' ' | b'\t');
-        if named || (generous && (goes_on || &next[..=at] == b"From ")) {
-            return Some(true);
-        }
-        rest = &next[next.iter().position(|byte| is_line_end(*byte)).unwrap_or(next.len())..];
+/// As Node's server reads it, by any method, of upper case: words end at blanks, a line at a CR or an LF.
+fn is_disguised_to_node(method: &[u8], rest: &[u8]) -> Option<bool> {
+    if method.is_empty() || method.iter().any(|byte| !byte.is_ascii_uppercase() && *byte != b'-') {
+        return Some(false);
     }
-    Some(false)
+    let end = rest.iter().position(|byte| is_line_end(*byte) || *byte == 0);
+    let line = &rest[..end.unwrap_or(rest.len())];
+    if line.first().is_some_and(|byte| *byte != b' ') || end.is_some_and(|end| rest[end] == 0) {
+        return Some(false);
+    }
+    let mut words = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+    let Some(target) = words.next() else { return end.map(|_| false) };
+    let is_target = matches!(target[0], b'/' | b'*') || method == b"CONNECT" || target.contains(&b':');
+    match (words.next(), end) {
+        (Some(version), _) => {
+            let begins = |other: &[u8]| other.starts_with(version) && end.is_none();
+            let is_other = OTHER_VERSIONS.iter().any(|other| version.starts_with(other));
+            if !is_other && OTHER_VERSIONS.iter().any(|other| begins(other)) { None } else { Some(is_other) }
+        }
+        (None, None) => None,
+        (None, Some(_)) if !is_target => Some(false),
+        (None, Some(end)) => header_follows(&rest[end..], false),
+    }
+}
+
+/// As Python's reads it, of a `GET` alone: a line ends at an LF, and everything like a blank parts words, a CR too. A CR alone
+/// may end it all the same, to others.
+fn is_disguised_to_python(rest: &[u8]) -> Option<bool> {
+    if rest.first().is_some_and(|byte| !is_space(*byte) && !is_line_end(*byte)) {
+        return Some(false);
+    }
+    let until = |ends: fn(u8) -> bool| {
+        let end = rest.iter().position(|byte| ends(*byte))?;
+        let mut words = rest[..end].split(|byte| is_space(*byte) || *byte == b'\r').filter(|word| !word.is_empty());
+        match (words.next(), words.next()) {
+            (Some(_), None) => header_follows(&rest[end..], true),
+            _ => Some(false),
+        }
+    };
+    match (until(|byte| byte == b'\n'), until(is_line_end)) {
+        (Some(true), _) | (_, Some(true)) => Some(true),
+        (Some(false), Some(false)) => Some(false),
+        _ => None,
+    }
+}
+
+/// Whether the next line is a header's, as only Python's server reads it, with what it `generous`ly makes of a line. None when more
+/// has to come.
+fn header_follows(rest: &[u8], generous: bool) -> Option<bool> {
+    let is_of_name = |byte: &u8| if generous { is_of_name(*byte) } else { is_token(*byte) };
+    let next = &rest[rest.iter().take_while(|byte| is_line_end(**byte)).count()..];
+    let at = next.iter().position(|byte| !is_of_name(byte))?;
+    // It may go on with a header that did not come.
+    let goes_on = at == 0 && matches!(next[0], b' ' | b'\t');
+    Some((next[at] == b':' && (generous || at > 0)) || (generous && (goes_on || &next[..=at] == b"From ")))
 }
 
 /// What the most generous of them, Python's, take for a part of a header's name.
@@ -259,6 +287,11 @@ mod tests {
             "\r\n\r\nDELETE /\r\nhost:",
             "OPTIONS / RTSP/1.0\r\n",
             "SOURCE /a ICE/1.0\r\n",
+            "DESCRIBE rtsp://a/b RTSP/1.0\r\n",
+            // A CR is a blank, and so is more that ends no line.
+            "GET /path\r\u{c}\nhost:",
+            "GET\r/path\r\u{c}\nhost:",
+            "GET\r \r/path\nhost:",
             "GET\r/path\r\n\thost",
             &format!("GET /path{}", "\r\n".repeat(LINE_BYTES_MAX)),
         ] {
@@ -277,7 +310,9 @@ mod tests {
             "(\nGET / HTTP/1.1\n",
             "INVITE sip:a@b SIP/2.0\r\nVia: a\r\n",
             "CONNECT\r\naccept-version:1.2\r\n",
-            "EHLO a\r\nMAIL FROM:<b>\r\n",
+            "EHLO a\r\n",
+            "LOGIN bob\nkey: v\n",
+            "sendevent X\nkey: v\n",
             "SET a\r\n b\r\n",
         ] {
             assert_eq!(could_be_request(text.as_bytes()), Some(false), "{text:?}");

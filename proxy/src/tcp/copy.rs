@@ -14,10 +14,13 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio_util::io::poll_read_buf;
 
 /// A connection on which nothing moved for this long is closed: Envoy's and ztunnel's default for TCP.
 pub const IDLE_MAX: Duration = Duration::from_secs(3600);
+/// How long nothing may move once one side takes no more: what it had to say is on its way then, and the other may wait for it to read.
+const REFUSED_IDLE_MAX: Duration = Duration::from_secs(10);
 /// What a direction begins with, and comes back to.
 const BUFFER_MIN: usize = 8 * 1024;
 /// What it has in bulk: eight TLS records.
@@ -35,15 +38,23 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let moved = Progress::default();
+    let (moved, refused) = (Progress::default(), Notify::new());
     let (mut there, mut back) = (Lane::new(moved.clone()), Lane::new(moved.clone()));
     let both = poll_fn(|cx| {
-        let there = there.poll(cx, Pin::new(&mut a), Pin::new(&mut b))?;
-        let back = back.poll(cx, Pin::new(&mut b), Pin::new(&mut a))?;
-        Poll::Ready(io::Result::Ok((ready!(there), ready!(back))))
+        let from_a = there.poll(cx, Pin::new(&mut a), Pin::new(&mut b))?;
+        let from_b = back.poll(cx, Pin::new(&mut b), Pin::new(&mut a))?;
+        if there.refused.is_some() || back.refused.is_some() {
+            refused.notify_one();
+        }
+        Poll::Ready(io::Result::Ok((ready!(from_a), ready!(from_b))))
     });
+    let stuck = async {
+        refused.notified().await;
+        moved.stalled(REFUSED_IDLE_MAX.min(idle)).await;
+    };
     let copied = tokio::select! {
         copied = both => copied?,
+        () = stuck => (0, 0),
         () = moved.stalled(idle) => return Err(io::ErrorKind::TimedOut.into()),
     };
     there.refused.or(back.refused).map_or(Ok(copied), Err)
@@ -354,6 +365,19 @@ mod tests {
         client.read_to_string(&mut answer).await.expect("read to the end");
         assert_eq!(answer, "answer");
         assert_eq!(copying.await.expect("joined").expect_err("it is told").kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_one_side_is_gone_and_the_other_stuck_it_ends_soon() {
+        let (mut client, left) = duplex(1 << 10);
+        let (mut server, right) = duplex(8);
+        client.write_all(&[0; 512]).await.expect("written");
+        // The client takes no answer any more, and the server reads nothing before it has given it.
+        server.write_all(b"answer").await.expect("written");
+        let begun = tokio::time::Instant::now();
+        let error = copy_both(Decided(left), right, IDLE_MAX).await.expect_err("it is told");
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        assert!(begun.elapsed() <= 2 * REFUSED_IDLE_MAX, "{:?}", begun.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

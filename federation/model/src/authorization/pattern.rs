@@ -161,8 +161,16 @@ impl Pattern {
         }
         let read = |reading: &super::reading::Reading| match self {
             Self::Exact(exact) => reading.of(path) == reading.of(exact),
-            Self::Prefix(start) => reading.of(path).starts_with(&reading.of(start)),
-            Self::Suffix(end) => reading.of(path).ends_with(&reading.of(end)),
+            Self::Prefix(start) => {
+                let (path, start_read) = (reading.of(path), reading.of(start));
+                let rest = path.strip_prefix(start_read.as_slice());
+                // A segment that was cut is a whole one.
+                rest.is_some_and(|rest| !reading.cuts_end_of(start) || matches!(rest, [] | [b'/', ..]))
+            }
+            Self::Suffix(end) => {
+                let end = reading.of(end);
+                !end.is_empty() && reading.of(path).ends_with(&end)
+            }
             Self::Any => true,
         };
         if in_one { READINGS.iter().any(read) } else { READINGS.iter().all(read) }

@@ -27,6 +27,12 @@ pub(super) struct Reading {
 }
 
 impl Reading {
+    /// Whether it cuts the last segment of `text`.
+    pub(super) fn cuts_end_of(&self, text: &str) -> bool {
+        let whole = Self { cuts: false, ..*self }.of(text);
+        self.cuts && whole.rsplit(|byte| *byte == b'/').next().is_some_and(|segment| segment.contains(&b';'))
+    }
+
     /// What a reader sees of `text`, which is a canonical path or a part of one. Several slashes count as one.
     pub(super) fn of(&self, text: &str) -> Vec<u8> {
         let text = if self.decodes { Cow::Owned(decoded(text.as_bytes())) } else { Cow::Borrowed(text.as_bytes()) };

@@ -238,6 +238,8 @@ fn what_is_denied_is_so_however_it_is_written() {
         assert!(denied(pattern, path), "{path} by {pattern}");
         assert!(!denied(pattern, "/other"), "{pattern}");
     }
+    assert!(denied("/admin;v=1*", "/admin") && denied("/admin;v=1*", "/admin/x") && denied("*;v=1", "/a;v=1"));
+    assert!(!denied("/admin;v=1*", "/administrator") && !denied("*;v=1", "/other") && !denied("/;x*", "/other"));
     let no_post = [deny(vec![to(Operation { methods: Choice::of(methods(&["POST"])), ..Operation::default() })])];
     for method in ["POST", "post", "Post"] {
         assert!(!Ask(Some(PAGE), Some((method, "/"))).may(&no_post), "{method}");
