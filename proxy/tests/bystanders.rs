@@ -104,8 +104,9 @@ async fn is_given_up(east: &federation::Outbound, address: SocketAddr) {
         let block = request("GET", "/large", &format!("{HOST}:{HTTP}"));
         peer.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &block)).await;
     }
-    // Only then are the answers on their way, and it is counted.
-    assert_eq!(peer.outcome(1).await, Outcome::Answered(200));
+    // Only then are answers on their way, and it is counted. What they say depends on whether the application speaks HTTP/2.
+    let outcome = peer.outcome(1).await;
+    assert!(matches!(outcome, Outcome::Answered(_)), "{outcome:?}");
     let began = Instant::now();
     wait_until(Duration::from_secs(60), "it to be given up", async || open.get() == 0).await;
     assert!(began.elapsed() > Duration::from_secs(10), "it had time to read");
