@@ -78,7 +78,8 @@ pub struct Pick {
     traffic: Arc<Traffic>,
     policy: Arc<TrafficPolicy>,
     load: Load,
-    at: Instant,
+    /// What its latency counts from.
+    asked_at: Instant,
 }
 
 impl Pick {
@@ -96,10 +97,16 @@ impl Pick {
         self.traffic.permits.take(kind, &self.policy.limits)
     }
 
+    /// The destination is asked only now. What it took to open a session is no measure of how it answers: the next requests find the
+    /// session open.
+    pub fn ask(&mut self, now: Instant) {
+        self.asked_at = now;
+    }
+
     /// The destination answered.
     pub fn succeeded(&self, now: Instant) {
         let target = &self.load.0;
-        target.observe(now.saturating_duration_since(self.at), now);
+        target.observe(now.saturating_duration_since(self.asked_at), now);
         if target.is_marked() && target.change(super::ejection::Record::succeed) {
             target.arrive(now);
             self.traffic.turn.fetch_add(1, Ordering::AcqRel);
@@ -215,10 +222,10 @@ impl Traffic {
         proximity: Proximity,
         destination: Destination,
         target: &Arc<Target>,
-        at: Instant,
+        asked_at: Instant,
     ) -> Pick {
         let (traffic, policy) = (self.clone(), service.traffic.clone());
-        Pick { destination, proximity, traffic, policy, load: Load::on(target), at }
+        Pick { destination, proximity, traffic, policy, load: Load::on(target), asked_at }
     }
 
     fn planned(&self, service: &Arc<Service>, port: u16, now: Instant) -> Arc<Planned> {

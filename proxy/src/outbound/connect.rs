@@ -115,9 +115,11 @@ pub(super) async fn open(plane: &DataPlane, target: &Target, stranger: Option<Ip
     let mut last = None;
     for _ in 0..ATTEMPTS_MAX {
         let random = plane.balancer().random();
-        let Some(pick) = traffic.pick(&target.service, target.port.port, &tried, random, Instant::now()) else { break };
+        let Some(mut pick) = traffic.pick(&target.service, target.port.port, &tried, random, Instant::now()) else {
+            break;
+        };
         let pending = traffic.permits().take(Kind::Pending, limits).map_err(full)?;
-        let opened = open_at(plane, target, &site, &pick).await;
+        let opened = open_at(plane, target, &site, &mut pick).await;
         drop(pending);
         match opened {
             Ok(way) => {
@@ -148,7 +150,7 @@ pub(super) async fn open(plane: &DataPlane, target: &Target, stranger: Option<Ip
     })
 }
 
-async fn open_at(plane: &DataPlane, target: &Target, site: &Arc<Site>, pick: &Pick) -> Result<Way, Miss> {
+async fn open_at(plane: &DataPlane, target: &Target, site: &Arc<Site>, pick: &mut Pick) -> Result<Way, Miss> {
     let unreachable = |error: &dyn std::fmt::Display| Miss::Unreachable(error.to_string());
     if let (Destination::Local(endpoint), DestinationKey::Local(address)) = (&pick.destination, pick.key())
         && endpoint.sidecar_port.is_none()
@@ -159,6 +161,7 @@ async fn open_at(plane: &DataPlane, target: &Target, site: &Arc<Site>, pick: &Pi
     for _ in 0..SESSIONS_PER_ATTEMPT {
         let lease = plane.tunnels().lease(&pick.destination, pick.key(), &target.service.name, site);
         let lease = lease.await.map_err(|error| unreachable(&error))?;
+        pick.ask(Instant::now());
         let mut request = Request::new(Body::empty());
         *request.method_mut() = Method::CONNECT;
         *request.uri_mut() = Uri::from(authority(target));

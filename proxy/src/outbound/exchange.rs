@@ -257,7 +257,7 @@ async fn attempt_at(
     target: &Target,
     site: &Arc<Site>,
     outgoing: &Outgoing,
-    pick: Pick,
+    mut pick: Pick,
     tried: &mut Tried,
 ) -> Result<Response<Body>, Failed> {
     let direct = match (&pick.destination, pick.key()) {
@@ -285,7 +285,7 @@ async fn attempt_at(
                     Failed { sent, failure, reason: error.to_string() }
                 })
             }
-            None => through_tunnel(plane, target, site, outgoing, &pick).await,
+            None => through_tunnel(plane, target, site, outgoing, &mut pick).await,
         }
     };
     let sent = match outgoing.deadline {
@@ -324,7 +324,7 @@ async fn through_tunnel(
     target: &Target,
     site: &Arc<Site>,
     outgoing: &Outgoing,
-    pick: &Pick,
+    pick: &mut Pick,
 ) -> Result<Response<Body>, Failed> {
     let mut closed = None;
     for _ in 0..SESSIONS_PER_ATTEMPT {
@@ -332,6 +332,7 @@ async fn through_tunnel(
         let lease = plane.tunnels().lease(&pick.destination, pick.key(), &target.service.name, site);
         let lease = lease.await.map_err(|error| Failed::dial(&error))?;
         drop(pending);
+        pick.ask(Instant::now());
         let (failed, again) = match lease.send(outgoing.attempt(), outgoing.needs_settings()).await {
             Ok(mut response) => match take_outcome(response.headers_mut()) {
                 Some((Outcome::SessionOver, reason)) => {
