@@ -38,10 +38,14 @@ fuzz TARGET="" SECONDS="60":
     {{inputs}} BOLERO_RANDOM_TEST_TIME_MS={{SECONDS}}000 cargo test -p isthmus --test fuzz -- {{TARGET}} --nocapture
     {{inputs}} BOLERO_RANDOM_TEST_TIME_MS={{SECONDS}}000 cargo test -p isthmus-sources --lib -- document::{{TARGET}} --nocapture
 
-# Figures: how soon it is ready, how fast changes travel, what a lost region costs, what it weighs, what trust costs; `just bench ready` runs one
+# Figures: how soon it is ready, how fast changes travel, what a lost region costs, what distance costs, what it weighs, what trust costs; `just bench ready` runs one
 bench *NAMES:
     cargo build --release -p isthmus-proxy
     cargo bench -p isthmus -p isthmus-identity {{prepend('--bench ', NAMES)}}
+
+# Mixed load for so many minutes while something always comes or goes: what grows, and what fails that should not (docs/benchmarks.md)
+soak MINUTES="10":
+    cargo bench -p isthmus --bench soak -- {{MINUTES}}
 
 # The data plane beside Envoy, HAProxy and nginx, whichever are installed (docs/benchmarks.md); `just bench-peers pair hop` runs some
 bench-peers *ARGS:

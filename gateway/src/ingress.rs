@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use isthmus_identity::PublicCertificates;
+use isthmus_identity::{PublicCertificates, Reading};
 use isthmus_proxy::DataPlane;
 use isthmus_proxy::accept::patiently;
 use isthmus_proxy::ingress::{IngressListener, Security};
@@ -32,11 +32,15 @@ pub async fn start(
 ) -> anyhow::Result<()> {
     let certificates = PublicCertificates::default();
     let stamps = stamps(&config.certificates);
-    certificates.read(&config.certificates).context("ingress.certificates")?;
+    let reading = certificates.read(&config.certificates).context("ingress.certificates")?;
+    if let Some(error) = reading.failed.into_iter().next() {
+        // There is no earlier one that could stay, and whoever starts it is there to read this.
+        return Err(error).context("ingress.certificates");
+    }
     let secure = Security::Tls(certificates.clone());
     let clear = config.http.map(|address| (address, Security::None));
     for (address, security) in [(config.https, secure)].into_iter().chain(clear) {
-        let bind = async || IngressListener::bind(address, plane.clone(), security.clone());
+        let bind = async || IngressListener::bind(address, plane.clone(), security.clone(), config.stream_idle_timeout);
         let listener = patiently(bind).await.context("ingress")?;
         tasks.spawn(listener.serve(shutdown.clone()));
     }
@@ -45,7 +49,7 @@ pub async fn start(
     Ok(())
 }
 
-/// Reads the certificates again when their files have changed. Those that cannot be used are told once, and the earlier ones stay.
+/// Reads the certificates again when their files have changed. One that cannot be used is told once, and its earlier one stays.
 async fn follow(directory: PathBuf, certificates: PublicCertificates, mut known: Stamps) {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -55,7 +59,12 @@ async fn follow(directory: PathBuf, certificates: PublicCertificates, mut known:
         }
         known = now;
         match certificates.read(&directory) {
-            Ok(count) => tracing::info!(count, "the certificates for requests from outside were read again"),
+            Ok(Reading { shown, failed }) => {
+                tracing::info!(shown, "the certificates for requests from outside were read again");
+                for error in failed {
+                    tracing::warn!(%error, "a certificate for requests from outside stays as it was");
+                }
+            }
             Err(error) => tracing::warn!(%error, "the certificates for requests from outside stay as they were"),
         }
     }

@@ -224,10 +224,6 @@ impl Accepting {
                     continue;
                 }
             };
-            // Requests and responses are written whole: waiting for more only adds delay.
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "cannot set TCP_NODELAY");
-            }
             let accepted = Accepted { stream, peer, life: tasks.life().clone(), entry };
             tasks.life().spawn(handle(accepted));
         }
@@ -251,6 +247,8 @@ fn listen(address: SocketAddr, owner: Owner) -> io::Result<TcpListener> {
     if owner == Owner::RoutedRange && address.is_ipv6() {
         socket.set_freebind_v6(true)?;
     }
+    // Requests and responses are written whole: waiting for more only adds delay. Connections have it from their listener.
+    socket.set_tcp_nodelay(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

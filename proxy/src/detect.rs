@@ -6,22 +6,32 @@
 //!
 //! The reading of a line is generous: applications believe what requests say about their caller, because the data plane
 //! writes it there, and what one of them takes for a request must not pass as bytes. So whoever guards an application goes on
-//! looking after it has given up waiting ([`Guarded`]).
+//! looking after it has given up waiting, and looks closer ([`guard`]). And since a guess that it was bytes can be taken back there, as
+//! long as nobody has answered, the caller's side may guess early: some protocols begin with a word, without a line's end, and wait
+//! for an answer.
+
+mod guard;
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, sleep_until, timeout};
+
+pub(crate) use guard::Guarded;
+pub use guard::could_be_request;
 
 /// How long a client is waited for before the way to the server is opened, which may be the one to speak: what a client has to
 /// say it says with its first packet.
 pub const CLIENT_FIRST_WITHIN: Duration = Duration::from_millis(100);
 /// How long it may take until it is clear what a connection speaks, as with Linkerd. After that it is bytes.
 pub const DETECT_WITHIN: Duration = Duration::from_secs(10);
+/// How long a client that has begun may pause before what it said counts as all that it has to say for now: longer than a lost
+/// packet takes to be sent again (RFC 6298 §2.4 waits a second at first, Linux 200 ms), and what comes later is not misread for it.
+pub const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// What no method is longer than: the longest that is registered has 17 letters (`UPDATEREDIRECTREF`).
+const METHOD_BYTES_MAX: usize = 24;
 /// The longest line that is waited for: as long as a head may be. A longer one, as far as it could be a request's, counts as one.
 const LINE_BYTES_MAX: usize = crate::message::server::HEAD_BYTES_MAX;
 /// The client connection preface of HTTP/2 (RFC 9113 §3.4).
@@ -86,22 +96,9 @@ impl Reader {
         (read.len() > LINE_BYTES_MAX).then_some(Opening::Http1)
     }
 
-    /// Whether the line after the first one, which was no request of a version, is a header all the same: some servers take
-    /// `GET /path` for a request of HTTP/0.9, and read on. None when more has to come.
-    fn hides_header(&self, read: &[u8]) -> Option<bool> {
-        let line = &read[self.start..];
-        let end = line.iter().position(|byte| is_line_end(*byte)).unwrap_or(line.len());
-        let (line, rest) = line.split_at(end);
-        if !line.starts_with(b"GET") || !line.get(3).is_none_or(|byte| is_space(*byte)) {
-            return Some(false);
-        }
-        let blank = rest.iter().take_while(|byte| is_line_end(**byte)).count();
-        let next = &rest[blank..];
-        match next.iter().position(|byte| !is_token(*byte)) {
-            Some(at) => Some(at > 0 && next[at] == b':'),
-            None if next.len() > LINE_BYTES_MAX => Some(true),
-            None => None,
-        }
+    /// Whether a first word goes on for longer than a method does.
+    fn is_no_method(&self) -> bool {
+        !self.within && self.seen - self.start > METHOD_BYTES_MAX
     }
 }
 
@@ -158,8 +155,11 @@ pub(crate) struct Hearing {
     opening: Option<Opening>,
     ended: bool,
     deadline: Option<Instant>,
-    /// How long what was begun has to become clear.
-    begun_within: Duration,
+    /// When the client has paused for too long.
+    paused: Option<Instant>,
+    pause: Duration,
+    /// Whether a guess may be made of the words themselves.
+    guesses: bool,
 }
 
 /// What was heard of a connection in the end.
@@ -174,16 +174,17 @@ pub(crate) struct Heard {
 }
 
 impl Hearing {
-    /// Nothing yet. What does not become clear by the deadline is bytes.
+    /// Nothing yet. What does not become clear by the deadline, or before the client pauses, is bytes.
     pub(crate) fn new(deadline: Option<Instant>) -> Self {
         let (read, said, reader) = (BytesMut::new(), BytesMut::new(), Reader::default());
-        Self { read, reader, said, opening: None, ended: false, deadline, begun_within: DETECT_WITHIN }
+        let (opening, ended, paused) = (None, false, None);
+        Self { read, reader, said, opening, ended, deadline, paused, pause: PAUSE_MAX, guesses: true }
     }
 
-    /// Nothing yet, for whoever guards an application and goes on looking: silence is waited for as long as it lasts, and what was
-    /// begun has a moment to become clear.
+    /// Nothing yet, for whoever guards an application and goes on looking: silence is waited for as long as it lasts, and whoever
+    /// begins has paused when it was heard out by the caller's side.
     pub(crate) fn guarding() -> Self {
-        Self { begun_within: CLIENT_FIRST_WITHIN, ..Self::new(None) }
+        Self { pause: CLIENT_FIRST_WITHIN, guesses: false, ..Self::new(None) }
     }
 
     /// Whether there is nothing more to wait for.
@@ -233,7 +234,7 @@ impl Hearing {
         Ok(())
     }
 
-    /// Listens to both, until it is clear what they speak or the deadline is there.
+    /// Listens to both, until it is clear what they speak, the client pauses, or the deadline is there.
     ///
     /// # Errors
     /// Of the client's connection.
@@ -246,7 +247,7 @@ impl Hearing {
         while !self.is_settled() {
             self.read.reserve(READ_BYTES);
             self.said.reserve(READ_BYTES);
-            let deadline = self.deadline;
+            let due = [self.deadline, self.paused].into_iter().flatten().min();
             tokio::select! {
                 biased;
                 count = client.read_buf(&mut self.read) => self.client_spoke(count?),
@@ -257,7 +258,7 @@ impl Hearing {
                     Some(false) => self.ended = true,
                     None => {}
                 },
-                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => self.ended = true,
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.ended = true,
             }
         }
         Ok(())
@@ -265,71 +266,16 @@ impl Hearing {
 
     fn client_spoke(&mut self, count: usize) {
         self.opening = self.reader.look(&self.read);
-        self.ended |= count == 0;
-        let due = Instant::now() + self.begun_within;
-        self.deadline = Some(self.deadline.map_or(due, |deadline| deadline.min(due)));
+        self.ended |= count == 0 || (self.guesses && self.opening.is_none() && self.reader.is_no_method());
+        let now = Instant::now();
+        self.paused = Some(now + self.pause);
+        self.deadline.get_or_insert(now + DETECT_WITHIN);
     }
 
     /// What came of it.
     pub(crate) fn heard(self) -> Heard {
         let opening = self.opening.unwrap_or(Opening::Opaque);
         Heard { opening, read: self.read.freeze(), said: self.said.freeze() }
-    }
-}
-
-/// A client's stream that passes as bytes on its own word. If it turns out to be requests, it breaks off before the application
-/// has one whole.
-#[derive(Debug)]
-pub(crate) struct Guarded<S> {
-    stream: S,
-    /// What came so far; None once it is clear.
-    seen: Option<Box<(BytesMut, Reader)>>,
-}
-
-impl<S> Guarded<S> {
-    pub(crate) fn new(stream: S) -> Self {
-        Self { stream, seen: Some(Box::default()) }
-    }
-}
-
-/// Whether what came is requests. None when more has to come.
-fn is_request(read: &[u8], reader: &mut Reader) -> Option<bool> {
-    match reader.look(read)? {
-        Opening::Http1 | Opening::Http2 => Some(true),
-        Opening::Opaque => reader.hides_header(read),
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        let Some(seen) = &mut self.seen else { return Poll::Ready(Ok(())) };
-        let (read, reader) = &mut **seen;
-        read.extend_from_slice(&buf.filled()[before..]);
-        match is_request(read, reader) {
-            None => {}
-            Some(false) => self.seen = None,
-            Some(true) => {
-                buf.set_filled(before);
-                return Poll::Ready(Err(io::Error::other("what passed as bytes is a request")));
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -427,33 +373,5 @@ mod tests {
             assert!(start.elapsed() <= DETECT_WITHIN, "{client_says:?} {server_says:?}");
             assert_eq!(heard.said, server_says, "nothing is lost");
         }
-    }
-
-    #[tokio::test]
-    async fn a_request_that_comes_as_bytes_breaks_off_before_its_line_is_whole() {
-        let (mut client, near) = duplex(1_024);
-        let mut guarded = Guarded::new(near);
-        let mut read = BytesMut::new();
-        for part in ["GET / HT", "TP/1.1"] {
-            client.write_all(part.as_bytes()).await.expect("written");
-            guarded.read_buf(&mut read).await.expect("not clear yet");
-        }
-        client.write_all(b"\r\nx-forwarded-client-cert: URI=spiffe://forged\r\n\r\n").await.expect("written");
-        assert!(guarded.read_buf(&mut read).await.is_err());
-        assert_eq!(&read[..], b"GET / HTTP/1.1", "and the application has no request");
-        let (mut client, near) = duplex(1_024);
-        let mut guarded = Guarded::new(near);
-        for part in ["GET", " key\r\n", "SET a:b\r\n", "GET / HTTP/1.1\r\n"] {
-            client.write_all(part.as_bytes()).await.expect("written");
-            guarded.read_buf(&mut read).await.expect("bytes stay bytes");
-        }
-        // HTTP/0.9, from a server that reads headers all the same.
-        let (mut client, near) = duplex(1_024);
-        let mut guarded = Guarded::new(near);
-        let mut read = BytesMut::with_capacity(1_024);
-        client.write_all(b"GET /admin\r\n").await.expect("written");
-        guarded.read_buf(&mut read).await.expect("not clear yet");
-        client.write_all(b"x-forwarded-client-cert: URI=spiffe://forged\r\n\r\n").await.expect("written");
-        assert!(guarded.read_buf(&mut read).await.is_err());
     }
 }

@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::{Direction, DirectionLabels, Metrics, Reason};
+use crate::metrics::{Direction, DirectionLabels, Metrics, Reason, ReasonLabels};
 
 /// Bounds of one listener.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,14 @@ impl Limits {
     /// Requests of the public that are under way: of one source as many as one of its connections may have. Whoever neither reads
     /// nor goes on sending holds no more of a service than that.
     pub const PUBLIC_REQUESTS: Self = Self { total: 16_384, per_source: 256, pending: 0, pending_per_source: 0 };
+
+    /// TCP connections of clients without a sidecar to one service, which may have so many `connections` in all: a quarter is one
+    /// source's, so that with three that hold all they can, for as long as nothing has to move, there is room for a fourth. By default
+    /// that is 1,024, as at the ingress: nine for each pod of a full node of Kubernetes (110) behind one translated address.
+    #[must_use]
+    pub const fn of_service(connections: usize) -> Self {
+        Self { total: connections, per_source: connections.div_ceil(4), pending: 0, pending_per_source: 0 }
+    }
 
     /// For a port whose connections are all pending as long as they last: of more than `connections`, the oldest makes room for the
     /// newest. It takes a moment to go, for which [`Gate::enter_when_left`] waits.
@@ -124,15 +132,15 @@ impl Gate {
     /// # Errors
     /// Which limit is reached.
     pub fn enter(&self, source: IpAddr) -> Result<Entry, Reason> {
-        let source = Source::of(source);
-        let mut counts = self.0.counts();
-        if counts.total >= self.0.limits.total {
-            return Err(Reason::Total);
-        }
-        counts.enter(source, self.0.limits.per_source)?;
-        counts.total += 1;
-        self.0.open.inc();
-        Ok(Entry { gate: self.0.clone(), source })
+        self.enter_within(source, &self.0.limits)
+    }
+
+    /// The same by other limits than before: whoever is there already counts.
+    ///
+    /// # Errors
+    /// Which limit is reached.
+    pub fn enter_within(&self, source: IpAddr, limits: &Limits) -> Result<Entry, Reason> {
+        enter(&self.0, Source::of(source), limits)
     }
 
     /// As [`enter`](Self::enter), but where a limit is reached waits until a connection leaves, as those do that have to make room.
@@ -146,6 +154,17 @@ impl Gate {
             }
         }
     }
+}
+
+fn enter(gate: &Arc<State>, source: Source, limits: &Limits) -> Result<Entry, Reason> {
+    let mut counts = gate.counts();
+    if counts.total >= limits.total {
+        return Err(Reason::Total);
+    }
+    counts.enter(source, limits.per_source)?;
+    counts.total += 1;
+    gate.open.inc();
+    Ok(Entry { gate: gate.clone(), source })
 }
 
 impl Counts {
@@ -199,6 +218,14 @@ impl Entry {
             self.source = source;
         }
         Ok(())
+    }
+
+    /// Lets one more connection of the same source in: one that is opened within this one.
+    ///
+    /// # Errors
+    /// Which limit is reached.
+    pub fn another(&self) -> Result<Self, Reason> {
+        enter(&self.gate, self.source, &self.gate.limits)
     }
 
     /// Counts the connection as pending. Where there are too many, one that has been for longest makes room: of the same
@@ -297,6 +324,24 @@ impl Pending {
     pub async fn displaced(&self) {
         self.displaced.cancelled().await;
     }
+
+    /// What comes of `waiting`, after which the connection is no longer pending. None when it has to make room, which is
+    /// counted, or when its listener drains.
+    pub(crate) async fn wait<T>(
+        self,
+        waiting: impl Future<Output = T>,
+        drain: &CancellationToken,
+        metrics: &Metrics,
+    ) -> Option<T> {
+        tokio::select! {
+            came = waiting => Some(came),
+            () = self.displaced() => {
+                metrics.refused.get_or_create(&ReasonLabels { reason: Reason::Displaced }).inc();
+                None
+            }
+            () = drain.cancelled() => None,
+        }
+    }
 }
 
 impl Drop for Pending {
@@ -342,6 +387,18 @@ mod tests {
         assert_eq!(open.get(), 4);
         assert!(gate.enter(ip(1)).is_ok());
         assert_eq!(counted(&gate).len(), 3, "sources without connections are forgotten");
+    }
+
+    #[test]
+    fn what_is_opened_within_a_connection_counts_for_the_same_source() {
+        let (gate, open) = gate();
+        let outer = gate.enter(ip(1)).expect("room");
+        let within = [outer.another().expect("room"), outer.another().expect("room")];
+        assert_eq!((outer.another().err(), open.get()), (Some(Reason::Source), 3));
+        drop(outer);
+        assert_eq!(counted(&gate), BTreeMap::from([(ip(1), 2)]));
+        drop(within);
+        assert_eq!((open.get(), counted(&gate).len()), (0, 0));
     }
 
     #[test]

@@ -100,6 +100,8 @@ pub enum Reason {
     Source,
     /// The peer could not be connected to.
     Connect,
+    /// It is in the clear, not of requests, and a policy lets no bytes pass.
+    Policy,
 }
 
 impl Reason {
@@ -115,7 +117,7 @@ impl Reason {
         Self::Connect,
     ];
     /// Why a connection is refused.
-    const OF_REFUSALS: [Self; 3] = [Self::Displaced, Self::Total, Self::Source];
+    const OF_REFUSALS: [Self; 4] = [Self::Displaced, Self::Total, Self::Source, Self::Policy];
 }
 
 impl EncodeLabelValue for Reason {
@@ -127,6 +129,7 @@ impl EncodeLabelValue for Reason {
             Self::ProxyHeader => "proxy_header",
             Self::Identity => "identity",
             Self::Displaced => "displaced",
+            Self::Policy => "policy",
             Self::Total => "total",
             Self::Source => "source",
             Self::Connect => "connect",

@@ -10,15 +10,16 @@ use std::time::{Duration, Instant};
 use federation::{
     ANY_PORT, Federation, HOST, HTTP, TCP, echo, endpoint, exchange, get, read_head, remote, reviews, service, status,
 };
+use isthmus_model::catalog::AppProtocol;
 use isthmus_model::locality::Proximity::OtherRegion;
 use isthmus_model::traffic::Limits;
 use isthmus_proxy::metrics::{Direction, DirectionLabels};
 use isthmus_proxy::outbound::Mode;
 use isthmus_tests::harness::wait_until;
-use isthmus_tests::hostile::frames::{END_HEADERS, END_STREAM, HEADERS, Peer, WINDOW_UPDATE, frame, request};
+use isthmus_tests::hostile::frames::{END_HEADERS, END_STREAM, HEADERS, Outcome, Peer, WINDOW_UPDATE, frame, request};
 use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 /// More than any buffer on the way.
@@ -78,7 +79,24 @@ async fn a_client_of_http2_that_reads_nothing_is_given_up_within_half_a_minute_o
     let federation = Federation::found(&["us-east"]);
     let local = federation.workload("us-east", app().await, echo().await).await;
     let east = federation.outbound("us-east", reviews(vec![local.endpoint.clone()], vec![])).await;
-    let stream = TcpStream::connect(east.address).await.expect("connected");
+    is_given_up(&east, east.address).await;
+}
+
+/// Nor is it less so where nobody said that it would speak HTTP/2.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_given_up_as_soon_on_a_port_that_was_not_known_to_speak_http() {
+    let federation = Federation::found(&["us-east"]);
+    let mut unsaid = reviews(vec![endpoint("shop/legacy", app().await, echo().await, None)], vec![]);
+    unsaid.ports.iter_mut().for_each(|port| port.protocol = AppProtocol::Detect);
+    let east = federation.outbound("us-east", unsaid).await;
+    let address = federation.listen_as(&east, Mode::Service { name: service(), port: HTTP });
+    is_given_up(&east, address).await;
+}
+
+async fn is_given_up(east: &federation::Outbound, address: SocketAddr) {
+    let labels = DirectionLabels { direction: Direction::Outbound };
+    let open = east.plane.metrics().connections.get_or_create_owned(&labels);
+    let stream = TcpStream::connect(address).await.expect("connected");
     // Windows as large as they may be, so that what is answered is written.
     let mut peer = Peer::open_with(stream, &[0, 4, 0x7f, 0xff, 0xff, 0xff]).await;
     peer.send(&frame(WINDOW_UPDATE, 0, 0, &0x7000_0000_u32.to_be_bytes())).await;
@@ -86,13 +104,29 @@ async fn a_client_of_http2_that_reads_nothing_is_given_up_within_half_a_minute_o
         let block = request("GET", "/large", &format!("{HOST}:{HTTP}"));
         peer.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &block)).await;
     }
-    let labels = DirectionLabels { direction: Direction::Outbound };
-    let open = east.plane.metrics().connections.get_or_create_owned(&labels);
-    wait_until(SOON, "it to be taken", async || open.get() > 0).await;
+    // Only then are answers on their way, and it is counted. What they say depends on whether the application speaks HTTP/2.
+    let outcome = peer.outcome(1).await;
+    assert!(matches!(outcome, Outcome::Answered(_)), "{outcome:?}");
     let began = Instant::now();
     wait_until(Duration::from_secs(60), "it to be given up", async || open.get() == 0).await;
     assert!(began.elapsed() > Duration::from_secs(10), "it had time to read");
     drop(peer);
+}
+
+/// Has each connection say something and hear it back, so that all have their way.
+async fn say(streams: &mut [TcpStream]) {
+    for stream in streams {
+        stream.write_all(b"x").await.expect("open");
+        assert_eq!(timeout(SOON, stream.read_u8()).await.expect("in time").expect("echoed"), b'x');
+    }
+}
+
+/// A connection of one of several clients.
+async fn connect_from(client: usize, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    let host = u8::try_from(client + 1).expect("few");
+    socket.bind(SocketAddr::from(([127, 0, 0, host], 0))).expect("an address of the loopback");
+    socket.connect(to).await.expect("connected")
 }
 
 /// Somebody has to speak first, and it may be the service: so each connection to its address opens one behind at once. There
@@ -110,16 +144,18 @@ async fn silent_connections_to_a_virtual_address_are_as_many_as_a_service_may_ha
     let east = federation.outbound("us-east", reviews(vec![bare], vec![])).await;
     let bytes = federation.listen_as(&east, Mode::Service { name: service(), port: TCP });
     let requests = federation.listen_as(&east, Mode::Service { name: service(), port: HTTP });
+    // One client has a quarter of them and no more.
     let mut silent = Vec::new();
-    for _ in 0..most {
-        silent.push(TcpStream::connect(bytes).await.expect("connected"));
+    for place in 0..most {
+        silent.push(connect_from(place / most.div_ceil(4), bytes).await);
+        if place + 1 == most.div_ceil(4) {
+            say(&mut silent).await;
+            let mut greedy = connect_from(0, bytes).await;
+            assert!(timeout(SOON, greedy.read_u8()).await.expect("in time").is_err(), "closed");
+        }
     }
-    // Now each says something, and so all have their way.
-    for stream in &mut silent {
-        stream.write_all(b"x").await.expect("open");
-        assert_eq!(timeout(SOON, stream.read_u8()).await.expect("in time").expect("echoed"), b'x');
-    }
-    let mut surplus = TcpStream::connect(bytes).await.expect("connected");
+    say(&mut silent).await;
+    let mut surplus = connect_from(4, bytes).await;
     assert!(timeout(SOON, surplus.read_u8()).await.expect("in time").is_err(), "closed");
     // Requests have places of their own.
     let asked = format!("GET /small HTTP/1.1\r\nHost: {HOST}:{HTTP}\r\nConnection: close\r\n\r\n");
@@ -127,7 +163,7 @@ async fn silent_connections_to_a_virtual_address_are_as_many_as_a_service_may_ha
     drop(silent.pop());
     let again = async {
         loop {
-            let mut stream = TcpStream::connect(bytes).await.expect("connected");
+            let mut stream = connect_from(4, bytes).await;
             if stream.write_all(b"x").await.is_ok() && stream.read_u8().await.is_ok() {
                 return;
             }

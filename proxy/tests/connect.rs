@@ -5,17 +5,17 @@
 mod federation;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use federation::session::session;
 use federation::{Federation, HOST, HTTP, TCP, app, echo, endpoint, read_head, remote, reviews, status};
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use isthmus_model::locality::Proximity::OtherRegion;
-use isthmus_model::spiffe::SpiffeId;
+use isthmus_proxy::metrics::{Direction, DirectionLabels};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -100,6 +100,39 @@ async fn http2_within_a_connect_is_requests_too() {
     assert!(body.starts_with("local|GET /h2 HTTP/1.1|") && body.contains(CALLER), "{body}");
 }
 
+/// Each is as good as a client's own connection, and may hold as much.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_http2_clients_open_by_connect_counts_as_connections() {
+    const TUNNELS: usize = 20;
+    let federation = Federation::found(&["us-east"]);
+    let local = federation.workload("us-east", app("local").await, echo().await).await;
+    let east = federation.outbound("us-east", reviews(vec![local.endpoint.clone()], vec![])).await;
+    let labels = DirectionLabels { direction: Direction::Outbound };
+    let open = east.plane.metrics().connections.get_or_create_owned(&labels);
+    let stream = TcpStream::connect(east.address).await.expect("connected");
+    let (mut send, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("open");
+    let client = tokio::spawn(connection);
+    let mut tunnels = Vec::new();
+    for number in 0..TUNNELS {
+        let mut request = Request::new(Empty::<Bytes>::new());
+        *request.method_mut() = Method::CONNECT;
+        let port = if number % 2 == 0 { HTTP } else { TCP };
+        *request.uri_mut() = Uri::try_from(format!("{HOST}:{port}")).expect("an authority");
+        let response = send.send_request(request).await.expect("a response");
+        assert_eq!(response.status(), 200);
+        tunnels.push(hyper::upgrade::on(response).await.expect("a tunnel"));
+    }
+    assert_eq!(open.get(), 1 + i64::try_from(TUNNELS).expect("few"));
+    client.abort();
+    drop((send, tunnels));
+    let closed = async {
+        while open.get() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), closed).await.expect("all of them are given back");
+}
+
 /// Whatever the caller's side lets through: an old one, or one that is not ours.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_landing_side_refuses_connect_to_a_port_that_speaks_http() {
@@ -121,19 +154,6 @@ async fn a_landing_side_refuses_connect_to_a_port_that_speaks_http() {
             }
         }
     }
-}
-
-/// A session with `landing` as a workload of another cluster has it.
-async fn session(federation: &Federation, landing: SocketAddr) -> http2::SendRequest<Empty<Bytes>> {
-    let anyone = Arc::new(|_: &SpiffeId| true);
-    let config = federation.identity("us-east", "shop/productpage").client_config(anyone, &[b"h2"]);
-    let name = tokio_rustls::rustls::pki_types::ServerName::try_from("reviews.shop.svc.us-west.acme.mesh");
-    let stream = TcpStream::connect(landing).await.expect("connected");
-    let connector = tokio_rustls::TlsConnector::from(config);
-    let tls = connector.connect(name.expect("a name"), stream).await.expect("a handshake");
-    let (send, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await.expect("a session");
-    tokio::spawn(connection);
-    send
 }
 
 /// A session takes so many streams, and tunnels stay: one more must not wait on it for another to end.

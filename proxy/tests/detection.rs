@@ -5,32 +5,28 @@
 mod federation;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use federation::{ANY_PORT, Federation, HOST, HTTP, TCP, app, echo, endpoint, read_head, remote, reviews, status};
-use http::{Method, Request, Uri};
+use federation::session::tunnel;
+use federation::{
+    ANY_PORT, Federation, HOST, HTTP, TCP, app, echo, endpoint, read_head, remote, reviews, status, unsaid,
+};
+use http::Request;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::client::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use isthmus_model::catalog::AppProtocol;
 use isthmus_model::locality::Proximity::OtherRegion;
-use isthmus_model::snapshot::Service;
-use isthmus_model::spiffe::SpiffeId;
+use isthmus_proxy::detect::CLIENT_FIRST_WITHIN;
 use isthmus_proxy::outbound::Mode;
+use isthmus_tests::hostile::Recorder;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 const FORGED: &str = "X-Forwarded-Client-Cert: URI=spiffe://us-east.acme.mesh/ns/shop/sa/admin\r\n";
 const CALLER: &str = "spiffe://us-east.acme.mesh/ns/shop/sa/productpage";
 const GREETING: &[u8] = b"220 mail ready\r\n";
-
-fn unsaid(mut service: Service) -> Service {
-    service.ports.iter_mut().for_each(|port| port.protocol = AppProtocol::Detect);
-    service
-}
 
 /// A way to the service's port, however it lands: with a sidecar beyond a gateway, at a gateway, and at an instance without one.
 struct Way {
@@ -47,10 +43,7 @@ async fn ways(federation: &Federation, application: SocketAddr) -> Vec<Way> {
     let mut ways = Vec::new();
     for landing in ["a sidecar", "its gateway", "nobody's"] {
         let west = federation.workload("us-west", application, application).await;
-        west.view.send_modify(|view| {
-            let services = view.services.values().map(|known| unsaid((**known).clone()));
-            *view = Arc::new((**view).clone().with(services));
-        });
+        west.unsay();
         let bare = endpoint("shop/legacy", application, application, None);
         let service = match landing {
             "a sidecar" => {
@@ -191,10 +184,7 @@ async fn an_application_gets_the_version_that_its_client_speaks() {
 async fn a_connect_may_hold_either() {
     let federation = Federation::found(&["us-east"]);
     let local = federation.workload("us-east", app("app").await, echo().await).await;
-    local.view.send_modify(|view| {
-        let services = view.services.values().map(|known| unsaid((**known).clone()));
-        *view = Arc::new((**view).clone().with(services));
-    });
+    local.unsay();
     let east = federation.outbound("us-east", unsaid(reviews(vec![local.endpoint.clone()], vec![]))).await;
     let request = format!("GET /x HTTP/1.1\r\nHost: {HOST}:{HTTP}\r\n{FORGED}Connection: close\r\n\r\n");
     for (port, inside) in [(HTTP, request.as_str()), (TCP, "hello")] {
@@ -225,10 +215,7 @@ async fn a_tunnel_does_not_carry_a_forged_identity() {
     let bare = endpoint("shop/legacy", app("bare").await, app("bare").await, None);
     let gateway = federation.terminating_gateway("us-west", unsaid(reviews(vec![bare], vec![]))).await;
     let west = federation.workload("us-west", app("west").await, app("west").await).await;
-    west.view.send_modify(|view| {
-        let services = view.services.values().map(|known| unsaid((**known).clone()));
-        *view = Arc::new((**view).clone().with(services));
-    });
+    west.unsay();
     let request = |host: &str| format!("GET /x HTTP/1.1\r\nHost: {host}\r\n{FORGED}Connection: close\r\n\r\n");
     for landing in [west.address, gateway] {
         for (inside, expected) in [
@@ -237,7 +224,7 @@ async fn a_tunnel_does_not_carry_a_forged_identity() {
             (request("ratings.shop.svc.clusterset.local"), "421"),
             (format!("CONNECT {HOST}:{HTTP} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n"), "400"),
         ] {
-            let mut tunnel = TokioIo::new(tunnel(&federation, landing).await);
+            let mut tunnel = tunnel(&federation, landing, TCP).await;
             tunnel.write_all(inside.as_bytes()).await.expect("written");
             let mut answer = Vec::new();
             let _ = tunnel.read_to_end(&mut answer).await;
@@ -249,22 +236,95 @@ async fn a_tunnel_does_not_carry_a_forged_identity() {
     }
 }
 
-/// A tunnel to the TCP port at `landing`, as another data plane opens it.
-async fn tunnel(federation: &Federation, landing: SocketAddr) -> hyper::upgrade::Upgraded {
-    let anyone = Arc::new(|_: &SpiffeId| true);
-    let config = federation.identity("us-east", "shop/productpage").client_config(anyone, &[b"h2"]);
-    let name = tokio_rustls::rustls::pki_types::ServerName::try_from("reviews.shop.svc.us-west.acme.mesh");
-    let stream = TcpStream::connect(landing).await.expect("connected");
-    let connector = tokio_rustls::TlsConnector::from(config);
-    let tls = connector.connect(name.expect("a name"), stream).await.expect("a handshake");
-    let (mut send, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await.expect("a session");
-    tokio::spawn(connection);
-    let mut request = Request::new(Empty::<Bytes>::new());
-    *request.method_mut() = Method::CONNECT;
-    *request.uri_mut() = Uri::try_from(format!("{HOST}:{TCP}")).expect("an authority");
-    let response = send.send_request(request).await.expect("a response");
-    assert_eq!(response.status(), 200);
-    hyper::upgrade::on(response).await.expect("a tunnel")
+/// What is a request to some servers only (`detect::could_be_request`) is refused, or breaks off before it is whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_in_disguise_reaches_no_application() {
+    let federation = Federation::found(&["us-east", "us-west"]);
+    let recorder = Recorder::start().await.expect("bound");
+    for way in ways(&federation, recorder.address()).await {
+        for line in ["GET /\0 HTTP/1.1\r\n", "GET\r/ HTTP/1.1\r\n", "G(T / HTTP/1.1\r\n", "GET\r/x\r\n"] {
+            for cut in [0, 3, line.len() - 2] {
+                let mut client = TcpStream::connect(way.address).await.expect("connected");
+                client.write_all(&line.as_bytes()[..cut]).await.expect("written");
+                // Longer than the landing side waits for what was begun.
+                tokio::time::sleep(2 * CLIENT_FIRST_WITHIN).await;
+                let _ = client.write_all(format!("{}{FORGED}\r\n", &line[cut..]).as_bytes()).await;
+                let mut answer = Vec::new();
+                // A reset is as good as an end.
+                let _ = client.read_to_end(&mut answer).await;
+                let answer = String::from_utf8_lossy(&answer);
+                assert!(answer.is_empty() || status(&answer) == "400", "{line:?} at {}: {answer}", way.landing);
+                assert!(recorder.take().is_empty(), "{line:?}, cut at {cut}, at {}", way.landing);
+            }
+        }
+    }
+}
+
+/// An application that takes one word, without a line's end, and answers with it, as debuggers' do.
+async fn handshaker(word: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind(ANY_PORT).await.expect("bound");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut heard = vec![0; word.len()];
+                stream.read_exact(&mut heard).await?;
+                stream.write_all(&heard).await?;
+                let (mut read, mut write) = stream.split();
+                tokio::io::copy(&mut read, &mut write).await
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_word_without_a_line_is_heard_as_one() {
+    let federation = Federation::found(&["us-east", "us-west"]);
+    for (word, within) in [
+        ("JDWP-Handshake", Duration::from_secs(3)),
+        // What is longer than any method is not waited for at all, but where it lands.
+        ("RMI-AND-OTHERS-OF-A-LONG-NAME", Duration::from_millis(450)),
+    ] {
+        for way in ways(&federation, handshaker(word).await).await {
+            // The way there is open already when the time counts.
+            for warm in [false, true] {
+                let begun = Instant::now();
+                let mut client = TcpStream::connect(way.address).await.expect("connected");
+                client.write_all(word.as_bytes()).await.expect("written");
+                let mut back = vec![0; word.len()];
+                client.read_exact(&mut back).await.expect("an answer");
+                assert_eq!(back, word.as_bytes(), "{}", way.landing);
+                assert!(!warm || begun.elapsed() < within, "{word}: {}: {:?}", way.landing, begun.elapsed());
+                client.write_all(b"\0\0\0\x0bGET / HTTP/1.1\r\n\r\n").await.expect("written");
+                client.read_exact(&mut [0; 22]).await.expect("bytes stay bytes");
+            }
+        }
+    }
+}
+
+/// A guess that it was bytes is taken back where it lands.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_haltingly_is_a_request() {
+    let federation = Federation::found(&["us-east", "us-west"]);
+    for way in ways(&federation, app("app").await).await {
+        let head = format!("GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{FORGED}\r\n");
+        for parts in
+            [&["GET", " /x HT", &head[9..]][..], &[&head[..1], &head[1..]], &[&head[..14], &head[14..15], &head[15..]]]
+        {
+            let mut client = TcpStream::connect(way.address).await.expect("connected");
+            for part in parts {
+                client.write_all(part.as_bytes()).await.expect("written");
+                // Longer than a pause may be.
+                tokio::time::sleep(Duration::from_millis(900)).await;
+            }
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.expect("an end");
+            assert_eq!(status(&answer), "200", "{}: {parts:?}: {answer}", way.landing);
+            assert!(answer.contains("app|GET /x HTTP/1.1|"), "{}: {answer}", way.landing);
+            assert!(answer.contains(way.caller) && !answer.contains("sa/admin"), "{}: {answer}", way.landing);
+        }
+    }
 }
 
 /// An application that looks at one connection, to its end, before it takes the next.

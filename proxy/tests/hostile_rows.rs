@@ -1,5 +1,4 @@
-//! What hostile and broken peers send, on every listener of the data plane that it can reach: clients' (a sidecar's, within a
-//! CONNECT there, a gateway's forward proxy, a virtual address) and data planes' (a sidecar's, a gateway's). Each time it is refused
+//! What hostile and broken peers send, on every listener of the data plane that it can reach (`surfaces`). Each time it is refused
 //! or comes to nothing that can be read in two ways, the application behind hears nothing that it must not, and who was there
 //! before is served on.
 
@@ -11,7 +10,7 @@ mod surfaces;
 use std::sync::Arc;
 use std::time::Duration;
 
-use federation::{Federation, HOST, HTTP, service};
+use federation::{Federation, HOST, HTTP, TCP, service, status};
 use isthmus_identity::LiveIdentity;
 use isthmus_model::path::canonical;
 use isthmus_model::snapshot::{Service, Snapshot};
@@ -62,13 +61,19 @@ fn heard(surfaces: &Surfaces) -> Vec<Request> {
 fn is_safe(safe: Safe, way: Way, status: u16, heard: &[Request]) -> bool {
     let refused = matches!(status, 400 | 405 | 414 | 431 | 501);
     let own_host = |request: &Request| request.says(&format!("\r\nhost: {HOST}:{HTTP}\r\n"));
+    // What is passed on is written anew: nobody behind has two lengths to choose from.
+    let is_framed = |request: &Request| request.count("content-length:") + request.count("transfer-encoding:") <= 1;
+    if !heard.iter().all(is_framed) {
+        return false;
+    }
     match safe {
         Safe::Refused | Safe::Broken => refused && heard.is_empty(),
         Safe::Elsewhere if way.is_session() => status == 421 && heard.is_empty(),
         Safe::Elsewhere => match heard {
-            [] => matches!(status, 403 | 404 | 421) || (refused && matches!(way, Way::WithinConnect | Way::Ingress)),
+            // What has been opened for one service already takes no CONNECT at all, and says so.
+            [] => matches!(status, 403 | 404 | 421) || (refused && way.takes_no_connect()),
             // The address says what it is for, and the application is told so.
-            [request] => way.is_scoped() && status == 200 && own_host(request),
+            [request] => way.is_scoped() && status == 200 && (way.is_clear() || own_host(request)),
             _ => false,
         },
         Safe::Once => heard.len() <= 1 && heard.iter().all(own_host),
@@ -82,12 +87,18 @@ fn is_safe(safe: Safe, way: Way, status: u16, heard: &[Request]) -> bool {
             [request] => status == 200 && !request.says(FORGED),
             _ => false,
         },
+        Safe::Entered => match heard {
+            [request] => status == 200 && request.says(FORGED) != way.is_strangers(),
+            _ => false,
+        },
     }
 }
 
 async fn replay_http1(surfaces: &Surfaces, way: Way, cases: &[http1::Case]) {
     let mut bystander = surfaces.bystander(way).await;
-    for http1::Case { row, what, bytes, safe } in cases {
+    // What does not begin as text does passes as bytes, where that may be what the port is for.
+    let passes = |case: &&http1::Case| way.detects() && case.bytes.first().is_some_and(u8::is_ascii_control);
+    for http1::Case { row, what, bytes, safe } in cases.iter().filter(|case| !passes(case)) {
         let answer = exchange(surfaces, way, bytes, what).await;
         let heard = heard(surfaces);
         let told = format!(
@@ -95,11 +106,14 @@ async fn replay_http1(surfaces: &Surfaces, way: Way, cases: &[http1::Case]) {
             bytes.get(..200.min(bytes.len())).map(|start| start.escape_ascii().to_string())
         );
         assert!(heard.iter().all(|request| !request.says(HIDDEN)), "what was hidden came out: {told}");
-        assert!(answer.matches("HTTP/1.1 ").count() <= 1, "more than one answer: {told}");
+        assert!(answer.matches("HTTP/1.").count() <= 1, "more than one answer: {told}");
         let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
         match status {
             Some(status) => assert!(is_safe(*safe, way, status, &heard), "{told}"),
-            None => assert!(heard.is_empty() && bytes.len() > TOO_LARGE, "closed without a word: {told}"),
+            // What passed as bytes until it was seen to be a request has nobody to answer it.
+            None => {
+                assert!(heard.is_empty() && (bytes.len() > TOO_LARGE || way.detects()), "closed without a word: {told}")
+            }
         }
         assert!(bystander.is_served().await, "the bystander: {told}");
     }
@@ -137,7 +151,9 @@ async fn messages_of_http2_that_are_none_or_for_somebody_else() {
     let cases = [http2::messages("GET", "/", &authority()), http2::targets(&authority())].concat();
     for way in Way::all() {
         let mut bystander = surfaces.bystander(way).await;
-        for http2::Case { row, what, block, safe } in &cases {
+        // A port of which nobody said what it speaks gets what its client speaks, and the application does not speak HTTP/2.
+        let goes_on = |case: &&http2::Case| !way.detects() || case.safe == Safe::Refused;
+        for http2::Case { row, what, block, safe } in cases.iter().filter(goes_on) {
             let mut peer = surfaces.peer(way).await;
             peer.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, block)).await;
             let outcome = peer.outcome(1).await;
@@ -153,6 +169,35 @@ async fn messages_of_http2_that_are_none_or_for_somebody_else() {
                 Outcome::Silence => panic!("{told}"),
             }
             assert!(bystander.is_served().await, "the bystander: {told}");
+        }
+    }
+}
+
+/// Row 2: what is sent before a tunnel is open is held, and passed on when it is; when it is not opened, it comes to nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_before_a_tunnel_is_open_is_held() {
+    let surfaces = Surfaces::start().await;
+    let get = format!("GET / HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", authority());
+    for way in [Way::Outbound, Way::Egress] {
+        for (port, requests) in [(HTTP, 1), (TCP, 0), (TCP + 1, 0)] {
+            let early = format!("CONNECT {HOST}:{port} HTTP/1.1\r\nHost: {HOST}:{port}\r\n\r\n{get}");
+            let mut stream = surfaces.open(way).await;
+            stream.write_all(early.as_bytes()).await.expect("written");
+            if port == TCP {
+                stream.shutdown().await.expect("half closed");
+            }
+            let mut answer = Vec::new();
+            timeout(CLOSED_WITHIN, stream.read_to_end(&mut answer)).await.expect("in time").expect("an end");
+            let answer = String::from_utf8_lossy(&answer);
+            let (head, rest) = answer.split_once("\r\n\r\n").expect("an answer");
+            let told = format!("port {port} at {way:?}: {answer}");
+            match port {
+                HTTP => assert!(status(head) == "200" && rest.starts_with("HTTP/1.1 200 "), "{told}"),
+                // Echoed, as bytes.
+                TCP => assert!(status(head) == "200" && rest == get, "{told}"),
+                _ => assert!(status(head) == "404" && !rest.contains("HTTP/1."), "{told}"),
+            }
+            assert_eq!(heard(&surfaces).len(), requests, "{told}");
         }
     }
 }

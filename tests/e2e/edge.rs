@@ -81,6 +81,9 @@ spec:
   rules:
   - filters:
     - {type: RequestRedirect, requestRedirect: {scheme: https, port: 8443, statusCode: 301}}
+  - matches: [{path: {value: /plain}}]
+    filters:
+    - {type: RequestRedirect, requestRedirect: {hostname: www.example.org}}
 ";
 
 struct Edge {
@@ -156,7 +159,7 @@ async fn clients_from_outside_reach_services_by_routes() {
     for (path, more, expected) in [
         ("/", &[][..], " 404"),
         ("/application", &[], " 404"),
-        ("/gone", &[], " 503"),
+        ("/gone", &[], " 500"),
         ("/app/../far", &[], "us-west"),
         ("/app/..%2ffar", &[], " 400"),
         ("/app/..;/far", &[], " 400"),
@@ -180,13 +183,19 @@ async fn clients_from_outside_reach_services_by_routes() {
     let moved = String::from_utf8_lossy(&moved.stdout).to_lowercase();
     assert!(moved.contains(" 301") && moved.contains("location: https://www.example.com:8443/a/b?c"), "{moved}");
 
-    // A renewed certificate is shown without a restart; a broken one is not.
+    // To where it listens, whatever port the client thinks it calls.
+    let plain = format!("http://{}/plain", east.at(CLEAR));
+    let moved = run("curl", &["-s", "-i", "-H", "Host: www.example.com:4711", &plain]).await.expect("curl runs");
+    let moved = String::from_utf8_lossy(&moved.stdout).to_lowercase();
+    assert!(moved.contains(" 302") && moved.contains("location: http://www.example.org:8080/plain\r"), "{moved}");
+
+    // A renewed certificate is shown without a restart; in place of a broken one its last good one, and the others are renewed.
     fs::write(east.path("tls/b.key"), "broken").expect("written");
     certify(east, "a", "DNS:www.example.com,DNS:www.example.net").await;
     assert!(curl(east, "www.example.com", "/app", &[]).await.contains(" 200"));
-    certify(east, "b", "DNS:*.example.org").await;
     wait_until(SOON, "the new certificate", async || curl(east, "www.example.net", "/", &[]).await.contains(" 404"))
         .await;
+    assert!(curl(east, "shop.example.org", "/", &[]).await.contains(" 404"), "the last good one is shown");
 }
 
 #[tokio::test(flavor = "multi_thread")]

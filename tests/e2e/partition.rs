@@ -27,8 +27,9 @@ const SOME: usize = 100;
 const FLAPS: usize = 3;
 /// From one continent to another, one way.
 const FAR: Shape = Shape { delay: Duration::from_millis(150), jitter: Duration::from_millis(10), bandwidth: None };
-/// How long a lost packet holds back what comes after it: until it is sent again, a round trip and some later.
-const STALL: Duration = Duration::from_millis(350);
+/// How long a lost packet holds back what comes after it: until it is sent again, a round trip later (RFC 5681 §3.2). With the link's own round
+/// trip that is 600 ms of the 750 after which silence is taken for an end, on a machine that may be busy.
+const STALL: Duration = Duration::from_millis(300);
 /// How often one is lost, on one link or another: a hundredth of the requests meet it.
 const STALL_EVERY: Duration = Duration::from_secs(1);
 /// Writes of each cluster over a slow network.

@@ -1,7 +1,7 @@
 //! What a connection speaks, by its first bytes. A line that any server could take for a request must not pass as bytes.
 
 use bolero::check;
-use isthmus_proxy::detect::{Opening, opening};
+use isthmus_proxy::detect::{Opening, could_be_request, opening};
 
 use crate::bends::{Bends, corpus};
 
@@ -19,11 +19,26 @@ fn slowly(bytes: &[u8]) -> bool {
     named && plain && words.any(|word| word.to_ascii_uppercase().starts_with("HTTP/"))
 }
 
+/// Whether the first line, if it is whole, has a version for its third word, whatever else is in it.
+fn loosely(bytes: &[u8]) -> bool {
+    let is_blank = |c: char| matches!(c, '\t'..='\r' | '\u{1c}'..=' ' | '\u{85}' | '\u{a0}');
+    let text: String = bytes.iter().map(|byte| char::from(*byte)).collect();
+    let Some((line, _)) = text.trim_start_matches(is_blank).split_once('\n') else { return false };
+    let mut words = line.split(is_blank).filter(|word| !word.is_empty());
+    words.nth(2).is_some_and(|word| word.to_ascii_uppercase().starts_with("HTTP/"))
+}
+
 fn holds(bytes: &[u8]) {
     let whole = opening(bytes);
+    let guarded = could_be_request(bytes);
+    assert!(!(loosely(bytes) && bytes.len() < 64 << 10) || guarded == Some(true));
+    assert!(matches!(whole, None | Some(Opening::Opaque)) || guarded == Some(true), "what is one could be one");
     for end in 0..bytes.len() {
         if let Some(clear) = opening(&bytes[..end]) {
             assert_eq!(whole, Some(clear), "a beginning says nothing else than the whole");
+        }
+        if let Some(clear) = could_be_request(&bytes[..end]) {
+            assert_eq!(guarded, Some(clear), "nor does it here");
         }
     }
     if whole == Some(Opening::Http2) {

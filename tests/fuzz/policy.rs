@@ -103,6 +103,7 @@ impl Offered {
             exported_here: self.exported,
             endpoints: self.instances.iter().map(endpoint).collect(),
             remotes: Vec::new(),
+            traffic: isthmus_model::traffic::TrafficPolicy::usual(),
         }
     }
 }

@@ -100,6 +100,7 @@ impl World {
             exported_here: self.exported_here,
             endpoints: self.instances.iter().enumerate().map(endpoint).collect(),
             remotes: self.offers.iter().enumerate().map(|(index, offer)| offer.backend(index)).collect(),
+            traffic: isthmus_model::traffic::TrafficPolicy::usual(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bolero::check;
+use isthmus_model::authorization::FORM;
 use isthmus_model::snapshot::{Coverage, Site, Snapshot};
 use isthmus_wire::control::Update;
 use isthmus_wire::view::{Asked, ROOT_BYTES_MAX, ROOTS_MAX, apply, difference};
@@ -54,7 +55,8 @@ fn next(view: &Snapshot, bytes: &[u8]) -> Option<Snapshot> {
 fn is_told(view: &Snapshot, next: &Snapshot) {
     let Coverage::Partial { absent, absent_addresses } = next.coverage.clone() else { unreachable!("see above") };
     let services = next.services.keys().cloned().chain(absent).collect();
-    let asked = Asked { services, addresses: absent_addresses, own_address: None };
+    let own_address = Some(std::net::Ipv4Addr::LOCALHOST.into());
+    let asked = Asked { services, addresses: absent_addresses, own_address, workload: None, rules_form: FORM };
     let full = Snapshot { coverage: Coverage::Complete, ..next.clone() };
     let (to, told) = difference(view, &full, &asked);
     let told = told.map(|told| Update::decode(&*told.encode_to_vec()).expect("our own"));
@@ -63,6 +65,7 @@ fn is_told(view: &Snapshot, next: &Snapshot) {
     assert_eq!((&told.services, &told.vips, &told.coverage), (&next.services, &next.vips, &next.coverage));
     assert_eq!((&told.clusters, &told.roots, &told.denied), (&next.clusters, &next.roots, &next.denied));
     assert_eq!((&told.agreement, &told.control_ports), (&next.agreement, &next.control_ports));
+    assert_eq!(told.authorizations, next.authorizations);
 }
 
 /// Two messages, one after the other.

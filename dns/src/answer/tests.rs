@@ -20,6 +20,7 @@ fn service(name: &str, vip: Option<&str>, ports: &[(Option<&str>, u16)]) -> Serv
         exported_here: false,
         endpoints: Arc::from([]),
         remotes: Vec::new(),
+        traffic: isthmus_model::traffic::TrafficPolicy::usual(),
     }
 }
 

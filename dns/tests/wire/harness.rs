@@ -35,6 +35,7 @@ pub(crate) fn service(name: &str, vip: &str, ports: impl IntoIterator<Item = (St
         exported_here: false,
         endpoints: Arc::from([]),
         remotes: Vec::new(),
+        traffic: isthmus_model::traffic::TrafficPolicy::usual(),
     }
 }
 

@@ -41,6 +41,8 @@ pub use key::{PrivateKey, random_digest, sha256};
 pub use keyring::{GatewayCredentials, GatewayKeys};
 pub use request::{CSR_LEN_MAX, csr_key_digest};
 pub use sealing::{OpeningKey, seal};
-pub use tls::{ClientAuth, Expected, ExportedSvid, LiveIdentity, Peer, PublicCertificates, pinned_client_config};
+pub use tls::{
+    ClientAuth, Expected, ExportedSvid, LiveIdentity, Peer, PublicCertificates, Reading, pinned_client_config,
+};
 pub use token::{BearerToken, CONTACTS_MAX, TokenParseError, TokenSecret};
 pub use verify::{CHAIN_LEN_MAX, PeerUsage, ROOTS_MAX, TrustBundle, Verified};

@@ -37,7 +37,7 @@ pub use export::ExportedSvid;
 pub use guarded::Guarded;
 pub use peer::Peer;
 pub use pinned::pinned_client_config;
-pub use public::PublicCertificates;
+pub use public::{PublicCertificates, Reading};
 
 use crate::error::IdentityError;
 use crate::key::PrivateKey;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
+use crate::authorization::Authorization;
 use crate::command::Command;
 use crate::http_route::HttpRoute;
 use crate::name::{Label, NamespacedName, ServiceName};
@@ -14,6 +15,7 @@ use crate::outside::OutsideHosts;
 use crate::registry::exports::{Exported, Offered};
 use crate::shared::key;
 use crate::spiffe::WorkloadName;
+use crate::traffic::TrafficPolicy;
 
 /// Ports per service. Kubernetes itself has no limit; nobody is known to use more than a few dozen.
 pub const PORTS_PER_SERVICE_MAX: usize = 64;
@@ -109,6 +111,11 @@ pub struct LocalCatalog {
     pub routes: OrdMap<NamespacedName, Arc<HttpRoute>>,
     /// Which hosts outside may be called.
     pub outside: OrdMap<NamespacedName, Arc<OutsideHosts>>,
+    /// How requests to services are treated that clients of this cluster send, where not as usual. How a cluster calls is its
+    /// own affair, and not in the registry.
+    pub traffic: OrdMap<ServiceName, Arc<TrafficPolicy>>,
+    /// Who may call what here. Rules of the cluster where calls land, and not in the registry either.
+    pub authorizations: OrdMap<NamespacedName, Authorization>,
 }
 
 /// What a cluster offers to the federation under a service's name. Endpoints stay at home: callers reach

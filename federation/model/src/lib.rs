@@ -3,11 +3,12 @@
 //! Read it in this order: [`name`] and [`spiffe`] (what things are called), [`catalog`] (what a
 //! cluster has), [`command`] and [`registry`] (what the federation agrees on), [`health`] (what
 //! gateways tell each other outside Raft), [`snapshot`] (the read view of a data plane), and the two
-//! decisions taken on it: [`route`] on the way out and [`policy`] on the way in.
+//! decisions taken on it: [`route`] on the way out, [`policy`] and [`authorization`] on the way in.
 //!
 //! Time and chance come in as arguments: a [`command::Entry`] carries its own time, a route takes its
 //! random number. So every decision here can be replayed.
 
+pub mod authorization;
 pub mod blob;
 pub mod catalog;
 pub mod command;

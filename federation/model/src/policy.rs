@@ -64,18 +64,19 @@ pub fn authorize<'a>(snapshot: &'a Snapshot, peer: &SpiffeId, service: &ServiceN
     found.map(|found| &**found).ok_or_else(|| Denial::NotExported(service.clone()))
 }
 
-/// What listens on `port` of a workload at `address`, as far as the own cluster's services tell. Where several do, and do not agree on
-/// what it speaks, its connections have to tell.
+/// What listens on `port` of a workload at `address`, as far as the own cluster's services tell: the services, one at least, and what
+/// it speaks. Where they do not agree on that, its connections have to tell.
 #[must_use]
-pub fn landing_at(snapshot: &Snapshot, address: IpAddr, port: u16) -> Option<(ServiceName, AppProtocol)> {
-    let mut there = snapshot.services.values().filter_map(|service| {
+pub fn landing_at(snapshot: &Snapshot, address: IpAddr, port: u16) -> Option<(Vec<ServiceName>, AppProtocol)> {
+    let there = snapshot.services.values().filter_map(|service| {
         let mut here = service.endpoints.iter().filter(|endpoint| endpoint.address == address);
         let (offered, _) = here.find_map(|endpoint| endpoint.ports.iter().find(|(_, target)| **target == port))?;
         Some((service.name.clone(), service.port(*offered)?.protocol))
     });
-    let (name, protocol) = there.next()?;
-    let agreed = there.all(|(_, other)| other == protocol);
-    Some((name, if agreed { protocol } else { AppProtocol::Detect }))
+    let (names, protocols): (Vec<_>, Vec<_>) = there.unzip();
+    let protocol = *protocols.first()?;
+    let agreed = protocols.iter().all(|other| *other == protocol);
+    Some((names, if agreed { protocol } else { AppProtocol::Detect }))
 }
 
 #[cfg(test)]

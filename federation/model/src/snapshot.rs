@@ -17,17 +17,19 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use crate::authorization::{Authorization, Ruleset, Selector};
 use crate::catalog::{Endpoint, ServicePort};
 use crate::health::{Agreement, Capacity, Reach};
 use crate::http_route::Routes;
 use crate::locality::{Locality, Proximity};
-use crate::name::{ClusterName, FederationDomain, Label, ServiceName, TrustDomain};
+use crate::name::{ClusterName, FederationDomain, Label, NamespacedName, ServiceName, TrustDomain};
 use crate::outside::Outside;
 use crate::registry::Epoch;
 use crate::registry::node::NodeId;
 use crate::registry::token::Digest;
 use crate::spiffe::{SpiffeId, WorkloadName};
 use crate::time::UnixMillis;
+use crate::traffic::TrafficPolicy;
 
 pub use build::Sources;
 pub use builder::Builder;
@@ -121,6 +123,8 @@ pub struct Service {
     pub endpoints: Arc<[Endpoint]>,
     /// Other clusters' offers, nearest first.
     pub remotes: Vec<RemoteBackend>,
+    /// How requests to it are treated that the own cluster's clients send.
+    pub traffic: Arc<TrafficPolicy>,
 }
 
 impl Service {
@@ -181,6 +185,8 @@ pub struct Snapshot {
     pub routes: Routes,
     /// Which hosts outside may be called. Only gateways know and need it.
     pub outside: Outside,
+    /// Who may call what in the own cluster. A sidecar knows what is about its workload.
+    pub authorizations: OrdMap<NamespacedName, Authorization>,
     /// Since when the own cluster's traffic is moved away. Only gateways know and need it.
     pub draining: Option<UnixMillis>,
 }
@@ -205,6 +211,7 @@ impl Snapshot {
             agreement: Agreement::default(),
             routes: Routes::default(),
             outside: Outside::default(),
+            authorizations: OrdMap::new(),
             draining: None,
         }
     }
@@ -238,6 +245,22 @@ impl Snapshot {
     fn names_at(&self, address: IpAddr) -> impl Iterator<Item = &ServiceName> {
         let there = self.homes.range((address, None)..).map(|((home, name), ())| (home, name));
         there.take_while(move |(home, _)| **home == address).filter_map(|(_, name)| name.as_ref())
+    }
+
+    /// What is said about who may call `workload`, which is at `address`.
+    pub fn rules_about<'a>(
+        &'a self,
+        workload: Option<&'a WorkloadName>,
+        address: IpAddr,
+    ) -> impl Iterator<Item = (&'a NamespacedName, &'a Arc<Ruleset>)> {
+        let is_selected = move |selector: &Selector| match selector {
+            Selector::All => true,
+            Selector::Namespace(namespace) => workload.is_some_and(|workload| workload.namespace == *namespace),
+            Selector::Workload(name) => workload == Some(name),
+            Selector::Service(service) => self.homes.contains_key(&(address, Some(service.clone()))),
+        };
+        let about = self.authorizations.iter().filter(move |(_, policy)| policy.selects.iter().any(is_selected));
+        about.map(|(name, policy)| (name, &policy.says))
     }
 
     /// Takes a service in, in place of the one of its name, with all that leads to it.

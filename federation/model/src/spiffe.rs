@@ -79,6 +79,15 @@ impl SpiffeId {
         Self { trust_domain, principal: Principal::Gateway(gateway) }
     }
 
+    /// The workload whose identity this is.
+    #[must_use]
+    pub fn as_workload(&self) -> Option<&WorkloadName> {
+        match &self.principal {
+            Principal::Workload(workload) => Some(workload),
+            Principal::Gateway(_) => None,
+        }
+    }
+
     /// Whether this is a gateway's identity.
     #[must_use]
     pub fn is_gateway(&self) -> bool {

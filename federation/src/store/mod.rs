@@ -39,6 +39,10 @@ const FORMAT: u64 = 3;
 /// The earliest that is taken over.
 const FORMAT_BEFORE: u64 = 2;
 
+/// Memory for pages of the file, of which redb takes a gibibyte by default. Reads are rare and cheap, for the kernel has the file too: the
+/// registry itself is in memory, and the log is read at a start and by replicas that are behind.
+const CACHE_BYTES_MAX: usize = 4 << 20;
+
 /// The file's mode: its owner's alone.
 const FILE_MODE: u32 = 0o600;
 
@@ -210,7 +214,7 @@ fn private(path: &Path, disk: &Disk) -> Result<Database, DatabaseError> {
     // A file that the disk has damaged is an error then, and not a panic or a wrong state. It is read whole at every
     // start: some megabytes. (After an unclean stop, redb goes back to the commit before one whose pages are bad: it
     // takes that for a commit that was not synced yet, which it can be only on a disk that lies about it.)
-    disk.open(Database::builder().set_check_integrity_on_open(true), path)
+    disk.open(Database::builder().set_cache_size(CACHE_BYTES_MAX).set_check_integrity_on_open(true), path)
 }
 
 /// The open file. Cheap to clone.

@@ -181,6 +181,20 @@ async fn a_snapshot_that_was_built_while_a_later_one_was_installed_does_not_repl
 }
 
 #[tokio::test]
+async fn a_log_that_grows_takes_the_disk_and_not_memory() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (log, _machine) = open(&dir.path().join("registry.redb"), &Disk::Real).expect("opens");
+    let file = log.file();
+    let entry = vec![0; CACHE_BYTES_MAX / 64];
+    for index in 0..256 {
+        file.write(|transaction| Ok(transaction.open_table(LOG)?.insert(index, entry.as_slice()).map(drop)?))
+            .expect("written");
+    }
+    let used = file.database.cache_stats().used_bytes();
+    assert!((1..=CACHE_BYTES_MAX).contains(&used), "{used} bytes for four times as many");
+}
+
+#[tokio::test]
 async fn a_batch_of_entries_fits_a_message_and_is_never_empty() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let (mut log, _machine) = open(&dir.path().join("registry.redb"), &Disk::Real).expect("opens");

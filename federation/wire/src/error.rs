@@ -1,6 +1,8 @@
 //! What can be wrong with a message that was well-formed protobuf.
 
+use isthmus_model::authorization::PatternError;
 use isthmus_model::name::{ClusterName, NameError, ServiceName};
+use isthmus_model::traffic::OutOfBounds;
 
 /// Why a message was refused. A refused message changes nothing.
 ///
@@ -62,6 +64,17 @@ pub enum WireError {
         /// What it may be at most.
         limit: i64,
     },
+    /// A text of an authorization policy that is no pattern.
+    #[error("{field}: {source}")]
+    Pattern {
+        /// Path of the field within the message.
+        field: &'static str,
+        /// What is wrong with it.
+        source: PatternError,
+    },
+    /// A value of a traffic policy that makes no sense.
+    #[error("services.traffic.{0}: check the peer's version")]
+    Traffic(#[from] OutOfBounds),
     /// Something that has to be unique comes twice.
     #[error("{field} has {value} twice: check the peer's version")]
     Duplicate {

@@ -57,7 +57,8 @@ impl fmt::Display for Ingress {
         if let Some(http) = self.http {
             writeln!(f, "  http: {}", quoted(&http.to_string()))?;
         }
-        writeln!(f, "  certificates: {}", quoted(&self.certificates.to_string_lossy()))
+        writeln!(f, "  certificates: {}", quoted(&self.certificates.to_string_lossy()))?;
+        writeln!(f, "  stream_idle_timeout: {}", duration::format(self.stream_idle_timeout))
     }
 }
 

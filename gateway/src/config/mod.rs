@@ -129,6 +129,9 @@ pub struct Ingress {
     pub http: Option<SocketAddr>,
     /// The directory of certificates and keys: `NAME.crt` and `NAME.key`, PEM.
     pub certificates: PathBuf,
+    /// How long nothing may move on a request and its response until they are given up.
+    #[serde(with = "duration::text")]
+    pub stream_idle_timeout: Duration,
 }
 
 /// Load balancers that send the PROXY protocol, by the listener that they stand before. They are trusted in what they say,

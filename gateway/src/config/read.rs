@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use isthmus_model::spiffe::WorkloadName;
 use isthmus_model::voters::VOTERS_MAX;
 use isthmus_proxy::accept::{DRAIN_WITHIN, DRAIN_WITHIN_MAX};
+use isthmus_proxy::message::quiet::QUIET_DEFAULT;
 use isthmus_proxy::unix_socket::{PATH_BYTES_MAX, is_one_user};
 use isthmus_sources::OPAQUE_PORTS;
 
@@ -45,6 +46,10 @@ const SNAPSHOT_RATE_MIN: NonZeroU64 = NonZeroU64::new(64 << 10).expect("not zero
 const SNAPSHOT_RATE_MAX: NonZeroU64 = NonZeroU64::new(10 << 30).expect("not zero");
 /// Users of the control socket: the workloads of one machine.
 const USERS_MAX: usize = 1_024;
+/// The shortest that streams from outside may be quiet: a slow application must not look like a silent one.
+const STREAM_IDLE_MIN: Duration = Duration::from_secs(1);
+/// The longest: what holds its places for longer is left behind.
+const STREAM_IDLE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// A bound on the other timeouts, to catch a wrong unit.
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
@@ -335,7 +340,11 @@ fn ingress(section: &mut Section<'_>, base: &Path, listen: Option<&Listen>) -> O
     {
         section.report(http.line, format!("`ingress.http`: {} is already taken by `ingress.https`", http.value));
     }
-    Some(Ingress { gateway: gateway?, https: https?, http: http.map(|http| http.value), certificates: certificates? })
+    let stream_idle_timeout = section
+        .scalar("stream_idle_timeout", within(STREAM_IDLE_MIN, STREAM_IDLE_MAX))
+        .map_or(QUIET_DEFAULT, |found| found.value);
+    let (gateway, https, http) = (gateway?, https?, http.map(|http| http.value));
+    Some(Ingress { gateway, https, http, certificates: certificates?, stream_idle_timeout })
 }
 
 fn opaque_ports(top: &mut Section<'_>) -> BTreeSet<u16> {

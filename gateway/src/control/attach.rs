@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use isthmus_federation::caller::{self, Proof};
 use isthmus_identity::LiveAuthority;
+use isthmus_model::authorization::FORM;
 use isthmus_model::registry::token::Digest;
 use isthmus_model::registry::{Epoch, Registry};
 use isthmus_model::snapshot::{Coverage, Site, Snapshot};
@@ -15,7 +16,7 @@ use isthmus_proxy::unix_socket;
 use isthmus_wire::control::from_gateway::Message as ToSidecar;
 use isthmus_wire::control::from_sidecar::Message as FromSidecarMessage;
 use isthmus_wire::control::{Certificate, FromGateway, FromSidecar, Hello, Renew, Welcome, control_server};
-use isthmus_wire::view::{Asked, difference};
+use isthmus_wire::view::{Asked, difference, is_overtaxed};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -69,6 +70,8 @@ struct Session {
     identity: SpiffeId,
     warrant: Warrant,
     asked: Asked,
+    /// Whether it was told in the log that the sidecar does not understand what is about its workload.
+    overtaxed: bool,
     seat: Seat,
     /// What the sidecar has been sent.
     sent: Snapshot,
@@ -171,6 +174,14 @@ impl Session {
             // What it did not take over from this gateway is the latest now, even if it is the same still.
             self.sent.roots = Arc::from([]);
         }
+        if is_overtaxed(current, &self.asked) && !std::mem::replace(&mut self.overtaxed, true) {
+            let identity = &self.identity;
+            tracing::warn!(
+                %identity,
+                "authorization policies are about this workload, whose sidecar is of an earlier version and would let in \
+                 whom they do not: it is left without requests; upgrade isthmus-proxy there"
+            );
+        }
         let (next, update) = difference(&self.sent, current, &self.asked);
         if next.roots != self.sent.roots {
             self.roots_told = Some(next.generation);
@@ -228,10 +239,16 @@ async fn serve(
         cluster: site.cluster.to_string(),
         locality: site.locality.to_string(),
         identity: identity.to_string(),
+        rules_form: FORM,
     };
     send(outgoing, ToSidecar::Welcome(welcome)).await?;
     let coverage = Coverage::Partial { absent: Default::default(), absent_addresses: Default::default() };
-    let asked = Asked { services: Default::default(), addresses: Default::default(), own_address: Some(own_address) };
+    let asked = Asked {
+        own_address: Some(own_address),
+        workload: identity.as_workload().cloned(),
+        rules_form: hello.rules_form,
+        ..Asked::default()
+    };
     let session = Session {
         seat: inputs.attached.sit_down(identity.clone()),
         knows_later: Some(known).filter(|known| *known > inputs.view.borrow().epoch),
@@ -241,6 +258,7 @@ async fn serve(
         identity,
         warrant,
         asked,
+        overtaxed: false,
         certificates: 0,
         window_began: tokio::time::Instant::now(),
     };

@@ -59,6 +59,7 @@ mod tests {
                 exported_here,
                 endpoints: Arc::from([]),
                 remotes: Vec::new(),
+                traffic: isthmus_model::traffic::TrafficPolicy::usual(),
             }
         });
         view.with(services)

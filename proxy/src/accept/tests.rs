@@ -49,3 +49,22 @@ async fn an_address_that_stays_taken_is_an_error_in_the_end() {
         .expect_err("not the machine's");
     assert_eq!(begun.elapsed(), Duration::ZERO, "waiting does not help");
 }
+
+#[tokio::test]
+async fn connections_are_accepted_without_nagles_delay() {
+    let listener = Accepting::bind("127.0.0.1:0".parse().expect("valid"), Direction::Inbound).expect("a free port");
+    let _client = TcpStream::connect(listener.local_addr()).await.expect("connected");
+    let (metrics, shutdown) =
+        (Metrics::register(&mut prometheus_client::registry::Registry::default()), CancellationToken::new());
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let stop = shutdown.clone();
+    let handle = |accepted: Accepted| {
+        let (tell, stop) = (tell.clone(), stop.clone());
+        async move {
+            tell.send(accepted.stream.nodelay()).expect("heard");
+            stop.cancel();
+        }
+    };
+    listener.run(&metrics, shutdown, handle).await;
+    assert!(told.recv().await.expect("accepted").expect("an open socket"), "its listener's option is its own");
+}

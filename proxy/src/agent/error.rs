@@ -67,6 +67,11 @@ pub enum SessionError {
         /// The configured trust domain.
         expected: String,
     },
+    /// The gateway would leave out who may call the workload.
+    #[error(
+        "the gateway is of an earlier version, which does not know the authorization policies that are about this workload: upgrade the gateway"
+    )]
+    EarlierGateway,
     /// Roots, a key or a certificate that cannot be used. The former ones stay in use.
     #[error("roots, key or certificate refused: {0}")]
     Identity(#[from] IdentityError),

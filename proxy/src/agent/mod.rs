@@ -187,6 +187,11 @@ impl Agent {
         }
     }
 
+    /// Whether policies say who may call the workload.
+    fn is_guarded(&self) -> bool {
+        !self.published.borrow().authorizations.is_empty()
+    }
+
     fn attached(&self, gateway: &ControlAddr) {
         info!(%gateway, "attached to gateway");
         let now = SystemTime::now();

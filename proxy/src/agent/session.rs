@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
 
 use isthmus_identity::PrivateKey;
+use isthmus_model::authorization::FORM;
 use isthmus_model::name::{ClusterName, FederationDomain};
 use isthmus_model::registry::Epoch;
 use isthmus_model::route::Question;
@@ -53,7 +54,7 @@ struct Session<'a> {
 
 /// What woke the session up.
 enum Event {
-    Gateway(FromGateway),
+    Gateway(Box<FromGateway>),
     Room(mpsc::OwnedPermit<FromSidecar>),
     Questions(Vec<Question>),
     RenewalDue,
@@ -101,10 +102,11 @@ fn hello(agent: &Agent, proof: Proof) -> control::Hello {
         workload_address: agent.config.workload_address.to_string(),
         known_restored_at: restored_at.0,
         known_revision: revision,
+        rules_form: FORM,
     }
 }
 
-/// Checks that the gateway serves the own cluster.
+/// Checks that the gateway serves the own cluster, and does not leave out what protects the workload.
 fn greeted(agent: &Agent, welcome: &control::Welcome) -> Result<Site, SessionError> {
     let identity: SpiffeId = welcome.identity.parse()?;
     let own = agent.config.trust_domain.clone();
@@ -112,6 +114,9 @@ fn greeted(agent: &Agent, welcome: &control::Welcome) -> Result<Site, SessionErr
     let cluster: ClusterName = welcome.cluster.parse()?;
     if identity.trust_domain != own || federation.trust_domain(&cluster) != own || identity.is_gateway() {
         return Err(SessionError::OtherIdentity { told: identity, expected: own.to_string() });
+    }
+    if welcome.rules_form < FORM && agent.is_guarded() {
+        return Err(SessionError::EarlierGateway);
     }
     Ok(Site { federation, cluster, locality: welcome.locality.parse()? })
 }
@@ -126,7 +131,7 @@ impl Session<'_> {
         let certificate_due = self.requested.as_ref().map_or(self.renewal, |(_, until)| *until);
         let mut questions = Vec::new();
         Ok(tokio::select! {
-            message = receive(incoming) => Event::Gateway(message?),
+            message = receive(incoming) => Event::Gateway(Box::new(message?)),
             room = self.outbox.clone().reserve_owned(), if !self.waiting.is_empty() => {
                 Event::Room(room.map_err(|_| SessionError::Closed)?)
             }
@@ -143,7 +148,7 @@ impl Session<'_> {
 
     fn handle(&mut self, event: Event) -> Result<(), SessionError> {
         match event {
-            Event::Gateway(message) => self.heard(message)?,
+            Event::Gateway(message) => self.heard(*message)?,
             Event::Room(room) => {
                 let message = self.waiting.pop_front();
                 drop(room.send(FromSidecar { message }));

@@ -40,6 +40,7 @@ fn service(text: &str) -> Arc<Service> {
         exported_here,
         endpoints,
         remotes: Vec::new(),
+        traffic: isthmus_model::traffic::TrafficPolicy::usual(),
     })
 }
 

@@ -4,7 +4,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How fast the past is forgotten: after this long without answers two thirds of it are.
+/// How fast the past is forgotten: after this long two thirds of it are. Who has not answered for as long is unknown again: one late
+/// answer, a thousand times as late as others', would keep requests away for more than a minute otherwise.
 const MEMORY: Duration = Duration::from_secs(10);
 
 /// What is remembered of one destination. Two answers at once may lose one of their marks: it is an average.
@@ -40,14 +41,19 @@ impl Latency {
     /// again. `None` as long as nothing is known.
     pub(super) fn expected(&self, now: Instant) -> Option<u64> {
         let average = self.average_micros.load(Ordering::Relaxed);
-        (average > 0).then(|| ((average as f64 * self.kept(now)) as u64).max(1))
+        let is_known = average > 0 && self.age_micros(now) < micros(MEMORY);
+        is_known.then(|| ((average as f64 * self.kept(now)) as u64).max(1))
     }
 
     /// How much of the past counts yet.
     fn kept(&self, now: Instant) -> f64 {
+        (-(self.age_micros(now) as f64) / micros(MEMORY) as f64).exp()
+    }
+
+    /// How long ago the last answer came.
+    fn age_micros(&self, now: Instant) -> u64 {
         let now = micros(now.saturating_duration_since(self.since));
-        let age = now.saturating_sub(self.at_micros.load(Ordering::Relaxed));
-        (-(age as f64) / MEMORY.as_micros() as f64).exp()
+        now.saturating_sub(self.at_micros.load(Ordering::Relaxed))
     }
 }
 
@@ -76,7 +82,11 @@ mod tests {
         }
         let after = start + Duration::from_secs(60);
         assert!(latency.expected(after).is_some_and(|micros| (10_000..10_500).contains(&micros)));
-        let later = after + MEMORY;
-        assert!(latency.expected(later).is_some_and(|micros| micros < 4_000), "forgotten unless it is seen again");
+        let later = latency.expected(after + MEMORY / 2);
+        assert!(
+            later.is_some_and(|micros| (6_000..6_500).contains(&micros)),
+            "{later:?}: less counts until it is seen again"
+        );
+        assert_eq!(latency.expected(after + MEMORY), None, "forgotten");
     }
 }

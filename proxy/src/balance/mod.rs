@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use isthmus_model::name::ServiceName;
-use isthmus_model::traffic::TrafficPolicy;
+use isthmus_model::snapshot::Service;
 
 use crate::metrics::Metrics;
 
@@ -49,9 +49,10 @@ impl Balancer {
         Self { services: RwLock::default(), chance: Chance::seeded(), metrics }
     }
 
-    /// The traffic of one service.
-    pub fn traffic(&self, service: &ServiceName) -> Arc<Traffic> {
-        let known = self.services.read().unwrap_or_else(PoisonError::into_inner).get(service).cloned();
+    /// The traffic of one service. Its policy is asked of the service each time, so that a change of it holds at once.
+    pub fn traffic(&self, service: &Service) -> Arc<Traffic> {
+        let name = &service.name;
+        let known = self.services.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         if let Some(known) = known {
             return known;
         }
@@ -59,8 +60,8 @@ impl Balancer {
         if services.len() >= SERVICES_MAX {
             services.retain(|_, traffic| Arc::strong_count(traffic) > 1);
         }
-        let new = || Arc::new(Traffic::new(service.clone(), TrafficPolicy::default(), self.metrics.clone()));
-        services.entry(service.clone()).or_insert_with(new).clone()
+        let new = || Arc::new(Traffic::new(service, self.metrics.clone()));
+        services.entry(name.clone()).or_insert_with(new).clone()
     }
 
     /// A random number; see [`Chance`].

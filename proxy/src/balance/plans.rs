@@ -12,12 +12,12 @@ use isthmus_model::name::ServiceName;
 use isthmus_model::route::failback::{Shares, hold_back};
 use isthmus_model::route::{Destination, DestinationKey, Level, Plan, plan};
 use isthmus_model::snapshot::Service;
-use isthmus_model::traffic::{Arrival, TrafficPolicy};
+use isthmus_model::traffic::{Arrival, Ejection, TrafficPolicy};
 
 use super::budget::RetryBudget;
 use super::ejection::Failure;
 use super::load::{Load, Target};
-use super::permits::Permits;
+use super::permits::{Kind, Overflow, Permit, Permits};
 use super::tried::Tried;
 use crate::metrics::{Metrics, ServiceLabels};
 
@@ -31,7 +31,6 @@ const MOVING_FOR: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub struct Traffic {
     service: ServiceName,
-    policy: TrafficPolicy,
     permits: Permits,
     metrics: Arc<Metrics>,
     targets: Mutex<HashMap<DestinationKey, Arc<Target>>>,
@@ -77,8 +76,10 @@ pub struct Pick {
     pub destination: Destination,
     pub(super) proximity: Proximity,
     traffic: Arc<Traffic>,
+    policy: Arc<TrafficPolicy>,
     load: Load,
-    at: Instant,
+    /// What its latency counts from.
+    asked_at: Instant,
 }
 
 impl Pick {
@@ -88,16 +89,24 @@ impl Pick {
         &self.load.0.key
     }
 
-    /// How much of the service may be under way.
-    #[must_use]
-    pub fn permits(&self) -> &Permits {
-        &self.traffic.permits
+    /// Takes one of the service's places.
+    ///
+    /// # Errors
+    /// [`Overflow`].
+    pub fn take(&self, kind: Kind) -> Result<Permit, Overflow> {
+        self.traffic.permits.take(kind, &self.policy.limits)
+    }
+
+    /// The destination is asked only now. What it took to open a session is no measure of how it answers: the next requests find the
+    /// session open.
+    pub fn ask(&mut self, now: Instant) {
+        self.asked_at = now;
     }
 
     /// The destination answered.
     pub fn succeeded(&self, now: Instant) {
         let target = &self.load.0;
-        target.observe(now.saturating_duration_since(self.at), now);
+        target.observe(now.saturating_duration_since(self.asked_at), now);
         if target.is_marked() && target.change(super::ejection::Record::succeed) {
             target.arrive(now);
             self.traffic.turn.fetch_add(1, Ordering::AcqRel);
@@ -108,8 +117,8 @@ impl Pick {
     /// The destination failed.
     pub fn failed(&self, failure: Failure, now: Instant) {
         let target = &self.load.0;
-        let policy = &self.traffic.policy.ejection;
-        let spare = !failure.is_certain() && self.traffic.is_ejected_enough(now);
+        let policy = &self.policy.ejection;
+        let spare = !failure.is_certain() && self.traffic.is_ejected_enough(policy, now);
         let Some(ejected_for) = target.change(|record| record.fail(failure, policy, spare, now)) else { return };
         self.traffic.turn.fetch_add(1, Ordering::AcqRel);
         let labels = ServiceLabels { service: self.traffic.service.to_string() };
@@ -125,40 +134,33 @@ impl Pick {
 }
 
 impl Traffic {
-    pub(super) fn new(service: ServiceName, policy: TrafficPolicy, metrics: Arc<Metrics>) -> Self {
-        metrics.begin_service(service.to_string());
+    pub(super) fn new(service: &Service, metrics: Arc<Metrics>) -> Self {
+        metrics.begin_service(service.name.to_string());
         Self {
-            service,
+            service: service.name.clone(),
             metrics,
-            permits: Permits::new(&policy.limits),
+            permits: Permits::default(),
             targets: Mutex::default(),
             plans: Mutex::default(),
             turn: AtomicU64::new(0),
-            budget: Mutex::new(RetryBudget::new(policy.retries.clone(), Instant::now())),
-            policy,
+            budget: Mutex::new(RetryBudget::new(&service.traffic.retries, Instant::now())),
         }
     }
 
-    /// How it is treated.
-    #[must_use]
-    pub fn policy(&self) -> &TrafficPolicy {
-        &self.policy
-    }
-
-    /// How much of it may be under way.
+    /// What of it is under way.
     #[must_use]
     pub fn permits(&self) -> &Permits {
         &self.permits
     }
 
     /// Whether as many destinations are ejected as may be for what they answered.
-    fn is_ejected_enough(&self, now: Instant) -> bool {
+    fn is_ejected_enough(&self, policy: &Ejection, now: Instant) -> bool {
         let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         let ejected = targets.values().filter(|target| !target.usable(now)).count() as u64;
         // Those that have left are in no plan, and neither are the ejected.
         let planned =
             targets.values().filter(|target| target.usable(now) && Arc::strong_count(target) > 1).count() as u64;
-        (ejected + 1) * 1_000 > u64::from(self.policy.ejection.share_max_permille) * (ejected + planned)
+        (ejected + 1) * 1_000 > u64::from(policy.share_max_permille) * (ejected + planned)
     }
 
     /// The retry budget.
@@ -182,9 +184,9 @@ impl Traffic {
         let from = |level: &Level| {
             let index = planned.plan.levels.iter().position(|other| other.proximity == level.proximity)?;
             let candidates = &planned.levels[index];
-            let chosen = candidates.choose(random >> 32, &self.policy.arrival, now, fits)?;
+            let chosen = candidates.choose(random >> 32, &service.traffic.arrival, now, fits)?;
             let target = &candidates.members[chosen].target;
-            Some(self.picked(level.proximity, level.destinations[chosen].clone(), target, now))
+            Some(self.picked(service, level.proximity, level.destinations[chosen].clone(), target, now))
         };
         let fresh = planned.plan.order(low).filter(|level| !tried.has_enough_of(level.proximity));
         let rest = planned.plan.order(low).filter(|level| tried.has_enough_of(level.proximity));
@@ -210,18 +212,20 @@ impl Traffic {
             let mut destinations = level.destinations.into_iter();
             let destination = destinations.find(|destination| fits(&destination.key(port)))?;
             let target = self.target(destination.key(port), now, false);
-            Some(self.picked(level.proximity, destination, &target, now))
+            Some(self.picked(service, level.proximity, destination, &target, now))
         })
     }
 
     fn picked(
         self: &Arc<Self>,
+        service: &Service,
         proximity: Proximity,
         destination: Destination,
         target: &Arc<Target>,
-        at: Instant,
+        asked_at: Instant,
     ) -> Pick {
-        Pick { destination, proximity, traffic: self.clone(), load: Load::on(target), at }
+        let (traffic, policy) = (self.clone(), service.traffic.clone());
+        Pick { destination, proximity, traffic, policy, load: Load::on(target), asked_at }
     }
 
     fn planned(&self, service: &Arc<Service>, port: u16, now: Instant) -> Arc<Planned> {
@@ -256,7 +260,7 @@ impl Traffic {
             usable
         });
         let (known, since) = before.map_or((Shares::default(), now), |before| (before.shares.clone(), before.at));
-        let shares = hold_back(&mut plan, &known, now.saturating_duration_since(since), &self.policy.arrival);
+        let shares = hold_back(&mut plan, &known, now.saturating_duration_since(since), &service.traffic.arrival);
         let moves = shares.are_moving().then(|| now + MOVING_FOR);
         let expires = expires.get().into_iter().chain(moves).min();
         let candidate = |destination: &Destination| Candidate {

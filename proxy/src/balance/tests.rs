@@ -6,6 +6,7 @@ use isthmus_model::health::{Capacity, Reach};
 use isthmus_model::locality::Proximity;
 use isthmus_model::route::DestinationKey;
 use isthmus_model::snapshot::{Gateway, RemoteBackend, RemoteCluster, Service};
+use isthmus_model::traffic::TrafficPolicy;
 use prometheus_client::registry::Registry;
 
 use super::ejection::Failure;
@@ -30,6 +31,7 @@ fn service(endpoints: u8) -> Arc<Service> {
         exported_here: true,
         endpoints: (1..=endpoints).map(endpoint).collect(),
         remotes: vec![],
+        traffic: TrafficPolicy::usual(),
     })
 }
 
@@ -65,7 +67,7 @@ struct Fixture {
 impl Fixture {
     fn of(endpoints: u8) -> Self {
         let (balancer, service) = (balancer(), service(endpoints));
-        Self { traffic: balancer.traffic(&service.name), balancer, service }
+        Self { traffic: balancer.traffic(&service), balancer, service }
     }
 
     fn pick(&self, tried: &Tried, now: Instant) -> Option<Pick> {
@@ -100,6 +102,11 @@ fn a_slow_destination_gets_less() {
     }
 }
 
+/// Where a request went that is over.
+fn key_of(over: Pick) -> DestinationKey {
+    over.key().clone()
+}
+
 /// How often each of two clusters is chosen when nothing else is under way.
 #[test]
 fn idle_destinations_get_what_their_weights_say() {
@@ -118,7 +125,7 @@ fn who_answers_late_gets_little_until_that_is_forgotten() {
     let start = Instant::now();
     let slow = fixture.pick(&Tried::default(), start).expect("a destination");
     slow.succeeded(start + Duration::from_millis(500));
-    let slow = slow.key().clone();
+    let slow = key_of(slow);
     let mut tried = Tried::default();
     let quick =
         (0..100).filter_map(|_| fixture.pick(&tried, start)).find(|pick| *pick.key() != slow).expect("the other");
@@ -128,8 +135,28 @@ fn who_answers_late_gets_little_until_that_is_forgotten() {
     let picks =
         |now| (0..100).filter(|_| fixture.pick(&Tried::default(), now).is_some_and(|pick| *pick.key() == slow)).count();
     assert_eq!(picks(now), 0);
+    assert!(picks(start + Duration::from_secs(11)) > 20, "it may be better by now");
     tried.note(&fixture.pick(&Tried::default(), now).expect("the quick one"));
     assert_eq!(*fixture.pick(&tried, now).expect("the slow one").key(), slow, "better than nothing");
+}
+
+#[test]
+fn what_it_takes_to_open_a_session_is_held_against_nobody() {
+    let fixture = Fixture::of(2);
+    let start = Instant::now();
+    let mut new = fixture.pick(&Tried::default(), start).expect("a destination");
+    let (asked, answered) = (start + Duration::from_millis(500), start + Duration::from_millis(505));
+    new.ask(asked);
+    new.succeeded(answered);
+    let new = key_of(new);
+    let known = (0..100)
+        .filter_map(|_| fixture.pick(&Tried::default(), asked))
+        .find(|pick| *pick.key() != new)
+        .expect("the other");
+    known.succeeded(answered);
+    drop(known);
+    let picks = (0..100).filter_map(|_| fixture.pick(&Tried::default(), answered)).filter(|pick| *pick.key() == new);
+    assert!((30..70).contains(&picks.count()), "both answer within 5 ms");
 }
 
 #[test]

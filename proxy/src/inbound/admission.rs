@@ -2,14 +2,18 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::StatusCode;
 use http::uri::Authority;
+use http::{Method, Request, StatusCode};
+use isthmus_model::authorization::{self, Asking, Http, Permitted, judge};
+use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ServiceName;
 use isthmus_model::policy::{Denial, admit, authorize};
 use isthmus_model::snapshot::Snapshot;
-use isthmus_model::spiffe::SpiffeId;
+use isthmus_model::spiffe::{SpiffeId, WorkloadName};
 
+use crate::message::Received;
 use crate::message::fields::Outcome;
+use crate::message::upgrade::is_asked;
 use crate::plaintext::deliver::Admitted;
 
 /// Whom a sidecar lets in.
@@ -93,50 +97,101 @@ impl From<Denial> for Refused {
     }
 }
 
-impl Landing {
-    /// Decides about a request of `peer`. `random` spreads a gateway's requests over instances.
-    pub(super) fn admit(
-        self,
+impl From<authorization::Denial> for Refused {
+    fn from(denial: authorization::Denial) -> Self {
+        if let authorization::Denial::Denied(policy) = &denial {
+            tracing::debug!(%policy, "a policy denies what was asked for");
+        }
+        Self::denied(StatusCode::FORBIDDEN, denial)
+    }
+}
+
+/// What a peer asks for by a session.
+pub(super) struct Call<'a> {
+    pub(super) peer: &'a SpiffeId,
+    pub(super) service: &'a ServiceName,
+    pub(super) port: u16,
+    /// What a request says; `None` for bytes.
+    pub(super) http: Option<Http<'a>>,
+    /// Who the own workload is.
+    pub(super) own: Option<&'a WorkloadName>,
+    /// Spreads a gateway's requests over instances.
+    pub(super) random: u64,
+}
+
+impl Call<'_> {
+    /// Judges it by the rules about the workload at `address` whose application listens on `app_port`.
+    fn judge(
+        &self,
         snapshot: &Snapshot,
-        peer: &SpiffeId,
-        service: &ServiceName,
-        port: u16,
-        random: u64,
-    ) -> Result<Admitted, Refused> {
-        let targets = match self {
-            Self::Workload(workload) => {
-                let known = admit(snapshot, peer, service, port, workload.address)?;
-                vec![SocketAddr::new(workload.application, known.port())]
-            }
-            Self::Gateway => instances(snapshot, peer, service, port, random)?,
-        };
+        workload: Option<&WorkloadName>,
+        address: IpAddr,
+        app_port: u16,
+    ) -> Result<Permitted, authorization::Denial> {
+        let services = std::slice::from_ref(self.service);
+        let asking = Asking { peer: Some(self.peer), services, port: app_port, http: self.http };
+        judge(snapshot.rules_about(workload, address), &asking)
+    }
+}
+
+/// What `request` says, as rules look at it.
+pub(super) fn seen(request: &Request<Received>) -> Http<'_> {
+    // A protocol is asked for by a GET, whatever form that has in HTTP/2.
+    let method = if is_asked(request) { Method::GET.as_str() } else { request.method().as_str() };
+    Http { method, path: request.uri().path() }
+}
+
+impl Landing {
+    /// Decides about a call: first whether the peer may call the service here at all, then by the rules about where it lands.
+    pub(super) fn admit(self, snapshot: &Snapshot, call: &Call<'_>) -> Result<Admitted, Refused> {
+        let Call { peer, service, port, .. } = *call;
         let known = snapshot.services.get(service).and_then(|service| service.port(port));
+        // To what speaks no HTTP, a request is bytes: whatever it says as one lets nobody in.
+        let is_tcp = known.is_some_and(|known| known.protocol == AppProtocol::Tcp);
+        let call = &Call { http: call.http.filter(|_| !is_tcp), ..*call };
+        let (targets, permitted) = match self {
+            Self::Workload(workload) => {
+                let found = admit(snapshot, peer, service, port, workload.address)?;
+                let permitted = call.judge(snapshot, call.own, workload.address, found.port())?;
+                (vec![SocketAddr::new(workload.application, found.port())], permitted)
+            }
+            Self::Gateway => instances(snapshot, call)?,
+        };
         // Without its protocol nobody could tell whether bytes may pass that claim to be somebody's.
         let known = known.ok_or_else(|| Denial::NoSuchPort(service.clone(), port))?;
         let authority = Authority::try_from(format!("{}:{port}", service.host()));
         let authority = authority.map_err(|error| Refused::denied(StatusCode::BAD_REQUEST, error))?;
-        Ok(Admitted { targets, protocol: known.protocol, authority })
+        Ok(Admitted { targets, protocol: known.protocol, authority, path: permitted.into_path() })
     }
 }
 
-fn instances(
-    snapshot: &Snapshot,
-    peer: &SpiffeId,
-    service: &ServiceName,
-    port: u16,
-    random: u64,
-) -> Result<Vec<SocketAddr>, Refused> {
+/// The instances that may be called, and that they may. Rules may be about some of them only: what is judged by its path for one of
+/// them has that form for all.
+fn instances(snapshot: &Snapshot, call: &Call<'_>) -> Result<(Vec<SocketAddr>, Permitted), Refused> {
+    let Call { peer, service, port, random, .. } = *call;
     let found = authorize(snapshot, peer, service)?;
     let bare = found.endpoints.iter().filter(|endpoint| endpoint.ready && endpoint.sidecar_port.is_none());
-    let target = |endpoint: &isthmus_model::catalog::Endpoint| {
-        Some(SocketAddr::new(endpoint.address, *endpoint.ports.get(&port)?))
-    };
-    let mut targets: Vec<SocketAddr> = bare.filter_map(target).collect();
-    let Ok(count) = u64::try_from(targets.len()) else { return Ok(targets) };
-    if count == 0 {
+    let (mut targets, mut permitted, mut denied) = (Vec::new(), None::<Permitted>, None);
+    for endpoint in bare {
+        let Some(app_port) = endpoint.ports.get(&port) else { continue };
+        match call.judge(snapshot, Some(&endpoint.workload), endpoint.address, *app_port) {
+            Ok(may) => {
+                targets.push(SocketAddr::new(endpoint.address, *app_port));
+                permitted = Some(match permitted {
+                    Some(before) => before.or(may),
+                    None => may,
+                });
+            }
+            Err(denial) => denied = Some(denial),
+        }
+    }
+    let (Some(permitted), count @ 1..) = (permitted, targets.len() as u64) else {
+        if let Some(denial) = denied {
+            return Err(denial.into());
+        }
         let reason = format!("{service} has no ready instance for port {port} here");
         return Err(Refused::elsewhere(StatusCode::SERVICE_UNAVAILABLE, reason));
-    }
+    };
     targets.rotate_left(usize::try_from(random % count).unwrap_or(0));
-    Ok(targets)
+    Ok((targets, permitted))
 }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
+use isthmus_model::authorization::Http;
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ServiceName;
+use isthmus_model::spiffe::SpiffeId;
 
-use super::admission::Refused;
+use super::admission::{Call, Refused, seen};
 use super::session::Session;
 use super::within;
 use crate::message::authority::{Authority, requested, requested_or};
@@ -45,9 +46,8 @@ pub(super) async fn answer_within(session: Arc<Session>, port: u16, request: Req
         Err(refused) => refuse(&session, &refused),
     };
     take_outcome(response.headers_mut());
-    if version < Version::HTTP_2 && response.status() == StatusCode::BAD_REQUEST {
-        // What follows on the connection is not where we think it is.
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    if response.status() == StatusCode::BAD_REQUEST {
+        reply::close_after(&mut response, version);
     }
     count(&session, &response, started);
     response
@@ -76,7 +76,9 @@ fn admit(session: &Session, request: &Request<Received>) -> Result<(u16, Admitte
     if ServiceName::from_host(&authority.host).is_none_or(|service| service != session.service) {
         return Err(misdirected(session, &authority));
     }
-    let admitted = land(session, authority.port)?;
+    // What a tunnel carries is judged as bytes, also where it may turn out to be requests: those are judged again.
+    let http = (!is_tunnel(request)).then(|| seen(request));
+    let admitted = land(session, authority.port, http)?;
     if is_tunnel(request) && admitted.protocol.is_http() {
         // The application believes what requests say about their caller, because it is written here.
         let (port, service) = (authority.port, &session.service);
@@ -98,7 +100,7 @@ fn admit_within(session: &Session, port: u16, request: &Request<Received>) -> Re
     if ServiceName::from_host(&authority.host).is_some_and(|service| service != session.service) {
         return Err(misdirected(session, &authority));
     }
-    land(session, port)
+    land(session, port, Some(seen(request)))
 }
 
 fn misdirected(session: &Session, authority: &Authority) -> Refused {
@@ -107,14 +109,16 @@ fn misdirected(session: &Session, authority: &Authority) -> Refused {
 }
 
 /// Where what the session asks for lands, as trust and policy are now.
-fn land(session: &Session, port: u16) -> Result<Admitted, Refused> {
+fn land(session: &Session, port: u16, http: Option<Http<'_>>) -> Result<Admitted, Refused> {
     if !session.is_trusted() {
         let reason = "the certificate that opened this session is no longer valid here: open a new one";
         return Err(Refused::session_over(reason));
     }
     let plane = &session.arrival.plane;
-    let (view, random) = (plane.snapshot(), plane.balancer().random());
-    session.landing.admit(&view, &session.peer, &session.service, port, random)
+    let (view, random, own) = (plane.snapshot(), plane.balancer().random(), plane.identity().id());
+    let own = own.as_ref().and_then(SpiffeId::as_workload);
+    let call = Call { peer: &session.peer, service: &session.service, port, http, own, random };
+    session.landing.admit(&view, &call)
 }
 
 /// Connects to the application, then lets bytes flow.

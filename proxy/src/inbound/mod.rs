@@ -12,4 +12,4 @@ mod session;
 mod within;
 
 pub use admission::{Inbound, Landing, Workload};
-pub use listener::{InboundListener, serve_terminated};
+pub use listener::{InboundListener, serve_in_the_clear, serve_terminated};

@@ -14,7 +14,7 @@ use super::admission::Landing;
 use super::forward;
 use crate::accept::Lifetime;
 use crate::limits::Entry;
-use crate::message::server::{Carries, serve_http2};
+use crate::message::server::{Carries, SHARED_RECORDS_MAX, serve_http2};
 use crate::metrics::Reason;
 use crate::plaintext::deliver::{Arrival, Caller};
 use crate::plane::DataPlane;
@@ -92,7 +92,7 @@ impl Session {
 
     /// Serves the session's requests until the peer leaves, the listener drains, or trust ends. When the peer's key is
     /// denied, what is under way is cut off.
-    pub(super) async fn serve<S>(self, tls: TlsStream<S>)
+    pub(super) async fn serve<S>(self, mut tls: TlsStream<S>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -105,6 +105,7 @@ impl Session {
                 () = tokio::time::sleep(left) => {}
             }
         };
+        tls.get_mut().1.set_buffer_limit(Some(SHARED_RECORDS_MAX));
         let tls = cut_when_revoked(tls, self.trusted.clone());
         let session = Arc::new(self);
         serve_http2(tls, Carries::Many, ending, move |request| forward::answer(session.clone(), request)).await;

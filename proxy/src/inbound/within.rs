@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::forward;
 use super::session::Session;
@@ -30,19 +31,27 @@ where
     let Heard { opening, read, said } = hearing.heard();
     let peer = Prefixed::new(read, peer);
     let application = Prefixed::new(said, application);
-    let copied = match opening {
-        Opening::Opaque => copy_both(Guarded::new(peer), application, IDLE_MAX).await,
-        Opening::Http1 => {
-            drop(application);
-            return serve_http1(peer, &drain, |request| forward::answer_within(session.clone(), port, request)).await;
-        }
-        Opening::Http2 => {
-            drop(application);
-            let answer = move |request| forward::answer_within(session.clone(), port, request);
-            return serve_http2(peer, Carries::One, async move { drain.cancelled().await }, answer).await;
-        }
-    };
-    if let Err(error) = copied {
-        tracing::debug!(%service, %error, "tunnel ended");
+    if opening != Opening::Opaque {
+        drop(application);
+        return requests(session, port, opening, peer, drain).await;
+    }
+    let mut guarded = Guarded::new(peer);
+    let copied = copy_both(&mut guarded, application, IDLE_MAX).await;
+    match (guarded.into_requests(), copied) {
+        (Some((opening, peer)), _) => requests(session, port, opening, peer, drain).await,
+        (None, Err(error)) => tracing::debug!(%service, %error, "tunnel ended"),
+        (None, Ok(_)) => {}
+    }
+}
+
+async fn requests<C>(session: Arc<Session>, port: u16, opening: Opening, peer: C, drain: CancellationToken)
+where
+    C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    if opening == Opening::Http2 {
+        let answer = move |request| forward::answer_within(session.clone(), port, request);
+        serve_http2(peer, Carries::One, async move { drain.cancelled().await }, answer).await;
+    } else {
+        serve_http1(peer, &drain, |request| forward::answer_within(session.clone(), port, request)).await;
     }
 }

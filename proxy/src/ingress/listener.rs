@@ -11,13 +11,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::request::{Visitor, answer};
+use super::request::{House, Visitor, answer};
 use crate::accept::{Accepted, Accepting, BindError};
 use crate::detect::{Heard, Hearing, Opening};
 use crate::handshake;
 use crate::limits::{Gate, Limits, Pending};
-use crate::message::server::{Carries, HEAD_WITHIN, serve_http1, serve_http2};
-use crate::metrics::{Direction, Reason, ReasonLabels};
+use crate::message::server::{Carries, HEAD_WITHIN, serve_http1_outside, serve_http2};
+use crate::metrics::Direction;
 use crate::plane::DataPlane;
 use crate::tcp::{Prefixed, give_up_unread};
 
@@ -47,15 +47,16 @@ pub struct IngressListener {
     accepting: Accepting,
     plane: DataPlane,
     security: Security,
+    quiet: Duration,
 }
 
 impl IngressListener {
-    /// Binds. Must be called within a Tokio runtime.
+    /// Binds; `quiet` is how long nothing may move on a request and its response. Must be called within a Tokio runtime.
     ///
     /// # Errors
     /// When the address cannot be listened on.
-    pub fn bind(address: SocketAddr, plane: DataPlane, security: Security) -> Result<Self, BindError> {
-        Ok(Self { accepting: Accepting::bind(address, Direction::Ingress)?, plane, security })
+    pub fn bind(address: SocketAddr, plane: DataPlane, security: Security, quiet: Duration) -> Result<Self, BindError> {
+        Ok(Self { accepting: Accepting::bind(address, Direction::Ingress)?, plane, security, quiet })
     }
 
     /// The bound address.
@@ -66,40 +67,35 @@ impl IngressListener {
 
     /// Serves until `shutdown`, then lets requests under way finish.
     pub async fn serve(self, shutdown: CancellationToken) {
-        let Self { accepting, plane, security } = self;
+        let Self { accepting, plane, security, quiet } = self;
         let metrics = plane.metrics().clone();
         let tls = match &security {
             Security::Tls(certificates) => Some(TlsAcceptor::from(certificates.server_config(&[b"h2", b"http/1.1"]))),
             Security::None => None,
         };
+        let (scheme, port) = (security.scheme(), accepting.local_addr().port());
         let requests = Gate::new(Limits::PUBLIC_REQUESTS, Gauge::default());
+        let house = Arc::new(House { plane, security, requests, scheme, port, quiet });
         let handle = |accepted| {
-            let (plane, security, tls, requests) = (plane.clone(), security.clone(), tls.clone(), requests.clone());
-            async move { Box::pin(connection(plane, security, tls, requests, accepted)).await }
+            let (house, tls) = (house.clone(), tls.clone());
+            async move { Box::pin(connection(house, tls, accepted)).await }
         };
         accepting.run(&metrics, shutdown, handle).await;
     }
 }
 
-async fn connection(
-    plane: DataPlane,
-    security: Security,
-    tls: Option<TlsAcceptor>,
-    requests: Gate,
-    accepted: Accepted,
-) {
+async fn connection(house: Arc<House>, tls: Option<TlsAcceptor>, accepted: Accepted) {
     let Accepted { stream, peer, life, entry } = accepted;
     let entry = Arc::new(entry);
     give_up_unread(&stream, UNREAD_MAX);
-    let (drain, scheme, from) = (life.drain.clone(), security.scheme(), peer.ip().to_canonical());
-    let waiting = entry.clone();
-    let (visiting, shown) = (plane.clone(), security.clone());
-    let visitor = |name| Visitor { plane: visiting, security: shown, requests, scheme, name, from, life, entry };
+    let (drain, from, waiting) = (life.drain.clone(), peer.ip().to_canonical(), entry.clone());
+    let metrics = house.plane.metrics().clone();
+    let visitor = |name| Visitor { house, name, from, life, entry };
     let Some(tls) = tls else {
         return Box::pin(serve(visitor(None), stream, waiting.pend(), &drain)).await;
     };
     let handshake = tokio::select! {
-        handshake = handshake::accept_new(&tls, stream, waiting.pend(), plane.metrics()) => handshake,
+        handshake = handshake::accept_new(&tls, stream, waiting.pend(), &metrics) => handshake,
         () = drain.cancelled() => return,
     };
     let Some(tls) = handshake else { return };
@@ -113,25 +109,17 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut hearing = Hearing::new(None);
-    let opened = tokio::select! {
-        opened = hearing.http(&mut stream, HEAD_WITHIN) => opened,
-        () = pending.displaced() => {
-            visitor.plane.metrics().refused.get_or_create(&ReasonLabels { reason: Reason::Displaced }).inc();
-            return;
-        }
-        () = drain.cancelled() => return,
-    };
-    drop(pending);
-    if opened.is_err() {
+    let opened = pending.wait(hearing.http(&mut stream, HEAD_WITHIN), drain, visitor.house.plane.metrics());
+    if !matches!(opened.await, Some(Ok(()))) {
         return;
     }
     let Heard { opening, read, .. } = hearing.heard();
-    let (visitor, stream) = (Arc::new(visitor), Prefixed::new(read, stream));
+    let (quiet, visitor, stream) = (visitor.house.quiet, Arc::new(visitor), Prefixed::new(read, stream));
     if opening == Opening::Http2 {
         let ending = drain.clone();
         let answer = move |request| answer(visitor.clone(), request);
-        serve_http2(stream, Carries::One, async move { ending.cancelled().await }, answer).await;
+        serve_http2(stream, Carries::Outside(quiet), async move { ending.cancelled().await }, answer).await;
     } else {
-        serve_http1(stream, drain, |request| answer(visitor.clone(), request)).await;
+        serve_http1_outside(stream, quiet, drain, |request| answer(visitor.clone(), request)).await;
     }
 }

@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, LOCATION, UPGRADE};
+use http::header::{CONTENT_TYPE, HOST, LOCATION, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use isthmus_model::catalog::AppProtocol;
 use isthmus_model::http_route::{self, HeaderChange, PathMatch, PathRewrite, Redirect, Rule, Scheme};
 use isthmus_model::path::canonical;
 
@@ -16,19 +17,29 @@ use crate::accept::Lifetime;
 use crate::limits::{Entry, Gate};
 use crate::message::authority::{Authority, requested};
 use crate::message::fields::{enter_at_edge, say_called, strip_hop_by_hop};
+use crate::message::quiet::Activity;
 use crate::message::upgrade::{Asked, is_asked, is_tunnel};
 use crate::message::{Body, Received, reply};
 use crate::metrics::Direction;
-use crate::outbound::{Answer, Target, exchange, target};
+use crate::outbound::{Answer, NoTarget, Target, exchange, target};
 use crate::plane::DataPlane;
+
+/// A listener, as its visitors' requests see it.
+pub(super) struct House {
+    pub(super) plane: DataPlane,
+    pub(super) security: Security,
+    /// The requests that are under way.
+    pub(super) requests: Gate,
+    pub(super) scheme: Scheme,
+    /// Where it listens.
+    pub(super) port: u16,
+    /// How long nothing may move on a request and its response.
+    pub(super) quiet: Duration,
+}
 
 /// A client's connection, as its requests see it.
 pub(super) struct Visitor {
-    pub(super) plane: DataPlane,
-    pub(super) security: Security,
-    /// The listener's requests that are under way.
-    pub(super) requests: Gate,
-    pub(super) scheme: Scheme,
+    pub(super) house: Arc<House>,
     /// The server name that it asked for.
     pub(super) name: Option<String>,
     pub(super) from: IpAddr,
@@ -56,38 +67,65 @@ struct Asking {
 }
 
 /// Answers one request.
-pub(super) async fn answer(visitor: Arc<Visitor>, request: Request<Received>) -> Response<Body> {
+pub(super) async fn answer(visitor: Arc<Visitor>, mut request: Request<Received>) -> Response<Body> {
     let (started, version) = (Instant::now(), request.version());
     // What follows a request that would have changed the connection is no request, once it is refused.
     let changes = is_tunnel(&request) || request.headers().contains_key(UPGRADE);
-    let (service, answer) = match Box::pin(visitor.serve(request)).await {
+    let activity = Activity::current();
+    if let Some(activity) = &activity {
+        request.body_mut().watch(activity);
+    }
+    let part = activity.as_ref().map(Activity::part);
+    let served = tokio::select! {
+        biased;
+        refusal = given_up(activity.as_ref()) => Err(refusal),
+        served = Box::pin(visitor.serve(request)) => served,
+    };
+    let (service, answer) = match served {
         Ok((service, answer)) => (service, answer),
         Err(Refusal(status, text)) => {
             let mut response = reply::text(status, &text);
-            if version < Version::HTTP_2 && (status == StatusCode::BAD_REQUEST || changes) {
-                // What follows is not where we think it is.
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            let ends = activity.as_ref().is_some_and(Activity::is_over)
+                || matches!(status, StatusCode::BAD_REQUEST | StatusCode::REQUEST_TIMEOUT);
+            if ends || changes {
+                reply::close_after(&mut response, version);
             }
             (String::new(), response.into())
         }
     };
     let Answer { response, cluster } = answer;
     let cluster = cluster.map(String::from).unwrap_or_default();
-    let metrics = visitor.plane.metrics();
+    let metrics = visitor.house.plane.metrics();
     metrics.request(Direction::Ingress, service, cluster, response.status(), started.elapsed());
+    let response = match activity {
+        Some(activity) => response.map(|body| body.watched(&activity)),
+        None => response,
+    };
+    drop(part);
     response
+}
+
+/// Resolves when the stream is given up, before the answer to it began, with what the client is told.
+async fn given_up(activity: Option<&Activity>) -> Refusal {
+    let Some(activity) = activity else { return std::future::pending().await };
+    activity.over().await;
+    if activity.is_asked() {
+        Refusal::new(StatusCode::GATEWAY_TIMEOUT, "the service does not answer")
+    } else {
+        Refusal::new(StatusCode::REQUEST_TIMEOUT, "nothing more of the request came")
+    }
 }
 
 impl Visitor {
     /// The service's name, for metrics, and the answer.
     async fn serve(&self, mut request: Request<Received>) -> Result<(String, Answer), Refusal> {
-        let place = self.requests.enter(self.from);
+        let place = self.house.requests.enter(self.from);
         let busy = |_| Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many requests are under way");
         let place = Arc::new(place.map_err(busy)?);
         let asking = self.asking(&mut request)?;
-        let routes = self.plane.snapshot().routes.clone();
+        let routes = self.house.plane.snapshot().routes.clone();
         let seen = Seen { asking: &asking, request: &request };
-        let Some((rule, matched)) = routes.find(self.scheme, &asking.host, &seen) else {
+        let Some((rule, matched)) = routes.find(self.house.scheme, &asking.host, &seen) else {
             return Err(Refusal::new(StatusCode::NOT_FOUND, "no route matches"));
         };
         if let http_route::Action::Redirect(redirect) = &rule.action {
@@ -98,7 +136,7 @@ impl Visitor {
         let asked = Asked::take(&mut request);
         // First what the client nominates: it must not nominate what is said here.
         strip_hop_by_hop(request.headers_mut());
-        enter_at_edge(request.headers_mut(), self.from, self.scheme);
+        enter_at_edge(request.headers_mut(), self.from, self.house.scheme);
         say_called(request.headers_mut(), &asking.host, asking.port);
         change(request.headers_mut(), &rule.request_headers);
         let path = rule.rewrite.as_ref().map(|rewrite| rewrite.apply(matched, &asking.path));
@@ -107,7 +145,10 @@ impl Visitor {
             *request.version_mut() = Version::HTTP_11;
         }
         *request.uri_mut() = passed_on(path.as_deref().unwrap_or(&asking.path), asking.query.as_deref())?;
-        let answer = exchange::send(&self.plane, &target, request, rule.timeout).await;
+        // Who gives the service longer than a stream may be quiet means it.
+        let excused = rule.timeout.and_then(|_| Activity::current()).map(|activity| activity.excuse());
+        let answer = exchange::send(&self.house.plane, &target, request, rule.timeout).await;
+        drop(excused);
         let own = answer.response.extensions().get::<reply::Own>().is_some();
         let Some(cluster) = answer.cluster.filter(|_| !own) else {
             let status = answer.response.status();
@@ -129,41 +170,46 @@ impl Visitor {
         if is_tunnel(request) {
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this is no proxy: it takes no CONNECT"));
         }
-        let (scheme, mut uri) = (self.scheme.text(), request.uri().clone().into_parts());
+        let (scheme, mut uri) = (self.house.scheme.text(), request.uri().clone().into_parts());
         if uri.scheme.as_ref().is_some_and(|given| given.as_str() == scheme) {
             uri.scheme = Some(http::uri::Scheme::HTTP);
             *request.uri_mut() = Uri::from_parts(uri).map_err(|error| bad(&error))?;
         }
         let Authority { host, .. } = requested(request).map_err(|error| bad(&error))?;
-        if let Security::Tls(certificates) = &self.security
+        if let Security::Tls(certificates) = &self.house.security
             && !self.name.as_deref().is_some_and(|name| name == host || certificates.covers(name, &host))
         {
             return Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, "this connection is for another host"));
         }
         let path = canonical(request.uri().path()).map_err(|error| bad(&error))?.into_owned();
-        let port = called_port(request).unwrap_or(self.scheme.default_port());
+        let port = called_port(request).unwrap_or(self.house.scheme.default_port());
         Ok(Asking { host, port, path, query: request.uri().query().map(str::to_owned) })
     }
 
-    /// The service that the rule sends this request to.
+    /// The service that the rule sends this request to. One that is not there, or takes no requests, is the route's mistake, which
+    /// the Gateway API wants told apart (`HTTPRouteRule.backendRefs`) from a service that nobody serves at the moment.
     async fn target(&self, rule: &Rule) -> Result<Target, Refusal> {
-        let unavailable = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the service is not available");
-        let backend = rule.backend(self.plane.balancer().random()).ok_or_else(unavailable)?;
-        let found = self.plane.find_service(&backend.service, backend.port).await;
+        let wrong = || Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the route leads to no service");
+        let backend = rule.backend(self.house.plane.balancer().random()).ok_or_else(wrong)?;
+        let found = self.house.plane.find_service(&backend.service, backend.port).await;
         let target = target(found, &backend.service.host(), backend.port).map_err(|error| {
             tracing::debug!(%error, "a route leads nowhere");
-            unavailable()
+            match error {
+                NoTarget::Unasked(_) => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the service is not available"),
+                _ => wrong(),
+            }
         })?;
-        if target.port.protocol == isthmus_model::catalog::AppProtocol::Tcp {
+        if target.port.protocol == AppProtocol::Tcp {
             tracing::debug!(service = %backend.service, port = backend.port, "a route leads to a port that does not speak HTTP");
-            return Err(unavailable());
+            return Err(wrong());
         }
         Ok(target)
     }
 
     fn redirect(&self, to: &Redirect, asking: &Asking, matched: &PathMatch) -> Result<Response<Body>, Refusal> {
-        let scheme = to.scheme.unwrap_or(self.scheme);
-        let port = to.port.unwrap_or(if to.scheme.is_some() { scheme.default_port() } else { asking.port });
+        let scheme = to.scheme.unwrap_or(self.house.scheme);
+        // Where the client thinks it called says nothing about where anybody listens.
+        let port = to.port.unwrap_or(if to.scheme.is_some() { scheme.default_port() } else { self.house.port });
         let host = to.host.as_deref().unwrap_or(&asking.host);
         let path = to.path.as_ref().map(|rewrite: &PathRewrite| rewrite.apply(matched, &asking.path));
         let path = passed_on(path.as_deref().unwrap_or(&asking.path), asking.query.as_deref())?;

@@ -10,20 +10,33 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::Received;
 use super::fields::{strip_claims, strip_hop_by_hop};
+use super::quiet::{Activity, Side};
 
 /// Request bodies up to this size are read before the request is sent, so that it can be sent again.
 pub const REPLAYED_MAX: u64 = 64 * 1024;
 /// How long that may take: as long as nginx waits for a client's body (`client_body_timeout`).
 pub const REPLAYED_WITHIN: Duration = Duration::from_secs(60);
 
+/// Why a body does not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The connection that it comes on says so.
+    #[error(transparent)]
+    Broken(#[from] hyper::Error),
+    /// It was waited for as long as it is.
+    #[error("nothing more came of it in time")]
+    Quiet,
+}
+
 /// A message body. What it holds is dropped when the body is, that is when it was sent or given up.
 pub struct Body {
     content: Content,
+    side: Option<Box<Side>>,
     held: Option<Box<dyn Send>>,
 }
 
@@ -51,21 +64,25 @@ impl Body {
     /// No bytes.
     #[must_use]
     pub fn empty() -> Self {
-        Self { content: Content::Empty, held: None }
+        Content::Empty.into()
     }
 
     /// These bytes.
     #[must_use]
     pub fn whole(bytes: Bytes) -> Self {
-        let content = if bytes.is_empty() { Content::Empty } else { Content::Whole(bytes, None) };
-        Self { content, held: None }
+        if bytes.is_empty() { Self::empty() } else { Content::Whole(bytes, None).into() }
     }
 
     /// Bytes as they arrive.
     #[must_use]
     pub fn streamed(incoming: Incoming) -> Self {
-        let content = if incoming.is_end_stream() { Content::Empty } else { Content::Streamed(incoming) };
-        Self { content, held: None }
+        if incoming.is_end_stream() { Self::empty() } else { Content::Streamed(incoming).into() }
+    }
+
+    /// Notes what moves, and breaks off when the stream is given up.
+    #[must_use]
+    pub fn watched(self, activity: &Activity) -> Self {
+        Self { side: Some(Side::of(activity)), ..self }
     }
 
     /// Keeps `held` until the body is done with, beside what it keeps already.
@@ -79,28 +96,26 @@ impl Body {
     }
 }
 
-impl HttpBody for Body {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = self.get_mut();
-        let frame = match &mut this.content {
-            Content::Empty => None,
-            Content::Whole(bytes, trailers) if bytes.is_empty() => {
+impl Content {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match self {
+            Self::Empty => None,
+            Self::Whole(bytes, trailers) if bytes.is_empty() => {
                 let trailers = trailers.take();
-                this.content = Content::Empty;
+                *self = Self::Empty;
                 trailers.map(|trailers| Ok(Frame::trailers(*trailers)))
             }
-            Content::Whole(bytes, trailers) => {
+            Self::Whole(bytes, trailers) => {
                 let frame = Frame::data(std::mem::take(bytes));
                 if trailers.is_none() {
-                    this.content = Content::Empty;
+                    *self = Self::Empty;
                 }
                 Some(Ok(frame))
             }
-            Content::Streamed(incoming) => ready!(Pin::new(incoming).poll_frame(cx)),
-            Content::Lent { source, taken } => {
+            Self::Streamed(incoming) => {
+                ready!(Pin::new(incoming).poll_frame(cx)).map(|frame| frame.map_err(BodyError::Broken))
+            }
+            Self::Lent { source, taken } => {
                 if taken.is_none() {
                     *taken = source.lock().take();
                 }
@@ -117,6 +132,26 @@ impl HttpBody for Body {
             }
         };
         Poll::Ready(frame.map(|frame| frame.map(cleaned)))
+    }
+}
+
+impl From<Content> for Body {
+    fn from(content: Content) -> Self {
+        Self { content, side: None, held: None }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Self { content, side, .. } = self.get_mut();
+        let frame = content.poll_frame(cx);
+        match side {
+            Some(side) => side.looked(cx, frame),
+            None => frame,
+        }
     }
 
     fn is_end_stream(&self) -> bool {
@@ -164,16 +199,15 @@ impl Replay {
     ///
     /// # Errors
     /// When the client breaks off while its body is read, or takes longer than [`REPLAYED_WITHIN`].
-    pub async fn prepare(received: Received) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+    pub async fn prepare(received: Received) -> Result<Self, BodyError> {
         if received.is_end_stream() {
             return Ok(Self::Whole(Bytes::new(), None));
         }
         match received.size_hint().exact() {
             Some(length) if length <= REPLAYED_MAX => {
-                let limit = usize::try_from(REPLAYED_MAX).unwrap_or(usize::MAX);
-                let collected = Limited::new(received, limit).collect();
-                let collected =
-                    tokio::time::timeout(REPLAYED_WITHIN, collected).await.map_err(|_| "its body takes too long")??;
+                // No more comes than was announced: hyper sees to that.
+                let collected = tokio::time::timeout(REPLAYED_WITHIN, received.collect()).await;
+                let collected = collected.unwrap_or(Err(BodyError::Quiet))?;
                 let trailers = collected.trailers().cloned().map(Box::new);
                 Ok(Self::Whole(collected.to_bytes(), trailers))
             }
@@ -211,10 +245,8 @@ impl Replay {
     pub fn lend(&self) -> Body {
         match self {
             Self::Whole(bytes, None) => Body::whole(bytes.clone()),
-            Self::Whole(bytes, trailers) => {
-                Body { content: Content::Whole(bytes.clone(), trailers.clone()), held: None }
-            }
-            Self::Once(source) => Body { content: Content::Lent { source: source.clone(), taken: None }, held: None },
+            Self::Whole(bytes, trailers) => Content::Whole(bytes.clone(), trailers.clone()).into(),
+            Self::Once(source) => Content::Lent { source: source.clone(), taken: None }.into(),
         }
     }
 }

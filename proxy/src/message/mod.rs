@@ -3,6 +3,7 @@
 pub mod authority;
 pub mod body;
 pub mod fields;
+pub mod quiet;
 pub mod received;
 pub mod reply;
 pub mod server;

@@ -18,6 +18,9 @@ use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
+use super::body::BodyError;
+use super::quiet::{Activity, Side};
+
 /// How long a client may go on sending what nobody wants, before its connection is closed all the same: nginx's
 /// `lingering_time`.
 pub const LINGER_WITHIN: Duration = Duration::from_secs(30);
@@ -28,6 +31,7 @@ pub const LINGER_QUIET: Duration = Duration::from_secs(5);
 pub struct Received {
     /// `None` once it came to its end.
     incoming: Option<Incoming>,
+    side: Option<Box<Side>>,
     /// Whether the client may be sending it.
     underway: bool,
     http1: bool,
@@ -38,26 +42,43 @@ impl Received {
     pub(super) fn by_http1(request: Request<Incoming>) -> Request<Self> {
         // Who expects to be told when to begin has not begun.
         let underway = !request.headers().contains_key(EXPECT);
-        request.map(|incoming| Self { incoming: Some(incoming), underway, http1: true })
+        request.map(|incoming| Self { incoming: Some(incoming), side: None, underway, http1: true })
     }
 
     /// The request that a server of HTTP/2 took.
     pub(super) fn by_http2(request: Request<Incoming>) -> Request<Self> {
-        request.map(|incoming| Self { incoming: Some(incoming), underway: true, http1: false })
+        request.map(|incoming| Self { incoming: Some(incoming), side: None, underway: true, http1: false })
+    }
+}
+
+impl Received {
+    /// Notes what moves, and breaks off when the stream is given up.
+    pub(crate) fn watch(&mut self, activity: &Activity) {
+        activity.asked(self.is_end_stream());
+        self.side = Some(Side::of(activity));
     }
 }
 
 impl HttpBody for Received {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = self.get_mut();
-        this.underway = true;
-        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(incoming).poll_frame(cx));
-        if !matches!(frame, Some(Ok(_))) {
-            this.incoming = None;
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Self { incoming, side, underway, .. } = self.get_mut();
+        *underway = true;
+        let Some(arriving) = incoming else { return Poll::Ready(None) };
+        let mut frame = Pin::new(&mut *arriving).poll_frame(cx).map_err(BodyError::Broken);
+        let whole = arriving.is_end_stream();
+        if let Some(side) = side {
+            frame = side.looked(cx, frame);
+            if whole {
+                side.activity().asked(true);
+            }
+        }
+        let frame = ready!(frame);
+        // What was given up may go on coming: it is thrown away as any rest is.
+        if !matches!(frame, Some(Ok(_) | Err(BodyError::Quiet))) {
+            *incoming = None;
         }
         Poll::Ready(frame)
     }

@@ -1,8 +1,8 @@
 //! Responses that the data plane itself writes: a status, a line that says what to check.
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Response, StatusCode};
+use http::header::{CONNECTION, CONTENT_TYPE};
+use http::{HeaderValue, Response, StatusCode, Version};
 
 use super::body::Body;
 use super::fields::{Outcome, set_outcome};
@@ -27,6 +27,14 @@ pub fn outcome(status: StatusCode, reason: &str, outcome: Outcome) -> Response<B
     let mut response = text(status, reason);
     set_outcome(response.headers_mut(), outcome, reason);
     response
+}
+
+/// Makes a response the last one of a connection on which the client speaks `version`, where that is one of requests after each
+/// other: what follows is not where we think it is, or no request at all.
+pub fn close_after(response: &mut Response<Body>, version: Version) {
+    if version < Version::HTTP_2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
 }
 
 /// An empty response.

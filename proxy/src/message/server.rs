@@ -3,18 +3,23 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
+use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::quiet::{is_watched, watched};
 use super::{Body, Received};
 
-/// A request's head has to be complete after this, and an idle HTTP/1 connection is closed. As long as the
+/// A request's head has to be complete after this, and a client's connection without requests is closed. As long as the
 /// idle timeouts of common clients' pools, so that they close first.
 pub const HEAD_WITHIN: Duration = Duration::from_secs(60);
 /// Header fields in one HTTP/1 message.
@@ -42,8 +47,11 @@ pub const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// be, so that those who do not read do not stall the others, however many they are. It is what may be, not what there is: nobody
 /// waits unread but by the requests that a service may have under way.
 pub const SHARED_WINDOW: u32 = STREAMS_MAX * STREAM_WINDOW;
-/// Bytes of one frame between data planes: bulk goes in few of them, and one is through at 100 Mbit/s within 5 ms.
-pub const SHARED_FRAME_MAX: u32 = 64 * 1024;
+/// Bytes of one frame between data planes: bulk goes in few of them, and one is through at 100 Mbit/s within 10 ms.
+pub const SHARED_FRAME_MAX: u32 = 128 * 1024;
+/// Bytes that a session's TLS takes at once: a frame with its head. What it does not take would be a record, a system call and a
+/// packet of its own. It holds them only until the socket takes them.
+pub const SHARED_RECORDS_MAX: usize = SHARED_FRAME_MAX as usize + 1024;
 /// The same of a client, as by default.
 const FRAME_MAX: u32 = 16 * 1024;
 /// Bytes buffered per stream between data planes when the peer does not read.
@@ -59,23 +67,85 @@ pub const PONG_WITHIN: Duration = Duration::from_secs(20);
 /// Whose streams a connection carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carries {
+    /// One client's from outside, for whom no stream is held on which nothing has moved for that long.
+    Outside(Duration),
     /// One client's.
     One,
     /// Many parties', which must not suffer for each other.
     Many,
 }
 
+/// Runs the streams of an HTTP/2 connection.
+#[derive(Clone)]
+struct Streams {
+    carries: Carries,
+    /// How many there are, of one client's.
+    open: Arc<watch::Sender<usize>>,
+}
+
+/// A stream that is open.
+struct Open(Arc<watch::Sender<usize>>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open -= 1);
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
+    fn execute(&self, stream: F) {
+        if self.carries == Carries::Many {
+            tokio::spawn(stream);
+            return;
+        }
+        self.open.send_modify(|open| *open += 1);
+        let open = Open(self.open.clone());
+        // What a stream starts is what it has become, a websocket, and that has a bound of its own.
+        match self.carries {
+            Carries::Outside(quiet) if !is_watched() => drop(tokio::spawn(async move {
+                watched(quiet, stream).await;
+                drop(open);
+            })),
+            _ => drop(tokio::spawn(async move {
+                stream.await;
+                drop(open);
+            })),
+        }
+    }
+}
+
+impl Streams {
+    fn new(carries: Carries) -> Self {
+        Self { carries, open: Arc::default() }
+    }
+
+    /// Resolves when there was none for [`HEAD_WITHIN`]. Data planes end their sessions themselves.
+    async fn idle(&self) {
+        if self.carries == Carries::Many {
+            return std::future::pending().await;
+        }
+        let mut open = self.open.subscribe();
+        loop {
+            // The sender is `self`'s.
+            let none = *open.borrow_and_update() == 0;
+            if timeout(HEAD_WITHIN, open.changed()).await.is_err() && none {
+                return;
+            }
+        }
+    }
+}
+
 /// HTTP/2 server settings.
-fn http2_builder(carries: Carries) -> http2::Builder<TokioExecutor> {
+fn http2_builder(carries: Carries, streams: Streams) -> http2::Builder<Streams> {
     let (window, frame, send_buffer) = match carries {
-        Carries::One => (CONNECTION_WINDOW, FRAME_MAX, SEND_BUFFER),
+        Carries::Outside(_) | Carries::One => (CONNECTION_WINDOW, FRAME_MAX, SEND_BUFFER),
         Carries::Many => (SHARED_WINDOW, SHARED_FRAME_MAX, SHARED_SEND_BUFFER),
     };
     let (resets_pending, resets_provoked) = match carries {
-        Carries::One => (RESETS_PENDING_MAX, RESETS_PROVOKED_MAX),
+        Carries::Outside(_) | Carries::One => (RESETS_PENDING_MAX, RESETS_PROVOKED_MAX),
         Carries::Many => (SHARED_RESETS_PENDING_MAX, SHARED_RESETS_PROVOKED_MAX),
     };
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .enable_connect_protocol()
@@ -127,7 +197,18 @@ where
     }
 }
 
-/// Serves HTTP/2 until the peer closes, or until `drain` and every request under way is answered.
+/// The same for a client from outside: its connection ends when nothing has moved on it for as long as `quiet`.
+pub async fn serve_http1_outside<I, H, F>(io: I, quiet: Duration, drain: &CancellationToken, handle: H)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Request<Received>) -> F,
+    F: Future<Output = Response<Body>>,
+{
+    watched(quiet, serve_http1(io, drain, handle)).await;
+}
+
+/// Serves HTTP/2 until the peer closes, until a client has been without requests for [`HEAD_WITHIN`], or until `drain` and every
+/// request under way is answered.
 pub async fn serve_http2<I, H, F>(io: I, carries: Carries, drain: impl Future<Output = ()>, handle: H)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -138,15 +219,58 @@ where
         let response = handle(Received::by_http2(request));
         async move { Ok::<_, Infallible>(response.await) }
     });
-    let mut connection = pin!(http2_builder(carries).serve_connection(TokioIo::new(io), service));
+    let streams = Streams::new(carries);
+    let connection = http2_builder(carries, streams.clone()).serve_connection(TokioIo::new(io), service);
+    let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = drain => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
+        () = streams.idle() => {
+            connection.as_mut().graceful_shutdown();
+            // A stream that was opened meanwhile has its time. What is there without any are the ends of answers that the client did
+            // not take.
+            tokio::select! {
+                ended = connection => ended,
+                () = streams.idle() => Ok(()),
+            }
+        }
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "HTTP/2 connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::Empty;
+    use hyper_util::rt::TokioExecutor;
+    use tokio::io::duplex;
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_of_http2_without_requests_is_sent_away_although_it_answers_pings() {
+        const LONG: Duration = Duration::from_secs(200);
+        for carries in [Carries::One, Carries::Outside(2 * LONG)] {
+            let (near, far) = duplex(1 << 16);
+            tokio::spawn(serve_http2(far, carries, std::future::pending(), async |_| {
+                sleep(LONG).await;
+                Response::new(Body::empty())
+            }));
+            let session = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(near)).await;
+            let (mut send, connection) = session.expect("a session");
+            let ended = tokio::spawn(connection);
+            let began = Instant::now();
+            sleep(HEAD_WITHIN / 2).await;
+            let request = Request::get("http://a/").body(Empty::<Bytes>::new()).expect("a request");
+            send.send_request(request).await.expect("an answer, however long it takes");
+            ended.await.expect("joined").expect("in order: it was told to go");
+            assert_eq!(began.elapsed().as_secs(), (HEAD_WITHIN / 2 + LONG + HEAD_WITHIN).as_secs(), "{carries:?}");
+        }
     }
 }

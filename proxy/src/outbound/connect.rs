@@ -1,6 +1,7 @@
 //! TCP through the federation: one CONNECT stream to the first destination that takes it.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,8 +21,10 @@ use crate::balance::ejection::Failure;
 use crate::balance::permits::{Kind, Overflow, Permit};
 use crate::balance::{Load, Pick, Tried};
 use crate::detect::Hearing;
+use crate::limits::Entry;
 use crate::message::Body;
 use crate::message::fields::{Outcome, take_outcome};
+use crate::metrics::ReasonLabels;
 use crate::plaintext::CONNECT_WITHIN;
 use crate::plane::DataPlane;
 use crate::tcp::{IDLE_MAX, Prefixed, connect, copy_both};
@@ -38,6 +41,8 @@ pub(super) enum OpenError {
     Denied(ServiceName, String),
     #[error("{0}: {1}")]
     Full(ServiceName, Overflow),
+    #[error("{0}: this client has as many connections to it as one client may have, or there are too many; close some")]
+    Crowded(ServiceName),
 }
 
 /// A way to an instance of the service.
@@ -45,6 +50,7 @@ pub(super) struct Opened {
     way: Way,
     _load: Load,
     _permit: Permit,
+    _place: Option<Entry>,
 }
 
 enum Way {
@@ -92,26 +98,33 @@ enum Miss {
     Denied(String),
 }
 
-/// Opens a way to `target`, trying destinations in the plan's order. No byte of the client's was sent when
-/// one fails, so the next is always tried.
-pub(super) async fn open(plane: &DataPlane, target: &Target) -> Result<Opened, OpenError> {
+/// Opens a way to `target`, for a `stranger` if the client is not the workload beside, trying destinations in the plan's order. No
+/// byte of the client's was sent when one fails, so the next is always tried.
+pub(super) async fn open(plane: &DataPlane, target: &Target, stranger: Option<IpAddr>) -> Result<Opened, OpenError> {
     let name = &target.service.name;
     let site = plane.snapshot().site.clone();
-    let traffic = plane.balancer().traffic(name);
+    let (traffic, limits) = (plane.balancer().traffic(&target.service), &target.service.traffic.limits);
     let full = |overflow| OpenError::Full(name.clone(), overflow);
-    let permit = traffic.permits().take(Kind::Connections).map_err(full)?;
+    let crowded = |reason| {
+        plane.metrics().refused.get_or_create(&ReasonLabels { reason }).inc();
+        OpenError::Crowded(name.clone())
+    };
+    let place = stranger.map(|source| traffic.permits().enter(source, limits)).transpose().map_err(crowded)?;
+    let permit = traffic.permits().take(Kind::Connections, limits).map_err(full)?;
     let mut tried = Tried::default();
     let mut last = None;
     for _ in 0..ATTEMPTS_MAX {
         let random = plane.balancer().random();
-        let Some(pick) = traffic.pick(&target.service, target.port.port, &tried, random, Instant::now()) else { break };
-        let pending = traffic.permits().take(Kind::Pending).map_err(full)?;
-        let opened = open_at(plane, target, &site, &pick).await;
+        let Some(mut pick) = traffic.pick(&target.service, target.port.port, &tried, random, Instant::now()) else {
+            break;
+        };
+        let pending = traffic.permits().take(Kind::Pending, limits).map_err(full)?;
+        let opened = open_at(plane, target, &site, &mut pick).await;
         drop(pending);
         match opened {
             Ok(way) => {
                 pick.succeeded(Instant::now());
-                return Ok(Opened { way, _load: pick.into_load(), _permit: permit });
+                return Ok(Opened { way, _load: pick.into_load(), _permit: permit, _place: place });
             }
             Err(Miss::Denied(reason)) => {
                 pick.succeeded(Instant::now());
@@ -137,7 +150,7 @@ pub(super) async fn open(plane: &DataPlane, target: &Target) -> Result<Opened, O
     })
 }
 
-async fn open_at(plane: &DataPlane, target: &Target, site: &Arc<Site>, pick: &Pick) -> Result<Way, Miss> {
+async fn open_at(plane: &DataPlane, target: &Target, site: &Arc<Site>, pick: &mut Pick) -> Result<Way, Miss> {
     let unreachable = |error: &dyn std::fmt::Display| Miss::Unreachable(error.to_string());
     if let (Destination::Local(endpoint), DestinationKey::Local(address)) = (&pick.destination, pick.key())
         && endpoint.sidecar_port.is_none()
@@ -148,10 +161,12 @@ async fn open_at(plane: &DataPlane, target: &Target, site: &Arc<Site>, pick: &Pi
     for _ in 0..SESSIONS_PER_ATTEMPT {
         let lease = plane.tunnels().lease(&pick.destination, pick.key(), &target.service.name, site);
         let lease = lease.await.map_err(|error| unreachable(&error))?;
+        pick.ask(Instant::now());
         let mut request = Request::new(Body::empty());
         *request.method_mut() = Method::CONNECT;
         *request.uri_mut() = Uri::from(authority(target));
-        let mut response = lease.send(request).await.map_err(|error| unreachable(&error))?;
+        // No byte of the client's is on its way before the answer: a CONNECT that is lost is asked again elsewhere.
+        let mut response = lease.send(request, false).await.map_err(|error| unreachable(&error))?;
         match (response.status(), take_outcome(response.headers_mut())) {
             (StatusCode::OK, _) => {
                 let stream = hyper::upgrade::on(response).await.map_err(|error| unreachable(&error))?;

@@ -6,11 +6,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::connect::{OpenError, Opened, open};
-use super::listener::serve_requests;
+use super::listener::{OnHttp2, serve_requests};
 use super::request::Client;
 use super::target::Target;
 use crate::detect::{CLIENT_FIRST_WITHIN, DETECT_WITHIN, Guarded, Heard, Hearing, Opening};
-use crate::metrics::{Reason, ReasonLabels};
 use crate::tcp::Prefixed;
 
 /// Why a connection ended before it was clear what it speaks, or while its bytes were copied.
@@ -24,13 +23,12 @@ enum Ended {
 
 /// Serves a connection for `target`: as requests if it turns out to be HTTP, else as bytes. `opened` is the way there, if it was
 /// opened already; otherwise it is opened when the client waits for the server to speak.
-pub(super) async fn serve<S>(client: Client, target: &Target, opened: Option<Opened>, stream: S)
+pub(super) async fn serve<S>(client: Client, target: &Target, opened: Option<Opened>, stream: S, on_http2: OnHttp2<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let drain = client.life.drain.clone();
     let (service, entry) = (target.service.name.clone(), client.entry.clone());
-    if let Err(error) = listen(client, target, opened, stream, drain.cancelled()).await {
+    if let Err(error) = listen(client, target, opened, stream, on_http2).await {
         tracing::debug!(%service, %error, "connection ended");
     }
     drop(entry);
@@ -41,7 +39,7 @@ async fn listen<S>(
     target: &Target,
     opened: Option<Opened>,
     mut stream: S,
-    drain: impl Future<Output = ()>,
+    on_http2: OnHttp2<S>,
 ) -> Result<(), Ended>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -53,7 +51,7 @@ where
             Some(opened) => Some(opened),
             None => {
                 hearing.client(&mut stream, CLIENT_FIRST_WITHIN).await?;
-                if hearing.is_http() { None } else { Some(open(&client.plane, target).await?) }
+                if hearing.is_http() { None } else { Some(open(&client.plane, target, client.stranger).await?) }
             }
         };
         match opened {
@@ -64,21 +62,23 @@ where
             None => Ok(None),
         }
     };
-    let opened = tokio::select! {
-        opened = deciding => opened?,
-        () = pending.displaced() => {
-            client.plane.metrics().refused.get_or_create(&ReasonLabels { reason: Reason::Displaced }).inc();
-            return Ok(());
-        }
-        () = drain => return Ok(()),
-    };
-    drop(pending);
+    let Some(opened) = pending.wait(deciding, &client.life.drain, client.plane.metrics()).await else { return Ok(()) };
+    let opened = opened?;
     let Heard { opening, read, said, .. } = hearing.heard();
+    if opening == Opening::Http2 {
+        on_http2(&stream);
+    }
     let stream = Prefixed::new(read, stream);
     match (opening, opened) {
         // Where nobody guards the application, this side does.
         (Opening::Opaque, Some(opened)) if opened.is_direct() => {
-            opened.copy(said, Guarded::new(stream)).await.map(drop)?;
+            let mut guarded = Guarded::new(stream);
+            let copied = opened.copy(said, &mut guarded).await;
+            let Some((opening, stream)) = guarded.into_requests() else { return Ok(copied.map(drop)?) };
+            if opening == Opening::Http2 {
+                on_http2(stream.get_ref().get_ref());
+            }
+            serve_requests(client, opening, stream).await;
         }
         (Opening::Opaque, Some(opened)) => opened.copy(said, stream).await.map(drop)?,
         (opening, opened) => {
@@ -88,4 +88,69 @@ where
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use isthmus_identity::LiveIdentity;
+    use isthmus_model::catalog::{AppProtocol, ServicePort};
+    use isthmus_model::snapshot::{Coverage, Service, Site, Snapshot};
+    use prometheus_client::metrics::gauge::Gauge;
+    use prometheus_client::registry::Registry;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::sync::watch;
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::request::Scope;
+    use super::*;
+    use crate::accept::Tasks;
+    use crate::limits::{Gate, Limits};
+    use crate::metrics::Direction;
+    use crate::{DataPlane, Metrics};
+
+    /// Whether the stream was told to be one of HTTP/2.
+    static TOLD: AtomicBool = AtomicBool::new(false);
+
+    #[tokio::test]
+    async fn a_stream_that_turns_out_to_be_http2_is_treated_as_one() {
+        for (opens, expected) in [(&b"GET / HTTP/1.1\r\n\r\n"[..], false), (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", true)]
+        {
+            let site = Site {
+                federation: "acme.mesh".parse().expect("valid"),
+                cluster: "us-east".parse().expect("valid"),
+                locality: "r1".parse().expect("valid"),
+            };
+            let (_view, view) = watch::channel(Arc::new(Snapshot::empty(site, Coverage::Complete)));
+            let metrics = Arc::new(Metrics::register(&mut Registry::default()));
+            let plane = DataPlane::new(view, None, LiveIdentity::new(), metrics);
+            let port = ServicePort { name: None, port: 80, protocol: AppProtocol::Detect };
+            let service = Arc::new(Service {
+                name: "shop/reviews".parse().expect("valid"),
+                vip: None,
+                ports: vec![port.clone()],
+                federated: true,
+                exported_here: false,
+                endpoints: Vec::new().into(),
+                remotes: Vec::new(),
+                traffic: Arc::default(),
+            });
+            let gate = Gate::new(Limits::of(Direction::Outbound), Gauge::default());
+            let entry = Arc::new(gate.enter(IpAddr::V4(Ipv4Addr::LOCALHOST)).expect("room"));
+            let (scope, tasks) = (Scope::Service(service.name.clone(), 80), Tasks::new(CancellationToken::new()));
+            let life = tasks.life().clone();
+            let client = Client { plane, scope, stranger: None, exit: None, within_connect: false, life, entry };
+            let (mut near, far) = duplex(1 << 16);
+            tokio::spawn(async move {
+                let target = Target { service, port };
+                serve(client, &target, None, far, |_| TOLD.store(true, Ordering::Relaxed)).await;
+            });
+            near.write_all(opens).await.expect("written");
+            near.read_u8().await.expect("settings, or an answer");
+            assert_eq!(TOLD.load(Ordering::Relaxed), expected);
+        }
+    }
 }

@@ -9,15 +9,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::CONNECTION;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::ext::Protocol;
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ClusterName;
 use isthmus_model::route::{Destination, DestinationKey};
 use isthmus_model::snapshot::Site;
-use isthmus_model::traffic::TrafficPolicy;
+use isthmus_model::traffic::Retries;
 use tokio::time::{Instant as Deadline, timeout_at};
 
 use super::request::Answer;
@@ -26,7 +25,7 @@ use crate::balance::ejection::Failure;
 use crate::balance::permits::{Kind, Overflow, Permit};
 use crate::balance::{Pick, Tried};
 use crate::message::authority::passed_on;
-use crate::message::body::Replay;
+use crate::message::body::{BodyError, Replay};
 use crate::message::fields::{Outcome, strip_claims, strip_hop_by_hop, take_outcome, take_version, tell_version};
 use crate::message::{Body, Received, reply, upgrade};
 use crate::metrics::ServiceLabels;
@@ -61,11 +60,7 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    async fn prepare(
-        target: &Target,
-        request: Request<Received>,
-        within: Option<Duration>,
-    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+    async fn prepare(target: &Target, request: Request<Received>, within: Option<Duration>) -> Result<Self, Unusable> {
         let deadline = within.map(|within| Deadline::now() + within);
         let (mut parts, body) = request.into_parts();
         let protocol = parts.extensions.remove::<Protocol>();
@@ -95,6 +90,12 @@ impl Outgoing {
         self.deadline.is_some_and(|deadline| deadline <= Deadline::now())
     }
 
+    /// Whether it waits until the far side has let us in: what cannot be sent a second time. Asking for a protocol does too: whether
+    /// the far side knows of that, its settings say.
+    fn needs_settings(&self) -> bool {
+        self.protocol.is_some() || !matches!(self.body, Replay::Whole(..))
+    }
+
     fn attempt(&self) -> Request<Body> {
         let mut request = Request::new(self.body.lend());
         *request.method_mut() = self.method.clone();
@@ -105,6 +106,15 @@ impl Outgoing {
         }
         request
     }
+}
+
+/// Why a request cannot be sent to anybody.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error(transparent)]
+    Target(#[from] http::Error),
+    #[error(transparent)]
+    Body(#[from] BodyError),
 }
 
 /// How an attempt ended without an answer.
@@ -147,28 +157,32 @@ pub(crate) async fn send(
     request: Request<Received>,
     within: Option<Duration>,
 ) -> Answer {
+    let version = request.version();
     let outgoing = match Outgoing::prepare(target, request, within).await {
         Ok(outgoing) => outgoing,
-        Err(error) => return broken_off(&error.to_string()),
+        Err(Unusable::Body(error @ BodyError::Quiet)) => {
+            return broken_off(StatusCode::REQUEST_TIMEOUT, &error, version);
+        }
+        Err(error) => return broken_off(StatusCode::BAD_REQUEST, &error, version),
     };
     let snapshot = plane.snapshot();
     let refreshed = target.refreshed(&snapshot);
     let (target, site) = (refreshed.as_ref().unwrap_or(target), snapshot.site.clone());
     drop(snapshot);
     let name = &target.service.name;
-    let traffic = plane.balancer().traffic(name);
-    let permit = match traffic.permits().take(Kind::Requests) {
+    let (traffic, policy) = (plane.balancer().traffic(&target.service), &target.service.traffic);
+    let permit = match traffic.permits().take(Kind::Requests, &policy.limits) {
         Ok(permit) => permit,
         Err(overflow) => return reply::text(StatusCode::SERVICE_UNAVAILABLE, &format!("{name}: {overflow}")).into(),
     };
-    traffic.budget().earn(Instant::now());
+    traffic.budget().earn(&policy.retries, Instant::now());
     let mut tried = Tried::default();
     let mut last: Option<Failed> = None;
     let mut retrying: Option<Permit> = None;
     for attempt in 0..ATTEMPTS_MAX {
         let random = plane.balancer().random();
         if retrying.is_some() {
-            tokio::time::sleep(pause(traffic.policy(), attempt, random)).await;
+            tokio::time::sleep(pause(&policy.retries, attempt, random)).await;
         }
         let Some(pick) = traffic.pick(&target.service, target.port.port, &tried, random, Instant::now()) else { break };
         if attempt > 0 {
@@ -184,15 +198,16 @@ pub(crate) async fn send(
         };
         tracing::debug!(service = %name, %cluster, reason = failed.reason, sent = failed.sent, "attempt failed");
         if outgoing.body.broke() {
-            return broken_off(&failed.reason);
+            return broken_off(StatusCode::BAD_REQUEST, &failed.reason, version);
         }
         if outgoing.is_overdue() {
             return reply::text(StatusCode::GATEWAY_TIMEOUT, &format!("{name} did not answer in time")).into();
         }
         let mut again = outgoing.body.is_intact();
         if again && failed.sent {
-            retrying = retrying.or_else(|| traffic.permits().take(Kind::Retries).ok());
-            again = outgoing.is_idempotent() && retrying.is_some() && traffic.budget().spend(Instant::now());
+            retrying = retrying.or_else(|| traffic.permits().take(Kind::Retries, &policy.limits).ok());
+            let may = outgoing.is_idempotent() && retrying.is_some();
+            again = may && traffic.budget().spend(&policy.retries, Instant::now());
         }
         last = Some(failed);
         if !again {
@@ -204,8 +219,7 @@ pub(crate) async fn send(
 
 /// How long to wait before what was sent is sent again: drawn anew each time, so that those whom one failure met do not come
 /// back together.
-fn pause(policy: &TrafficPolicy, attempt: usize, random: u64) -> Duration {
-    let retries = &policy.retries;
+fn pause(retries: &Retries, attempt: usize, random: u64) -> Duration {
     let doubled = retries.pause.saturating_mul(1 << attempt.saturating_sub(1).min(10));
     doubled.min(retries.pause_max).mul_f64((random & 0xFFFF) as f64 / 65_536.0)
 }
@@ -218,9 +232,9 @@ fn cluster_of(destination: &Destination, site: &Site) -> ClusterName {
 }
 
 /// The client broke off, or sent what is no body. What follows on its connection is not to be trusted.
-fn broken_off(reason: &str) -> Answer {
-    let mut response = reply::text(StatusCode::BAD_REQUEST, &format!("the request broke off: {reason}"));
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+fn broken_off(status: StatusCode, reason: &dyn std::fmt::Display, version: Version) -> Answer {
+    let mut response = reply::text(status, &format!("the request broke off: {reason}"));
+    reply::close_after(&mut response, version);
     response.into()
 }
 
@@ -243,7 +257,7 @@ async fn attempt_at(
     target: &Target,
     site: &Arc<Site>,
     outgoing: &Outgoing,
-    pick: Pick,
+    mut pick: Pick,
     tried: &mut Tried,
 ) -> Result<Response<Body>, Failed> {
     let direct = match (&pick.destination, pick.key()) {
@@ -271,7 +285,7 @@ async fn attempt_at(
                     Failed { sent, failure, reason: error.to_string() }
                 })
             }
-            None => through_tunnel(plane, target, site, outgoing, &pick).await,
+            None => through_tunnel(plane, target, site, outgoing, &mut pick).await,
         }
     };
     let sent = match outgoing.deadline {
@@ -310,15 +324,16 @@ async fn through_tunnel(
     target: &Target,
     site: &Arc<Site>,
     outgoing: &Outgoing,
-    pick: &Pick,
+    pick: &mut Pick,
 ) -> Result<Response<Body>, Failed> {
     let mut closed = None;
     for _ in 0..SESSIONS_PER_ATTEMPT {
-        let pending = pick.permits().take(Kind::Pending).map_err(Failed::overflow)?;
+        let pending = pick.take(Kind::Pending).map_err(Failed::overflow)?;
         let lease = plane.tunnels().lease(&pick.destination, pick.key(), &target.service.name, site);
         let lease = lease.await.map_err(|error| Failed::dial(&error))?;
         drop(pending);
-        let (failed, again) = match lease.send(outgoing.attempt()).await {
+        pick.ask(Instant::now());
+        let (failed, again) = match lease.send(outgoing.attempt(), outgoing.needs_settings()).await {
             Ok(mut response) => match take_outcome(response.headers_mut()) {
                 Some((Outcome::SessionOver, reason)) => {
                     lease.retire();

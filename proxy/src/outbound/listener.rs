@@ -23,7 +23,7 @@ use crate::accept::{Accepted, Accepting, BindError, Owner};
 use crate::detect::{Heard, Hearing, Opening};
 use crate::limits::{Gate, Limits};
 use crate::message::server::{Carries, HEAD_WITHIN, PING_EVERY, PONG_WITHIN, serve_http1, serve_http2};
-use crate::metrics::{Direction, Reason, ReasonLabels};
+use crate::metrics::Direction;
 use crate::plane::DataPlane;
 use crate::tcp::{Prefixed, give_up_unread, original};
 
@@ -120,13 +120,13 @@ fn connection(
             Some(original) => Box::pin(redirected(plane, original, forwarded, accepted)),
             None => {
                 let (client, stream) = client(plane, Scope::Federation, None, accepted);
-                http(client, stream)
+                http(client, stream, reads_always)
             }
         },
         Mode::Egress { .. } => {
             let (mut client, stream) = client(plane, Scope::Federation, Some(accepted.peer.ip()), accepted);
             client.exit = exit;
-            http(client, stream)
+            http(client, stream, reads_always)
         }
     }
 }
@@ -163,19 +163,19 @@ async fn for_target(plane: DataPlane, target: Target, stranger: Option<IpAddr>, 
     match target.port.protocol {
         AppProtocol::Http | AppProtocol::Http2 => {
             let (client, stream) = client(plane, scope(), stranger, accepted);
-            http(client, stream).await;
+            http(client, stream, reads_always).await;
         }
         AppProtocol::Detect => {
             let (client, stream) = client(plane, scope(), stranger, accepted);
-            detected(client, target, None, stream).await;
+            detected(client, target, None, stream, reads_always).await;
         }
-        AppProtocol::Tcp => Box::pin(bytes(plane, target, accepted)).await,
+        AppProtocol::Tcp => Box::pin(bytes(plane, target, stranger, accepted)).await,
     }
 }
 
 /// Passes a connection's bytes on to an instance, and the other way.
-async fn bytes(plane: DataPlane, target: Target, accepted: Accepted) {
-    match open(&plane, &target).await {
+async fn bytes(plane: DataPlane, target: Target, stranger: Option<IpAddr>, accepted: Accepted) {
+    match open(&plane, &target, stranger).await {
         Ok(opened) => {
             if let Err(error) = opened.copy(Bytes::new(), accepted.stream).await {
                 tracing::debug!(%error, service = %target.service.name, "TCP connection ended");
@@ -186,17 +186,6 @@ async fn bytes(plane: DataPlane, target: Target, accepted: Accepted) {
     drop(accepted.entry);
 }
 
-/// Serves HTTP on a connection of its own.
-fn http(client: Client, mut stream: TcpStream) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    Box::pin(async move {
-        let Some((opening, read)) = opened(&client, &mut stream).await else { return };
-        if opening == Opening::Http2 {
-            give_up_unread(&stream, UNREAD_HTTP2_MAX);
-        }
-        serve_requests(client, opening, Prefixed::new(read, stream)).await;
-    })
-}
-
 /// An accepted connection, as its requests see it.
 fn client(plane: DataPlane, scope: Scope, stranger: Option<IpAddr>, accepted: Accepted) -> (Client, TcpStream) {
     let Accepted { stream, peer: _, life, entry } = accepted;
@@ -205,15 +194,28 @@ fn client(plane: DataPlane, scope: Scope, stranger: Option<IpAddr>, accepted: Ac
     (Client { plane, scope, stranger, exit: None, within_connect: false, life, entry }, stream)
 }
 
-/// Serves HTTP within a client's CONNECT. Opaque, because that is a connection of its own again.
-pub(super) fn serve<S>(client: Client, mut stream: S) -> Pin<Box<dyn Future<Output = ()> + Send>>
+/// What is done with a client's stream once it is known to speak HTTP/2.
+pub(super) type OnHttp2<S> = fn(&S);
+
+/// A client of HTTP/2 that does not read its connection is gone.
+fn reads_always(stream: &TcpStream) {
+    give_up_unread(stream, UNREAD_HTTP2_MAX);
+}
+
+/// Of what a CONNECT opened, only the connection that it is on can be given up.
+pub(super) fn is_carried<S>(_: &S) {}
+
+/// Serves HTTP. Opaque, because what comes within a client's CONNECT is a connection of its own again.
+pub(super) fn http<S>(client: Client, mut stream: S, on_http2: OnHttp2<S>) -> Pin<Box<dyn Future<Output = ()> + Send>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     Box::pin(async move {
-        if let Some((opening, read)) = opened(&client, &mut stream).await {
-            serve_requests(client, opening, Prefixed::new(read, stream)).await;
+        let Some((opening, read)) = opened(&client, &mut stream).await else { return };
+        if opening == Opening::Http2 {
+            on_http2(&stream);
         }
+        serve_requests(client, opening, Prefixed::new(read, stream)).await;
     })
 }
 
@@ -223,25 +225,19 @@ pub(super) fn detected<S>(
     target: Target,
     opened: Option<Opened>,
     stream: S,
+    on_http2: OnHttp2<S>,
 ) -> Pin<Box<dyn Future<Output = ()> + Send>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    Box::pin(async move { detected::serve(client, &target, opened, stream).await })
+    Box::pin(async move { detected::serve(client, &target, opened, stream, on_http2).await })
 }
 
 /// Waits for the client's first words, as long as it may take and there is room.
 async fn opened<S: AsyncRead + Unpin>(client: &Client, stream: &mut S) -> Option<(Opening, Bytes)> {
-    let pending = client.entry.pend();
     let mut hearing = Hearing::new(None);
-    let opened = tokio::select! {
-        opened = hearing.http(stream, FIRST_BYTE_WITHIN) => opened,
-        () = pending.displaced() => {
-            client.plane.metrics().refused.get_or_create(&ReasonLabels { reason: Reason::Displaced }).inc();
-            return None;
-        }
-        () = client.life.drain.cancelled() => return None,
-    };
+    let hears = hearing.http(stream, FIRST_BYTE_WITHIN);
+    let opened = client.entry.pend().wait(hears, &client.life.drain, client.plane.metrics()).await?;
     if opened.is_err() {
         tracing::debug!("connection closed before it sent anything");
         return None;

@@ -16,4 +16,4 @@ mod target;
 
 pub use listener::{Mode, OutboundListener};
 pub(crate) use request::Answer;
-pub(crate) use target::{Target, target};
+pub(crate) use target::{NoTarget, Target, target};

@@ -76,7 +76,7 @@ impl Exit {
         let called = uri::Authority::try_from(authority.text()).map_err(|_| NoTarget::NotOurs(host.clone()))?;
         let (plane, life, entry) = (client.plane.clone(), client.life.clone(), Some(client.entry.clone()));
         let arrival = Arrival { plane, caller: Caller::Untold, life, entry };
-        let admitted = Admitted { targets, protocol: known.protocol, authority: called };
+        let admitted = Admitted { targets, protocol: known.protocol, authority: called, path: None };
         let mut response = Box::pin(arrival.exchange(&admitted, request)).await;
         take_outcome(response.headers_mut());
         Ok(response)

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::http_route::Scheme;
@@ -22,7 +21,7 @@ use crate::message::authority::{Authority, requested, requested_or};
 use crate::message::fields::{enter_at_edge, strip_hop_by_hop};
 use crate::message::upgrade::{Asked, is_tunnel};
 use crate::message::{Body, Received, reply};
-use crate::metrics::Direction;
+use crate::metrics::{Direction, ReasonLabels};
 use crate::plane::DataPlane;
 
 /// What requests to hosts outside are counted as.
@@ -67,11 +66,15 @@ impl From<Response<Body>> for Answer {
 
 impl Client {
     /// Answers one request.
-    pub(super) async fn answer(self, request: Request<Received>) -> Response<Body> {
+    pub(super) async fn answer(mut self, request: Request<Received>) -> Response<Body> {
         let started = Instant::now();
         let (plane, version) = (self.plane.clone(), request.version());
         let connect = is_tunnel(&request);
-        let (service, mut answer, refused) = match self.target(&request).await {
+        let target = match self.enter(&request) {
+            Ok(()) => self.target(&request).await,
+            Err(full) => Err(full),
+        };
+        let (service, mut answer, refused) = match target {
             Ok(target) => (target.service.name.to_string(), self.serve(&target, request).await, false),
             Err(NoTarget::NotOurs(host)) => match self.outside(&host, request).await {
                 // Not by name: of names below one that is allowed there is no end.
@@ -81,9 +84,8 @@ impl Client {
             Err(error) => refusal(&error),
         };
         let status = answer.response.status();
-        if version < Version::HTTP_2 && (refused || (connect && !status.is_success())) {
-            // What follows on the connection is not where we think it is, or no request at all.
-            answer.response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        if refused || (connect && !status.is_success()) {
+            reply::close_after(&mut answer.response, version);
         }
         let cluster = answer.cluster.map(String::from).unwrap_or_default();
         plane.metrics().request(Direction::Outbound, service, cluster, status, started.elapsed());
@@ -96,6 +98,19 @@ impl Client {
             Some(exit) => Box::pin(exit.answer(self, request)).await,
             None => Err(NoTarget::NotOurs(host.to_owned())),
         }
+    }
+
+    /// Counts what a CONNECT opens as a connection of its own, unless it is what becomes of the one that it came on: a connection of
+    /// HTTP/2 has room for hundreds, each of which may hold as much as a client's.
+    fn enter(&mut self, request: &Request<Received>) -> Result<(), NoTarget> {
+        if is_tunnel(request) && request.version() >= http::Version::HTTP_2 {
+            let entry = self.entry.another().map_err(|reason| {
+                self.plane.metrics().refused.get_or_create(&ReasonLabels { reason }).inc();
+                NoTarget::Full
+            })?;
+            self.entry = Arc::new(entry);
+        }
+        Ok(())
     }
 
     async fn target(&self, request: &Request<Received>) -> Result<Target, NoTarget> {
@@ -146,7 +161,7 @@ impl Client {
         let within = self.within(target);
         self.life.spawn(async move {
             match hyper::upgrade::on(request).await {
-                Ok(stream) => listener::serve(within, TokioIo::new(stream)).await,
+                Ok(stream) => listener::http(within, TokioIo::new(stream), listener::is_carried).await,
                 Err(error) => tracing::debug!(%error, "a CONNECT ended before it began"),
             }
         });
@@ -164,7 +179,9 @@ impl Client {
         let (within, target) = (self.within(target), target.clone());
         self.life.spawn(async move {
             match hyper::upgrade::on(request).await {
-                Ok(stream) => listener::detected(within, target, Some(opened), TokioIo::new(stream)).await,
+                Ok(stream) => {
+                    listener::detected(within, target, Some(opened), TokioIo::new(stream), listener::is_carried).await;
+                }
                 Err(error) => tracing::debug!(%error, "a CONNECT ended before it began"),
             }
         });
@@ -174,7 +191,7 @@ impl Client {
     /// Opens the way first: the client is told 200 only when bytes can flow. What it sends before that
     /// is held and passed on.
     async fn tunnel(&self, target: &Target, request: Request<Received>) -> Response<Body> {
-        let opened = match open(&self.plane, target).await {
+        let opened = match open(&self.plane, target, self.stranger).await {
             Ok(opened) => opened,
             Err(error) => return reply::text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
         };

@@ -34,6 +34,8 @@ pub(crate) enum NoTarget {
     BadRequest(#[from] BadRequest),
     #[error("this connection is what a CONNECT opened: a CONNECT within it is not served")]
     Nested,
+    #[error("too many connections are open here; close those that are not needed")]
+    Full,
     #[error("this address is {0} port {1}: {2} is elsewhere")]
     Misdirected(ServiceName, u16, String),
     #[error(
@@ -67,7 +69,7 @@ impl NoTarget {
             Self::NotOurs(_) | Self::OutsidePort(..) | Self::OutsideBytes(..) => StatusCode::FORBIDDEN,
             Self::Unresolved(..) => StatusCode::BAD_GATEWAY,
             Self::NotFound(_) | Self::NoSuchPort(..) => StatusCode::NOT_FOUND,
-            Self::Unasked(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unasked(_) | Self::Full => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::header::HOST;
-use http::uri::Authority;
-use http::{Request, Response, StatusCode, Version};
+use http::uri::{Authority, PathAndQuery};
+use http::{Request, Response, StatusCode, Uri, Version};
 use hyper::ext::Protocol;
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::http_route::Scheme;
@@ -48,6 +48,8 @@ pub(crate) struct Admitted {
     pub(crate) protocol: AppProtocol,
     /// How it is called, in canonical form, whatever the peer wrote.
     pub(crate) authority: Authority,
+    /// The canonical form of its path, if that was judged. Else it is passed on as it was sent.
+    pub(crate) path: Option<String>,
 }
 
 /// A connection or session, as what comes on it is passed on.
@@ -57,6 +59,15 @@ pub(crate) struct Arrival {
     pub(crate) life: Lifetime,
     /// Held by tunnels that outlive what they came on.
     pub(crate) entry: Option<Arc<Entry>>,
+}
+
+/// The target with another path, and the query that it has.
+fn with_path(path: &str, target: &Uri) -> Result<Uri, http::Error> {
+    let target = match target.query() {
+        Some(query) => PathAndQuery::try_from(format!("{path}?{query}")),
+        None => PathAndQuery::try_from(path),
+    };
+    Ok(Uri::from(target?))
 }
 
 impl Arrival {
@@ -92,7 +103,11 @@ impl Arrival {
         }
         // The authority says it.
         parts.headers.remove(HOST);
-        let uri = match passed_on(admitted.authority.clone(), parts.uri) {
+        let target = match &admitted.path {
+            Some(path) => with_path(path, &parts.uri),
+            None => Ok(parts.uri),
+        };
+        let uri = match target.and_then(|target| passed_on(admitted.authority.clone(), target)) {
             Ok(uri) => uri,
             Err(error) => return reply::outcome(StatusCode::BAD_REQUEST, &error.to_string(), Outcome::Denied),
         };

@@ -14,10 +14,13 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio_util::io::poll_read_buf;
 
 /// A connection on which nothing moved for this long is closed: Envoy's and ztunnel's default for TCP.
 pub const IDLE_MAX: Duration = Duration::from_secs(3600);
+/// How long nothing may move once one side takes no more: what it had to say is on its way then, and the other may wait for it to read.
+const REFUSED_IDLE_MAX: Duration = Duration::from_secs(10);
 /// What a direction begins with, and comes back to.
 const BUFFER_MIN: usize = 8 * 1024;
 /// What it has in bulk: eight TLS records.
@@ -25,8 +28,8 @@ const BUFFER_MAX: usize = 128 * 1024;
 /// After so many fills in a row of less than a quarter a buffer is halved.
 const SMALL_FILLS: u8 = 8;
 
-/// Copies both ways; the end of one direction is passed on and the other goes on. Returns the bytes from
-/// `a` and from `b`.
+/// Copies both ways; the end of one direction is passed on and the other goes on. So it does when one takes no more: whoever has
+/// answered may close before it has read everything. Returns the bytes from `a` and from `b`.
 ///
 /// # Errors
 /// The first I/O error, or [`io::ErrorKind::TimedOut`] after `idle` without a byte either way.
@@ -35,17 +38,26 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let moved = Progress::default();
+    let (moved, refused) = (Progress::default(), Notify::new());
     let (mut there, mut back) = (Lane::new(moved.clone()), Lane::new(moved.clone()));
     let both = poll_fn(|cx| {
-        let there = there.poll(cx, Pin::new(&mut a), Pin::new(&mut b))?;
-        let back = back.poll(cx, Pin::new(&mut b), Pin::new(&mut a))?;
-        Poll::Ready(Ok((ready!(there), ready!(back))))
+        let from_a = there.poll(cx, Pin::new(&mut a), Pin::new(&mut b))?;
+        let from_b = back.poll(cx, Pin::new(&mut b), Pin::new(&mut a))?;
+        if there.refused.is_some() || back.refused.is_some() {
+            refused.notify_one();
+        }
+        Poll::Ready(io::Result::Ok((ready!(from_a), ready!(from_b))))
     });
-    tokio::select! {
-        copied = both => copied,
-        () = moved.stalled(idle) => Err(io::ErrorKind::TimedOut.into()),
-    }
+    let stuck = async {
+        refused.notified().await;
+        moved.stalled(REFUSED_IDLE_MAX.min(idle)).await;
+    };
+    let copied = tokio::select! {
+        copied = both => copied?,
+        () = stuck => (0, 0),
+        () = moved.stalled(idle) => return Err(io::ErrorKind::TimedOut.into()),
+    };
+    there.refused.or(back.refused).map_or(Ok(copied), Err)
 }
 
 /// One direction.
@@ -61,6 +73,8 @@ struct Lane {
     stage: Stage,
     /// How the source failed. What it gave before is written first.
     failed: Option<io::Error>,
+    /// How the sink failed, which took no more from then on.
+    refused: Option<io::Error>,
     unflushed: bool,
 }
 
@@ -84,11 +98,12 @@ impl Lane {
             total: 0,
             stage: Stage::Open,
             failed: None,
+            refused: None,
             unflushed: false,
         }
     }
 
-    /// Moves what can be moved. Ready with the bytes in all once the end was passed on.
+    /// Moves what can be moved. Ready with the bytes in all once the end was passed on, or the sink takes no more.
     fn poll<R: AsyncRead, W: AsyncWrite>(
         &mut self,
         cx: &mut Context<'_>,
@@ -97,16 +112,20 @@ impl Lane {
     ) -> Poll<io::Result<u64>> {
         loop {
             let waits = self.fill(cx, from.as_mut());
-            if self.written < self.buffer.len() {
-                ready!(self.drain(cx, to.as_mut()))?;
-                continue;
+            match ready!(self.pass_on(cx, to.as_mut())) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => {
+                    self.refused = Some(error);
+                    self.stage = Stage::Ended;
+                    self.buffer = BytesMut::new();
+                    self.written = 0;
+                }
             }
             match self.stage {
+                Stage::Ended => return Poll::Ready(Ok(self.total)),
+                Stage::Ending => {}
                 Stage::Open => {
-                    if self.unflushed {
-                        ready!(to.as_mut().poll_flush(cx))?;
-                        self.unflushed = false;
-                    }
                     if let Some(error) = self.failed.take() {
                         return Poll::Ready(Err(error));
                     }
@@ -115,13 +134,28 @@ impl Lane {
                         return Poll::Pending;
                     }
                 }
-                Stage::Ending => {
-                    ready!(to.as_mut().poll_shutdown(cx))?;
-                    self.stage = Stage::Ended;
-                }
-                Stage::Ended => return Poll::Ready(Ok(self.total)),
             }
         }
+    }
+
+    /// Writes what was read. Where nothing was, that is made sure of, or the end is passed on. Whether more may have come meanwhile.
+    fn pass_on<W: AsyncWrite>(&mut self, cx: &mut Context<'_>, mut to: Pin<&mut W>) -> Poll<io::Result<bool>> {
+        if self.written < self.buffer.len() {
+            ready!(self.drain(cx, to.as_mut()))?;
+            return Poll::Ready(Ok(true));
+        }
+        match self.stage {
+            Stage::Open if self.unflushed => {
+                ready!(to.poll_flush(cx))?;
+                self.unflushed = false;
+            }
+            Stage::Ending => {
+                ready!(to.poll_shutdown(cx))?;
+                self.stage = Stage::Ended;
+            }
+            Stage::Open | Stage::Ended => {}
+        }
+        Poll::Ready(Ok(false))
     }
 
     /// Reads as long as there is something, and room for it. Whether nothing is there now.
@@ -289,6 +323,61 @@ mod tests {
         let mut heard = String::new();
         client.read_to_string(&mut heard).await.expect("read to the end");
         assert_eq!(heard, "the last word");
+    }
+
+    /// Takes nothing, and has an answer nevertheless, as who answers before it has read everything.
+    struct Decided(tokio::io::DuplexStream);
+
+    impl AsyncRead for Decided {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut tokio::io::ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Decided {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_arrives_although_the_question_is_not_taken() {
+        let (mut client, left) = duplex(64);
+        let (mut server, right) = duplex(64);
+        client.write_all(b"question").await.expect("written");
+        let copying = tokio::spawn(copy_both(left, Decided(right), IDLE_MAX));
+        tokio::task::yield_now().await;
+        server.write_all(b"answer").await.expect("written");
+        drop(server);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.expect("read to the end");
+        assert_eq!(answer, "answer");
+        assert_eq!(copying.await.expect("joined").expect_err("it is told").kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_one_side_is_gone_and_the_other_stuck_it_ends_soon() {
+        let (mut client, left) = duplex(1 << 10);
+        let (mut server, right) = duplex(8);
+        client.write_all(&[0; 512]).await.expect("written");
+        // The client takes no answer any more, and the server reads nothing before it has given it.
+        server.write_all(b"answer").await.expect("written");
+        let begun = tokio::time::Instant::now();
+        let error = copy_both(Decided(left), right, IDLE_MAX).await.expect_err("it is told");
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        assert!(begun.elapsed() <= 2 * REFUSED_IDLE_MAX, "{:?}", begun.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,24 +1,24 @@
 //! Opens a session: TCP, mutual TLS with the service's SNI, HTTP/2.
 //!
-//! In TLS 1.3 a client is done before the server has judged the client's certificate. So a session counts as
-//! open only when the server has sent its first bytes: a request is then never lost to a refusal that
-//! was already on its way. That costs a round trip per session, and makes "never sent" true.
+//! In TLS 1.3 a client is done before the server has judged the client's certificate. A session is given to those who
+//! wait for it at that moment, a round trip before the server says its first word; what a refusal that is already on its way
+//! would cost its body waits for that word, see [`Lease::send`](super::Lease::send).
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use isthmus_identity::VerifyError;
 use isthmus_identity::tls::LiveIdentity;
 use isthmus_model::name::{ServiceName, TrustDomain};
 use isthmus_model::route::{Destination, DestinationKey};
-use isthmus_model::snapshot::Site;
+use isthmus_model::snapshot::{Site, Snapshot};
 use isthmus_model::spiffe::{Principal, SpiffeId};
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -27,19 +27,20 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use super::session::{Connection, Opened};
 use super::watched::{SILENCE_TICK, Watched};
 use crate::message::server::{
-    HEADER_LIST_BYTES_MAX, PONG_WITHIN, SHARED_FRAME_MAX, SHARED_SEND_BUFFER, SHARED_WINDOW, STREAM_WINDOW,
+    HEADER_LIST_BYTES_MAX, PONG_WITHIN, SHARED_FRAME_MAX, SHARED_RECORDS_MAX, SHARED_SEND_BUFFER, SHARED_WINDOW,
+    STREAM_WINDOW,
 };
 use crate::metrics::{Metrics, Reason};
-use crate::tcp::{Prefixed, connect, cut_when_revoked};
+use crate::tcp::{connect, cut_when_revoked};
 
 /// How long TCP may take: the slowest round trip between regions, twice.
 pub const CONNECT_WITHIN: Duration = Duration::from_millis(750);
-/// How long TLS and the server's first bytes may take: two of the slowest round trips, and the gateway's own
-/// way to the workload. The kernel accepts on behalf of a frozen process, so this is what finds it out.
+/// How long TLS may take: the slowest round trip twice, for a packet that is lost, and the gateway's own way to the
+/// workload. The kernel accepts on behalf of a frozen process, so this is what finds it out.
 pub const HANDSHAKE_WITHIN: Duration = Duration::from_millis(1_500);
-
-/// Room for the server's SETTINGS, which is what it sends first.
-const FIRST_READ: usize = 256;
+/// How long an instance of another cluster may answer before the word that it may is here: a write to the registry, of some
+/// round trips between regions.
+const NEWS_WITHIN: Duration = Duration::from_millis(500);
 
 /// Why there is no session.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -94,6 +95,7 @@ pub(super) fn may_answer(destination: &Destination, site: &Site, id: &SpiffeId) 
 pub(super) struct Dial {
     destination: Destination,
     address: SocketAddr,
+    service: ServiceName,
     sni: String,
     site: Arc<Site>,
 }
@@ -106,16 +108,55 @@ impl Dial {
             DestinationKey::Remote(cluster, _) => cluster.clone(),
         };
         let target = TrustDomain { cluster, federation: site.federation.clone() };
-        Self { destination, address: *address, sni: target.service_sni(service), site }
+        let sni = target.service_sni(service);
+        Self { destination, address: *address, service: service.clone(), sni, site }
     }
 
-    pub(super) async fn run(self, identity: &LiveIdentity, metrics: &Metrics) -> Result<Opened, DialError> {
-        let opened = self.open(identity).await;
+    pub(super) async fn run(
+        mut self,
+        identity: &LiveIdentity,
+        view: watch::Receiver<Arc<Snapshot>>,
+        metrics: &Metrics,
+    ) -> Result<Opened, DialError> {
+        let mut opened = self.open(identity).await;
+        if let Err(DialError::Tls(_, error)) = &opened
+            && let Some(VerifyError::Unexpected(stranger)) = VerifyError::find_in(error.as_ref())
+            && self.is_introduced(stranger, view).await
+        {
+            opened = self.open(identity).await;
+        }
         if let Err(error) = &opened {
             metrics.handshake_failed(error.reason());
             tracing::debug!(%error, sni = self.sni, "dial failed");
         }
         opened
+    }
+
+    /// Waits until the view says that `stranger` may answer here, if it comes to say so. The other cluster's gateway knows of its
+    /// instances before all others do.
+    async fn is_introduced(&mut self, stranger: &SpiffeId, mut view: watch::Receiver<Arc<Snapshot>>) -> bool {
+        let Destination::Remote { backend, .. } = &mut self.destination else { return false };
+        if stranger.trust_domain.cluster != backend.cluster.name {
+            return false;
+        }
+        let introduced = async {
+            loop {
+                let known = view.borrow_and_update().services.get(&self.service).and_then(|service| {
+                    let of_cluster = service.remotes.iter().find(|known| known.cluster.name == backend.cluster.name);
+                    of_cluster.filter(|known| known.may_answer(stranger)).cloned()
+                });
+                if known.is_some() || view.changed().await.is_err() {
+                    return known;
+                }
+            }
+        };
+        match timeout(NEWS_WITHIN, introduced).await {
+            Ok(Some(known)) => {
+                *backend = Arc::new(known);
+                true
+            }
+            Ok(None) | Err(_) => false,
+        }
     }
 
     async fn open(&self, identity: &LiveIdentity) -> Result<Opened, DialError> {
@@ -126,32 +167,28 @@ impl Dial {
         let tls = timeout(HANDSHAKE_WITHIN, self.handshake(identity, tcp));
         let tls = tls.await.map_err(|_| DialError::Silent(self.address))?;
         let tls = tls.map_err(|error| DialError::Tls(self.address, Arc::new(error)))?;
-        let (tls, first) = tls;
         let peer = identity.peer(tls.get_ref().1).map(Arc::new);
         let peer = peer.filter(|peer| may_answer(&self.destination, &self.site, peer.id()));
         let peer = peer.ok_or(DialError::Identity(self.address))?;
-        let stream = cut_when_revoked(Watched::new(Prefixed::new(first, tls)), peer.clone());
+        let (stream, heard) = Watched::new(tls);
+        let stream = cut_when_revoked(stream, peer.clone());
         let http = http2_builder().handshake(TokioIo::new(stream)).await;
         let (send, connection): (_, Connection) =
             http.map_err(|error| DialError::Tls(self.address, Arc::new(io::Error::other(error))))?;
-        Ok(Opened { send, connection, peer, renewals })
+        Ok(Opened { send, connection, peer, renewals, heard })
     }
 
-    /// The TLS stream and the first bytes read from it.
-    async fn handshake(&self, identity: &LiveIdentity, tcp: TcpStream) -> io::Result<(TlsStream<TcpStream>, Bytes)> {
+    async fn handshake(&self, identity: &LiveIdentity, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let (destination, site) = (self.destination.clone(), self.site.clone());
         let expected = Arc::new(move |id: &SpiffeId| may_answer(&destination, &site, id));
         let config = identity.client_config(expected, &[b"h2"]);
         let name = ServerName::try_from(self.sni.clone()).map_err(io::Error::other)?;
         let mut tls = TlsConnector::from(config).connect(name, tcp).await?;
+        tls.get_mut().1.set_buffer_limit(Some(SHARED_RECORDS_MAX));
         if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(io::Error::other("the peer does not speak HTTP/2"));
         }
-        let mut first = BytesMut::with_capacity(FIRST_READ);
-        match tls.read_buf(&mut first).await? {
-            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer refused the session")),
-            _ => Ok((tls, first.freeze())),
-        }
+        Ok(tls)
     }
 }
 

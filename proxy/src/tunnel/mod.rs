@@ -137,7 +137,7 @@ impl Pool {
         let (done, dialing) = watch::channel(None);
         let shared = self.0.clone();
         tokio::spawn(async move {
-            let dialed = dial.run(&shared.identity, &shared.metrics).await;
+            let dialed = dial.run(&shared.identity, shared.view.clone(), &shared.metrics).await;
             let dialed = dialed.map(|opened| opened.into_session(&shared, key.clone()));
             let mut slots = shared.slots();
             if let Some(slot) = slots.get_mut(&key) {

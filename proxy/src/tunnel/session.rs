@@ -14,13 +14,14 @@ use isthmus_identity::Peer;
 use isthmus_identity::tls::Guarded;
 use isthmus_model::spiffe::SpiffeId;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::client::TlsStream;
 
-use super::watched::Watched;
+use super::watched::{Watched, Word};
 use super::{Key, Shared};
 use crate::message::Body;
 use crate::message::server::STREAMS_MAX;
-use crate::tcp::Prefixed;
+use crate::metrics::Reason;
 
 /// A session without requests is closed after this: long enough for a service that is called every minute
 /// or so to stay warm.
@@ -29,7 +30,7 @@ pub const SESSION_IDLE: Duration = Duration::from_secs(60);
 /// pass through it unopened, so that it cannot tell their ends itself.
 const NEED_CHECK: Duration = Duration::from_secs(1);
 
-type Io = TokioIo<Guarded<Watched<Prefixed<TlsStream<TcpStream>>>>>;
+type Io = TokioIo<Guarded<Watched<TlsStream<TcpStream>>>>;
 pub(super) type Connection = http2::Connection<Io, Body, TokioExecutor>;
 
 /// A session that was just opened and is not driven yet.
@@ -38,6 +39,8 @@ pub(super) struct Opened {
     pub(super) connection: Connection,
     pub(super) peer: Arc<Peer>,
     pub(super) renewals: u64,
+    /// What the peer has said.
+    pub(super) heard: watch::Receiver<Word>,
 }
 
 /// An open session.
@@ -46,6 +49,8 @@ pub(super) struct Session {
     peer: Arc<Peer>,
     /// [`LiveIdentity::renewals`](isthmus_identity::LiveIdentity::renewals) when it was opened.
     renewals: u64,
+    /// What the peer has said, and so whether it let us in.
+    heard: watch::Receiver<Word>,
     streams: AtomicUsize,
     /// The peer takes no more requests on it.
     over: AtomicBool,
@@ -61,13 +66,14 @@ impl Opened {
             send: self.send,
             peer: self.peer,
             renewals: self.renewals,
+            heard: self.heard.clone(),
             streams: AtomicUsize::new(0),
             over: AtomicBool::new(false),
             opened_at: Instant::now(),
             idle_since: AtomicU64::new(0),
         });
         let weak = Arc::downgrade(&session);
-        tokio::spawn(drive(self.connection, weak, Arc::downgrade(pool), key));
+        tokio::spawn(drive(self.connection, self.heard, weak, Arc::downgrade(pool), key));
         session
     }
 }
@@ -98,7 +104,13 @@ impl Session {
 }
 
 /// Drives the connection to its end; takes it out of the pool when it ended or nobody needs it.
-async fn drive(connection: Connection, session: Weak<Session>, pool: Weak<Shared>, key: Key) {
+async fn drive(
+    connection: Connection,
+    heard: watch::Receiver<Word>,
+    session: Weak<Session>,
+    pool: Weak<Shared>,
+    key: Key,
+) {
     let Some(metrics) = pool.upgrade().map(|pool| pool.metrics.clone()) else { return };
     metrics.tunnels.inc();
     let mut connection = pin!(connection);
@@ -116,6 +128,10 @@ async fn drive(connection: Connection, session: Weak<Session>, pool: Weak<Shared
         }
     };
     metrics.tunnels.dec();
+    if *heard.borrow() != Word::Settings {
+        // The handshake is over when the peer has judged our certificate.
+        metrics.handshake_failed(Reason::Tls);
+    }
     if let (Some(session), Some(pool)) = (session.upgrade(), pool.upgrade()) {
         pool.forget(&key, &session);
     }
@@ -153,13 +169,21 @@ impl Lease {
         self.0.over.store(true, Ordering::Relaxed);
     }
 
-    /// Sends a request.
+    /// Sends a request at once, to a peer that may yet refuse the session. One that `needs_settings` waits for the peer's first
+    /// word, which costs the first requests of a session a round trip.
     ///
     /// # Errors
     /// Whether the peer may have seen it.
-    pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, SendError> {
+    pub async fn send(&self, request: Request<Body>, needs_settings: bool) -> Result<Response<Incoming>, SendError> {
+        let mut heard = self.0.heard.clone();
+        if needs_settings && heard.wait_for(|heard| *heard == Word::Settings).await.is_err() {
+            return Err(SendError::Refused);
+        }
         let sent = self.0.send.clone().try_send_request(request).await;
         sent.map_err(|mut error| {
+            if *heard.borrow() == Word::Refusal {
+                return SendError::Refused;
+            }
             let returned = error.take_message().is_some();
             classify(error.into_error(), returned)
         })
@@ -180,6 +204,9 @@ pub enum SendError {
     /// The connection ended before the peer took the request.
     #[error("the connection closed before the request was sent: {0}")]
     NotSent(hyper::Error),
+    /// The peer refused the session, or ended it while the request waited for its first word.
+    #[error("the peer refused the session; check the certificates and clocks of both sides")]
+    Refused,
     /// The connection or stream broke after.
     #[error("the connection broke before an answer came: {0}")]
     Broken(hyper::Error),

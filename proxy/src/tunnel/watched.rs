@@ -5,6 +5,8 @@
 //! peer is well; here *any* byte is a sign of life. Silence is counted in ticks that this process itself
 //! has seen pass, so that a pause of our own (a busy machine, a stopped process) counts as one tick, not
 //! as the peer's silence.
+//!
+//! It also tells what the peer's first word was.
 
 use std::io;
 use std::pin::Pin;
@@ -12,7 +14,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep};
+use tokio_rustls::rustls::{self, AlertDescription};
 
 /// One tick of silence; also the interval of pings.
 pub const SILENCE_TICK: Duration = Duration::from_millis(250);
@@ -26,11 +30,29 @@ pub(super) struct Watched<S> {
     stream: S,
     reads: Silence,
     writes: Silence,
+    /// The first bytes were read.
+    spoke: bool,
+    word: watch::Sender<Word>,
+}
+
+/// What the peer has said inside TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    /// Nothing yet. If the stream is gone, nobody knows how much of what was sent the peer has seen.
+    None,
+    /// Something, that was understood.
+    Settings,
+    /// That it does not take the session: by an alert about a handshake or a certificate, or by a closure in order, before it said
+    /// anything else. It has read nothing of what was sent, for its settings would have come before.
+    Refusal,
 }
 
 impl<S> Watched<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, reads: Silence::new(SILENCE_TICKS), writes: Silence::new(WRITE_STALL_TICKS) }
+    /// With what tells of the peer's first word.
+    pub(super) fn new(stream: S) -> (Self, watch::Receiver<Word>) {
+        let (word, heard) = watch::channel(Word::None);
+        let (reads, writes) = (Silence::new(SILENCE_TICKS), Silence::new(WRITE_STALL_TICKS));
+        (Self { stream, reads, writes, spoke: false, word }, heard)
     }
 }
 
@@ -71,9 +93,19 @@ impl Silence {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // Whoever comes back for more has understood what it got: HTTP/2's settings hold from then on.
+        if self.spoke && *self.word.borrow() == Word::None {
+            self.word.send_replace(Word::Settings);
+        }
+        let filled = buf.filled().len();
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
             Poll::Ready(read) => {
                 self.reads.broken();
+                if buf.filled().len() > filled {
+                    self.spoke = true;
+                } else if !self.spoke && buf.remaining() > 0 && is_refusal(&read) {
+                    self.word.send_replace(Word::Refusal);
+                }
                 Poll::Ready(read)
             }
             Poll::Pending => self.reads.goes_on(cx),
@@ -81,15 +113,56 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match Pin::new(&mut self.stream).poll_write(cx, buf) {
+impl<S: AsyncRead + Unpin> Watched<S> {
+    fn wrote<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match written {
+            // What the peer said before it closed the connection may be a moment behind the news of that.
+            Poll::Ready(Err(_)) if !self.spoke && self.hear_refusal(cx).is_pending() => self.writes.goes_on(cx),
             Poll::Ready(written) => {
                 self.writes.broken();
                 Poll::Ready(written)
             }
             Poll::Pending => self.writes.goes_on(cx),
         }
+    }
+
+    /// Reads why the peer closed the connection. After a failed write, nobody else will.
+    fn hear_refusal(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut byte = [0];
+        let mut buf = ReadBuf::new(&mut byte);
+        Pin::new(&mut self.stream).poll_read(cx, &mut buf).map(|read| {
+            if buf.filled().is_empty() && is_refusal(&read) {
+                self.word.send_replace(Word::Refusal);
+            }
+        })
+    }
+}
+
+/// Whether TLS ends in order, which tokio-rustls tells from an end without `close_notify`, or by an alert.
+fn is_refusal(read: &io::Result<()>) -> bool {
+    let Err(error) = read else { return true };
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    // Any other may come behind settings that were read with it, and of which TLS then tells nothing.
+    let about_handshakes = [
+        AlertDescription::HandshakeFailure,
+        AlertDescription::BadCertificate,
+        AlertDescription::UnsupportedCertificate,
+        AlertDescription::CertificateRevoked,
+        AlertDescription::CertificateExpired,
+        AlertDescription::CertificateUnknown,
+        AlertDescription::UnknownCA,
+        AlertDescription::AccessDenied,
+        AlertDescription::DecryptError,
+        AlertDescription::CertificateRequired,
+        AlertDescription::NoApplicationProtocol,
+    ];
+    matches!(cause, Some(rustls::Error::AlertReceived(alert)) if about_handshakes.contains(alert))
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(cx, written)
     }
 
     fn poll_write_vectored(
@@ -97,13 +170,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match Pin::new(&mut self.stream).poll_write_vectored(cx, bufs) {
-            Poll::Ready(written) => {
-                self.writes.broken();
-                Poll::Ready(written)
-            }
-            Poll::Pending => self.writes.goes_on(cx),
-        }
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -111,13 +179,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.stream).poll_flush(cx) {
-            Poll::Ready(flushed) => {
-                self.writes.broken();
-                Poll::Ready(flushed)
-            }
-            Poll::Pending => self.writes.goes_on(cx),
-        }
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.wrote(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -137,13 +200,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn any_byte_is_a_sign_of_life_and_silence_ends_it() {
         let (ours, mut theirs) = duplex(16);
-        let mut watched = Watched::new(ours);
+        let (mut watched, heard) = Watched::new(ours);
         let start = Instant::now();
         for _ in 0..10 {
             tokio::time::sleep(SILENCE_TICK * 2).await;
             theirs.write_all(b".").await.expect("written");
             watched.read_u8().await.expect("alive");
         }
+        assert_eq!(*heard.borrow(), Word::Settings);
         let error = watched.read_u8().await.expect_err("silent");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(start.elapsed(), SILENCE_TICK * 20 + SILENCE_TICK * SILENCE_TICKS);
@@ -152,10 +216,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_takes_nothing_is_given_up_later() {
         let (ours, _theirs) = duplex(16);
-        let mut watched = Watched::new(ours);
+        let (mut watched, heard) = Watched::new(ours);
         let start = Instant::now();
         let error = watched.write_all(&[0; 64]).await.expect_err("stalled");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(start.elapsed(), SILENCE_TICK * WRITE_STALL_TICKS);
+        drop(watched);
+        assert!(*heard.borrow() == Word::None && heard.has_changed().is_err(), "it never said a word");
     }
 }

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs)] // each test file uses its part
 
+pub mod session;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use isthmus_model::snapshot::{Coverage, Gateway, RemoteBackend, RemoteCluster, S
 use isthmus_model::spiffe::SpiffeId;
 use isthmus_proxy::inbound::{InboundListener, serve_terminated};
 use isthmus_proxy::ingress::{IngressListener, Security};
+use isthmus_proxy::message::quiet::QUIET_DEFAULT;
 use isthmus_proxy::outbound::{Mode, OutboundListener};
 use isthmus_proxy::passthrough::{Opening, relay};
 use isthmus_proxy::{DataPlane, Demand, Metrics};
@@ -144,6 +147,11 @@ impl Federation {
 
     /// A listener of `outbound`'s data plane for clients from outside, whose every request is for the service.
     pub fn ingress(&self, outbound: &Outbound) -> SocketAddr {
+        self.ingress_quiet(outbound, QUIET_DEFAULT)
+    }
+
+    /// The same, where nothing may be quiet for longer.
+    pub fn ingress_quiet(&self, outbound: &Outbound, quiet: Duration) -> SocketAddr {
         let backend = Backend { service: service(), port: HTTP, weight: 1 };
         let rule = Rule {
             matches: vec![Match::default()],
@@ -158,7 +166,7 @@ impl Federation {
         let name = NamespacedName { namespace: "shop".parse().expect("valid"), name: "all".to_owned() };
         let routes = Routes::of(&OrdMap::unit(name, Arc::new(route)), "public");
         outbound.view.send_modify(|view| *view = Arc::new(Snapshot { routes, ..Snapshot::clone(view) }));
-        let listener = IngressListener::bind(ANY_PORT, outbound.plane.clone(), Security::None).expect("bound");
+        let listener = IngressListener::bind(ANY_PORT, outbound.plane.clone(), Security::None, quiet).expect("bound");
         let address = listener.local_addr();
         tokio::spawn(listener.serve(self.shutdown.clone()));
         address
@@ -243,6 +251,16 @@ pub struct Workload {
     pub ended: tokio::task::JoinHandle<()>,
 }
 
+impl Workload {
+    /// From now on, nobody has said what its ports speak.
+    pub fn unsay(&self) {
+        self.view.send_modify(|view| {
+            let services = view.services.values().map(|known| unsaid(Service::clone(known)));
+            *view = Arc::new(Snapshot::clone(view).with(services));
+        });
+    }
+}
+
 pub fn endpoint(workload: &str, app: SocketAddr, tcp: SocketAddr, sidecar_port: Option<u16>) -> Endpoint {
     Endpoint {
         address: app.ip(),
@@ -265,7 +283,14 @@ pub fn reviews(endpoints: Vec<Endpoint>, remotes: Vec<RemoteBackend>) -> Service
         exported_here: true,
         endpoints: endpoints.into(),
         remotes,
+        traffic: isthmus_model::traffic::TrafficPolicy::usual(),
     }
+}
+
+/// The same, and nobody said what its ports speak.
+pub fn unsaid(mut service: Service) -> Service {
+    service.ports.iter_mut().for_each(|port| port.protocol = AppProtocol::Detect);
+    service
 }
 
 fn remote_cluster(name: &str, proximity: Proximity, gateways: &[SocketAddr]) -> Arc<RemoteCluster> {

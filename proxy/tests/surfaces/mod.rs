@@ -5,23 +5,29 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use isthmus_identity::LiveIdentity;
 use isthmus_model::locality::Proximity::OtherRegion;
 use isthmus_model::snapshot::Snapshot;
 use isthmus_model::spiffe::SpiffeId;
+use isthmus_proxy::accept::Accepting;
+use isthmus_proxy::inbound::{self, serve_in_the_clear};
+use isthmus_proxy::metrics::Direction;
 use isthmus_proxy::outbound::Mode;
 use isthmus_tests::hostile::Recorder;
 use isthmus_tests::hostile::frames::{END_HEADERS, END_STREAM, HEADERS, Outcome, Peer, Stream, frame, request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
+use crate::federation::session::tunnel;
 use crate::federation::{
-    Federation, HOST, HTTP, Outbound, Workload, echo, endpoint, read_head, remote, reviews, service, splicing_gateway,
-    status,
+    self, ANY_PORT, Federation, HOST, HTTP, LOOPBACK, Outbound, Workload, echo, endpoint, read_head, remote, reviews,
+    service, splicing_gateway, status,
 };
 
 /// A listener, and how it is reached.
@@ -35,6 +41,14 @@ pub enum Way {
     Egress,
     /// A service's virtual address.
     Vip,
+    /// The same of a port of which nobody said what it speaks.
+    Detected,
+    /// What a data plane's CONNECT to such a port opened at a sidecar.
+    WithinTunnel,
+    /// A workload's port whose sidecar lets in who is not of the mesh.
+    Clear,
+    /// The same of a port of which nobody said what it speaks.
+    ClearDetected,
     /// What clients from outside come to, by a route for every host.
     Ingress,
     /// A data plane's session with a sidecar.
@@ -43,7 +57,17 @@ pub enum Way {
     Terminated,
 }
 
-pub const CLIENTS: [Way; 5] = [Way::Outbound, Way::WithinConnect, Way::Egress, Way::Vip, Way::Ingress];
+pub const CLIENTS: [Way; 9] = [
+    Way::Outbound,
+    Way::WithinConnect,
+    Way::Egress,
+    Way::Vip,
+    Way::Detected,
+    Way::WithinTunnel,
+    Way::Clear,
+    Way::ClearDetected,
+    Way::Ingress,
+];
 pub const SESSIONS: [Way; 2] = [Way::Inbound, Way::Terminated];
 
 impl Way {
@@ -53,7 +77,27 @@ impl Way {
 
     /// Whether its connections are for one service whatever they call it, as long as that is not another.
     pub fn is_scoped(self) -> bool {
-        matches!(self, Self::Vip | Self::WithinConnect | Self::Ingress)
+        !self.is_session() && !matches!(self, Self::Outbound | Self::Egress)
+    }
+
+    /// Whether its connections were opened for one service, by who may not open another within.
+    pub fn takes_no_connect(self) -> bool {
+        self.is_clear() || matches!(self, Self::WithinConnect | Self::WithinTunnel | Self::Ingress)
+    }
+
+    /// Whether the application is called as its client calls it: without a sidecar it would be, too.
+    pub fn is_clear(self) -> bool {
+        matches!(self, Self::Clear | Self::ClearDetected)
+    }
+
+    /// Whether nobody vouches for who comes by it.
+    pub fn is_strangers(self) -> bool {
+        self.is_clear() || matches!(self, Self::Egress | Self::Vip | Self::Detected | Self::Ingress)
+    }
+
+    /// Whether what is no HTTP passes as bytes.
+    pub fn detects(self) -> bool {
+        matches!(self, Self::Detected | Self::WithinTunnel | Self::ClearDetected)
     }
 
     pub fn is_session(self) -> bool {
@@ -67,10 +111,16 @@ pub struct Surfaces {
     pub east: Outbound,
     egress: SocketAddr,
     vip: SocketAddr,
+    detected: SocketAddr,
+    clear: SocketAddr,
+    clear_detected: SocketAddr,
     ingress: SocketAddr,
     west: Workload,
+    /// The same, where nobody said what its ports speak.
+    unsaid: Workload,
     terminating: Outbound,
     attacker: LiveIdentity,
+    _detecting: Outbound,
 }
 
 /// The name that sessions are opened under.
@@ -91,10 +141,31 @@ impl Surfaces {
         let egress = federation.listen_as(&east, Mode::Egress { allow_loopback: false });
         let vip = federation.listen_as(&east, Mode::Service { name: service(), port: HTTP });
         let ingress = federation.ingress(&east);
+        let unsaid = federation.workload("us-west", recorder.address(), tcp).await;
+        unsaid.unsay();
+        let detecting = remote("us-west", OtherRegion, splicing_gateway(unsaid.address).await);
+        let detecting = federation.outbound("us-east", federation::unsaid(reviews(vec![], vec![detecting]))).await;
+        let detected = federation.listen_as(&detecting, Mode::Service { name: service(), port: HTTP });
+        let [clear, clear_detected] = [&west, &unsaid].map(|west| in_the_clear(&federation, west, recorder.address()));
         let bare = endpoint("shop/reviews", recorder.address(), tcp, None);
         let terminating = federation.terminating("us-west", reviews(vec![bare], vec![])).await;
         let attacker = federation.identity("us-east", "shop/attacker");
-        Self { recorder, federation, east, egress, vip, ingress, west, terminating, attacker }
+        Self {
+            recorder,
+            federation,
+            east,
+            egress,
+            vip,
+            detected,
+            clear,
+            clear_detected,
+            ingress,
+            west,
+            unsaid,
+            terminating,
+            attacker,
+            _detecting: detecting,
+        }
     }
 
     fn address(&self, way: Way) -> SocketAddr {
@@ -102,6 +173,10 @@ impl Surfaces {
             Way::Outbound | Way::WithinConnect => self.east.address,
             Way::Egress => self.egress,
             Way::Vip => self.vip,
+            Way::Detected => self.detected,
+            Way::WithinTunnel => self.unsaid.address,
+            Way::Clear => self.clear,
+            Way::ClearDetected => self.clear_detected,
             Way::Ingress => self.ingress,
             Way::Inbound => self.west.address,
             Way::Terminated => self.terminating.address,
@@ -110,9 +185,11 @@ impl Surfaces {
 
     /// A connection on which HTTP may be spoken.
     pub async fn open(&self, way: Way) -> Box<dyn Stream> {
+        if way == Way::WithinTunnel {
+            return Box::new(tunnel(&self.federation, self.address(way), HTTP).await);
+        }
         let mut stream = TcpStream::connect(self.address(way)).await.expect("connected");
         match way {
-            Way::Outbound | Way::Egress | Way::Vip | Way::Ingress => Box::new(stream),
             Way::WithinConnect => {
                 let connect = format!("CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n", authority());
                 stream.write_all(connect.as_bytes()).await.expect("written");
@@ -123,6 +200,7 @@ impl Surfaces {
             Way::Inbound | Way::Terminated => {
                 Box::new(handshake(stream, &self.attacker, SNI).await.expect("a handshake"))
             }
+            _ => Box::new(stream),
         }
     }
 
@@ -158,11 +236,27 @@ impl Surfaces {
     }
 }
 
+/// Where connections come that were on their way to `application` and were redirected to the sidecar of `workload`.
+fn in_the_clear(federation: &Federation, workload: &Workload, application: SocketAddr) -> SocketAddr {
+    let accepting = Accepting::bind(ANY_PORT, Direction::Inbound).expect("bound");
+    let (address, plane, shutdown) = (accepting.local_addr(), workload.plane.clone(), federation.shutdown.clone());
+    tokio::spawn(async move {
+        let metrics = plane.metrics().clone();
+        let serve =
+            |accepted| serve_in_the_clear(plane.clone(), inbound::Workload::at(LOOPBACK), application, accepted);
+        accepting.run(&metrics, shutdown, serve).await;
+    });
+    address
+}
+
 async fn handshake(stream: TcpStream, identity: &LiveIdentity, sni: &str) -> std::io::Result<TlsStream<TcpStream>> {
     let anyone = Arc::new(|_: &SpiffeId| true);
     let connector = tokio_rustls::TlsConnector::from(identity.client_config(anyone, &[b"h2"]));
     connector.connect(ServerName::try_from(sni.to_owned()).expect("a name"), stream).await
 }
+
+/// How long a bystander may have to wait, beside a flood and in a test build.
+const SERVED_WITHIN: Duration = Duration::from_secs(30);
 
 pub enum Bystander {
     Http1(Box<dyn Stream>),
@@ -176,6 +270,10 @@ pub const BYSTANDER: &str = "/bystander";
 impl Bystander {
     /// Asks once more.
     pub async fn is_served(&mut self) -> bool {
+        timeout(SERVED_WITHIN, self.ask()).await.unwrap_or(false)
+    }
+
+    async fn ask(&mut self) -> bool {
         match self {
             Self::Http1(stream) => {
                 let text = format!("GET {BYSTANDER} HTTP/1.1\r\nHost: {}\r\n\r\n", authority());

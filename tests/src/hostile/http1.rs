@@ -61,6 +61,9 @@ fn framing(writer: &mut Writer<'_>) {
     // RFC 9112 §6.3 lets a server go by the coding if it closes the connection then.
     writer.with((1, Safe::Once), "a length, then a coding", &format!("Content-Length: 64\r\n{chunked}"), "0\r\n\r\n");
     writer.with((1, Safe::Once), "a coding, then a length", &format!("{chunked}Content-Length: 64\r\n"), "0\r\n\r\n");
+    // §6.3 has a server take it for one, or refuse it.
+    let twice = "Connection: close\r\nContent-Length: 1\r\nContent-Length: 1\r\n";
+    writer.with((1, Safe::Once), "the same length twice", twice, "a");
     for (what, lengths) in [
         ("two lengths", &["1", "2"][..]),
         ("two lengths in one", &["1, 2"]),
@@ -236,6 +239,10 @@ fn claims(writer: &mut Writer<'_>) {
     ] {
         let fields = format!("Connection: close\r\n{fields}");
         writer.with((11, Safe::Cleaned), what, &fields, "");
+    }
+    for name in ["X-Forwarded-For", "X_Forwarded_For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP"] {
+        let fields = format!("Connection: close\r\n{name}: {FORGED}\r\n");
+        writer.with((11, Safe::Entered), "where it comes from", &fields, "");
     }
 }
 

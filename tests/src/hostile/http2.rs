@@ -101,6 +101,12 @@ pub fn targets(authority: &str) -> Vec<Case> {
     let claims = ["x-forwarded-client-cert", "x_forwarded_client_cert", "forwarded", "x-isthmus-outcome"];
     let claims =
         claims.map(|name| Case { row: 11, what: "a claim", block: with(name, FORGED.as_bytes()), safe: Safe::Cleaned });
+    let entered = ["x-forwarded-for", "x_forwarded_proto", "x-real-ip"].map(|name| Case {
+        row: 11,
+        what: "where it comes from",
+        block: with(name, FORGED.as_bytes()),
+        safe: Safe::Entered,
+    });
     let elsewhere = |what, block| Case { row: 13, what, block, safe: Safe::Elsewhere };
     let connect = |host: &str| [field(":method", b"CONNECT"), field(":authority", host.as_bytes())].concat();
     let strangers = STRANGER_HOSTS.iter().flat_map(|host| {
@@ -126,6 +132,7 @@ pub fn targets(authority: &str) -> Vec<Case> {
         .chain(other)
         .chain(large)
         .chain(claims)
+        .chain(entered)
         .chain(strangers)
         .collect()
 }

@@ -29,6 +29,8 @@ pub enum Safe {
     As(&'static [u8]),
     /// It arrives behind without what it [`forged`](FORGED), or is refused.
     Cleaned,
+    /// The same if nobody vouches for its client. What a workload says of where a request came from, it may have from an edge.
+    Entered,
 }
 
 /// What a request that asks for the wrong thing has in its target.

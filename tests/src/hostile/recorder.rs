@@ -22,10 +22,17 @@ impl Request {
         words.nth(1).unwrap_or_default()
     }
 
-    /// Whether the head says that anywhere.
+    /// Whether the head says that anywhere, in any case.
     #[must_use]
     pub fn says(&self, text: &str) -> bool {
-        String::from_utf8_lossy(&self.head).contains(text)
+        self.count(text) > 0
+    }
+
+    /// How often the head says that, in any case.
+    #[must_use]
+    pub fn count(&self, text: &str) -> usize {
+        let head = String::from_utf8_lossy(&self.head).to_ascii_lowercase();
+        head.matches(&text.to_ascii_lowercase()).count()
     }
 }
 

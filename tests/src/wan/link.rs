@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::lane::{Direction, Fault, Lane, Shape};
 use super::pipe::carry;
+use super::timer::Timer;
 
 /// Connections through one link at a time. A test that needs more is about the kernel, not about us.
 const CONNECTIONS_MAX: usize = 16_384;
@@ -184,12 +185,18 @@ async fn connect(mut near: TcpStream, wire: Arc<Wire>, stop: CancellationToken) 
 
 async fn relay(near: &mut TcpStream, far: &mut Option<TcpStream>, wire: &Wire) -> io::Result<()> {
     reach(&wire.forward).await?;
+    // The TCP handshake: a first packet there, and one back. The kernel has told who dials at once that it is over; what
+    // they send waits for it instead.
+    for lane in [&wire.forward, &wire.backward] {
+        Timer::Exact.until(lane.arrival(0)).await;
+    }
     let far = far.insert(TcpStream::connect(wire.target).await?);
     near.set_nodelay(true)?;
     far.set_nodelay(true)?;
     let (near_read, near_write) = near.split();
     let (far_read, far_write) = far.split();
-    tokio::try_join!(carry(&wire.forward, near_read, far_write), carry(&wire.backward, far_read, near_write))?;
+    let forward = carry(&wire.forward, near_read, far_write, Timer::Exact);
+    tokio::try_join!(forward, carry(&wire.backward, far_read, near_write, Timer::Exact))?;
     Ok(())
 }
 

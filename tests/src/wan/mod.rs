@@ -1,8 +1,8 @@
 //! A wide area network on one machine: a TCP relay per directed pair of clusters, with distance and faults.
 //!
 //! A [`Link`] works on byte streams, not on packets, which needs no privileges and makes runs repeatable.
-//! So what it cannot show is stated: the TCP handshake itself is not delayed (the first bytes are), and
-//! nothing is lost or reordered *within* a connection. Jitter comes from a seed.
+//! So what it cannot show is stated: a TCP handshake is over at once for who dials, and its round trip is waited for
+//! by the first bytes instead; and nothing is lost or reordered *within* a connection. Jitter comes from a seed.
 //!
 //! | fault | bytes in flight | established connections | new connections | after `heal` |
 //! | --- | --- | --- | --- | --- |
@@ -15,6 +15,7 @@ mod link;
 mod mesh;
 mod pipe;
 mod routed;
+mod timer;
 mod r#virtual;
 
 pub use lane::{Direction, Fault, Shape};

@@ -7,9 +7,10 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::lane::{Fault, Lane};
+use super::timer::Timer;
 
 /// Read at once; about a TLS record.
 const CHUNK_LEN: usize = 16 * 1024;
@@ -32,9 +33,10 @@ pub(super) async fn carry(
     lane: &Lane,
     source: impl AsyncRead + Unpin,
     sink: impl AsyncWrite + Unpin,
+    timer: Timer,
 ) -> io::Result<()> {
     let (wire, arrivals) = mpsc::channel(CHUNKS_IN_FLIGHT_MAX);
-    tokio::try_join!(take_in(lane, source, wire), let_out(lane, sink, arrivals))?;
+    tokio::try_join!(take_in(lane, source, wire), let_out(lane, sink, arrivals, timer))?;
     Ok(())
 }
 
@@ -87,10 +89,11 @@ async fn let_out(
     lane: &Lane,
     mut sink: impl AsyncWrite + Unpin,
     mut arrivals: mpsc::Receiver<Parcel>,
+    timer: Timer,
 ) -> io::Result<()> {
     let mut fault = lane.fault();
     while let Some(parcel) = arrivals.recv().await {
-        sleep_until(parcel.arrival).await;
+        timer.until(parcel.arrival).await;
         let passable = fault.wait_for(|fault| *fault == Fault::None).await;
         drop(passable.map_err(|_| io::ErrorKind::ConnectionReset)?);
         if parcel.bytes.is_empty() {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lane::{Fault, Lane, Shape};
 use super::pipe::carry;
+use super::timer::Timer;
 
 /// Bytes that a socket takes before its reader has them: what Linux gives by default, about.
 const SOCKET_BUFFER_LEN: usize = 256 << 10;
@@ -138,8 +139,12 @@ impl VirtualWan {
             let (near_reads, near_writes) = tokio::io::split(near_far_end);
             let (far_reads, far_writes) = tokio::io::split(far_near_end);
             let [here, yonder] = lives;
-            let relayed =
-                async { tokio::try_join!(carry(&there, near_reads, far_writes), carry(&back, far_reads, near_writes)) };
+            let relayed = async {
+                tokio::try_join!(
+                    carry(&there, near_reads, far_writes, Timer::Whole),
+                    carry(&back, far_reads, near_writes, Timer::Whole)
+                )
+            };
             tokio::select! {
                 biased;
                 () = here.cancelled() => {}

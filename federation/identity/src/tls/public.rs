@@ -2,18 +2,22 @@
 //!
 //! A client is shown the first certificate that is valid for the name that it asks for, and none for any other name: what is
 //! served under a name is what its certificate says. TLS 1.3 only, here too.
+//!
+//! Files are read, and what is in them is taken apart, when they have changed; a handshake only looks a name up. A file that cannot be
+//! used keeps nobody else's certificate from being renewed: its own last good one stays.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rustls::client::verify_server_name;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
+use rustls::pki_types::{CertificateDer, DnsName, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, version};
+use webpki::EndEntityCert;
 
 use super::{PROVIDER, protocols};
 use crate::error::IdentityError;
@@ -28,25 +32,40 @@ const CHAIN_LEN_MAX: usize = 8;
 #[derive(Clone, Default)]
 pub struct PublicCertificates(Arc<RwLock<Arc<[Shown]>>>);
 
+#[derive(Clone)]
 struct Shown {
     file: PathBuf,
     key: Arc<CertifiedKey>,
+    /// What it is valid for, in lower case; `*.` stands for one label (RFC 9525 §6.3). Addresses are not among them: no server name
+    /// is one (RFC 6066 §3). By these one of our own is chosen: to judge whether it is valid is for the client who is shown it.
+    names: Arc<HashSet<String>>,
 }
 
 impl Shown {
+    /// Whether it is valid for a name in lower case.
     fn is_valid_for(&self, name: &str) -> bool {
-        let (Some(leaf), Ok(name)) = (self.key.cert.first(), ServerName::try_from(name)) else { return false };
-        ParsedCertificate::try_from(leaf).is_ok_and(|leaf| verify_server_name(&leaf, &name).is_ok())
+        // Nor is `*.example.com`, which a certificate may have, a host's name.
+        DnsName::try_from(name).is_ok()
+            && (self.names.contains(name)
+                || name.split_once('.').is_some_and(|(_, parent)| self.names.contains(&format!("*.{parent}"))))
     }
+}
+
+/// What came of reading a directory.
+#[derive(Debug)]
+pub struct Reading {
+    /// How many certificates are shown now.
+    pub shown: usize,
+    /// Files that cannot be used. The last good one of each is still shown, if there was one.
+    pub failed: Vec<IdentityError>,
 }
 
 impl PublicCertificates {
     /// Reads every `NAME.crt` of a directory with its `NAME.key`, in the order of names, in place of what was read before.
-    /// Returns how many there are.
     ///
     /// # Errors
-    /// The first file that cannot be used; what was read before stays.
-    pub fn read(&self, directory: &Path) -> Result<usize, IdentityError> {
+    /// When the directory cannot be read, or holds too few or too many; what was read before stays.
+    pub fn read(&self, directory: &Path) -> Result<Reading, IdentityError> {
         let failed = |source| IdentityError::File { action: "read", path: directory.to_owned(), source };
         let entries = fs::read_dir(directory).map_err(failed)?;
         let mut files = Vec::new();
@@ -61,10 +80,21 @@ impl PublicCertificates {
             let (path, expected) = (directory.to_owned(), "1 to 256 certificates, each as NAME.crt with NAME.key");
             return Err(IdentityError::FileContent { path, expected });
         }
-        let shown = files.into_iter().map(shown).collect::<Result<Vec<_>, _>>()?;
+        let before = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut failed = Vec::new();
+        let mut shown = Vec::with_capacity(files.len());
+        for file in files {
+            match read_one(&file) {
+                Ok(read) => shown.push(read),
+                Err(error) => {
+                    failed.push(error);
+                    shown.extend(before.iter().find(|known| known.file == file).cloned());
+                }
+            }
+        }
         let count = shown.len();
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = shown.into();
-        Ok(count)
+        Ok(Reading { shown: count, failed })
     }
 
     /// A server configuration that shows them.
@@ -92,7 +122,7 @@ impl PublicCertificates {
 
 impl ResolvesServerCert for PublicCertificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.choose(hello.server_name()?, |shown| shown.key.clone())
+        self.choose(&hello.server_name()?.to_ascii_lowercase(), |shown| shown.key.clone())
     }
 }
 
@@ -103,16 +133,15 @@ impl fmt::Debug for PublicCertificates {
     }
 }
 
-fn shown(file: PathBuf) -> Result<Shown, IdentityError> {
+fn read_one(file: &Path) -> Result<Shown, IdentityError> {
     let content = |path: &Path, expected| IdentityError::FileContent { path: path.to_owned(), expected };
-    let chain = read_pem(&file, Secrecy::World)?;
+    let chain = read_pem(file, Secrecy::World)?;
     let chain: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(&chain).collect();
     let chain = chain.ok().filter(|chain| (1..=CHAIN_LEN_MAX).contains(&chain.len()));
-    let chain = chain.ok_or_else(|| content(&file, "a chain of PEM certificates, the server's own first"))?;
-    let leaf = chain.first().map(ParsedCertificate::try_from);
-    if !matches!(leaf, Some(Ok(_))) {
-        return Err(content(&file, "a server's certificate"));
-    }
+    let chain = chain.ok_or_else(|| content(file, "a chain of PEM certificates, the server's own first"))?;
+    let leaf = chain.first().and_then(|leaf| EndEntityCert::try_from(leaf).ok());
+    let leaf = leaf.ok_or_else(|| content(file, "a server's certificate"))?;
+    let names = Arc::new(leaf.valid_dns_names().map(str::to_ascii_lowercase).collect());
     let key_file = file.with_extension("key");
     let key = read_pem(&key_file, Secrecy::World)?;
     let key = PrivateKeyDer::from_pem_slice(&key).map_err(|_| content(&key_file, "a PEM private key"))?;
@@ -125,7 +154,7 @@ fn shown(file: PathBuf) -> Result<Shown, IdentityError> {
     if key.keys_match().is_err_and(|error| matches!(error, rustls::Error::InconsistentKeys(reason) if reason == rustls::InconsistentKeys::KeyMismatch)) {
         return Err(content(&key_file, "the key of the certificate beside it"));
     }
-    Ok(Shown { file, key: Arc::new(key) })
+    Ok(Shown { file: file.to_owned(), key: Arc::new(key), names })
 }
 
 #[cfg(test)]
@@ -156,11 +185,11 @@ mod tests {
         assert!(certificates.read(directory.path()).expect_err("empty").to_string().contains("1 to 256 certificates"));
         write(directory.path(), "a", &["www.example.com", "example.com"]);
         write(directory.path(), "b", &["*.example.com"]);
-        assert_eq!(certificates.read(directory.path()).expect("read"), 2);
+        assert_eq!(certificates.read(directory.path()).expect("read").shown, 2);
         let shown = |name: &str| certificates.choose(name, |shown| shown.file.file_stem().map(|stem| stem.to_owned()));
         assert_eq!(shown("www.example.com").flatten(), Some("a".into()));
         assert_eq!(shown("api.example.com").flatten(), Some("b".into()));
-        for name in ["example.org", "a.b.example.com", "10.0.0.1", ""] {
+        for name in ["example.org", "a.b.example.com", "*.example.com", ".example.com", "com", "10.0.0.1", ""] {
             assert_eq!(shown(name), None, "{name}");
         }
         assert!(certificates.covers("www.example.com", "example.com"));
@@ -169,24 +198,36 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_changes_nothing() {
+    fn what_cannot_be_used_is_told_and_keeps_nothing_else_from_being_renewed() {
         let directory = tempfile::tempdir().expect("a directory");
         let certificates = PublicCertificates::default();
         let own = write(directory.path(), "a", &["example.com"]);
-        certificates.read(directory.path()).expect("read");
+        write(directory.path(), "b", &["old.example.org"]);
+        assert!(certificates.read(directory.path()).expect("read").failed.is_empty());
         let nonsense = || fs::write(directory.path().join("a.key"), "nonsense").expect("written");
         let others = || write_key(directory.path(), "a", &KeyPair::generate().expect("a key"));
-        for (spoil, expected) in
-            [(&others as &dyn Fn(), "the key of the certificate beside it"), (&nonsense, "a PEM private key")]
-        {
+        for (renewed, spoil, expected) in [
+            ("new.example.org", &others as &dyn Fn(), "the key of the certificate beside it"),
+            ("newer.example.org", &nonsense, "a PEM private key"),
+        ] {
             spoil();
-            let error = certificates.read(directory.path()).expect_err(expected).to_string();
-            assert!(error.contains("a.key") && error.contains(expected), "{error}");
-            assert!(certificates.covers("example.com", "example.com"), "the earlier one stays");
+            write(directory.path(), "b", &[renewed]);
+            let Reading { shown, failed } = certificates.read(directory.path()).expect("read");
+            let error = failed.iter().map(ToString::to_string).collect::<String>();
+            assert!(failed.len() == 1 && error.contains("a.key") && error.contains(expected), "{error}");
+            assert!(shown == 2 && certificates.covers("example.com", "example.com"), "the earlier one stays");
+            assert!(
+                certificates.covers(renewed, renewed) && !certificates.covers("old.example.org", "old.example.org")
+            );
         }
         write_key(directory.path(), "a", &own);
-        fs::write(directory.path().join("b.crt"), "nonsense").expect("written");
-        let error = certificates.read(directory.path()).expect_err("nonsense").to_string();
-        assert!(error.contains("b.crt") && error.contains("a chain of PEM certificates"), "{error}");
+        fs::write(directory.path().join("c.crt"), "nonsense").expect("written");
+        let Reading { shown, failed } = certificates.read(directory.path()).expect("read");
+        let error = failed.iter().map(ToString::to_string).collect::<String>();
+        assert!(shown == 2 && error.contains("c.crt") && error.contains("a chain of PEM certificates"), "{error}");
+        // What is taken away is no longer shown.
+        fs::remove_file(directory.path().join("a.crt")).expect("removed");
+        certificates.read(directory.path()).expect("read");
+        assert!(!certificates.covers("example.com", "example.com"));
     }
 }

@@ -229,7 +229,7 @@ pub struct Redirect {
     pub scheme: Option<Scheme>,
     /// Another host.
     pub host: Option<String>,
-    /// Another port. None: the scheme's own if that is another one, else as it is.
+    /// The port. None: that of `scheme` if it says one, else the listener's.
     pub port: Option<u16>,
     /// Another path.
     pub path: Option<PathRewrite>,

@@ -7,6 +7,7 @@ use super::*;
 use crate::catalog::Endpoint;
 use crate::locality::Proximity;
 use crate::snapshot::{Coverage, RemoteCluster, Site};
+use crate::traffic::TrafficPolicy;
 
 const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 11, 21));
 const ELSEWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 11, 99));
@@ -49,6 +50,7 @@ fn snapshot() -> Snapshot {
         exported_here: exported,
         endpoints: Arc::from([endpoint.clone()]),
         remotes: Vec::new(),
+        traffic: TrafficPolicy::usual(),
     };
     let mut snapshot = Snapshot::empty(site, Coverage::Complete);
     snapshot.clusters.insert(west.name.clone(), Arc::new(west));

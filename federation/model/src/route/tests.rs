@@ -63,6 +63,7 @@ fn service(ready: u8, total: u8, remotes: Vec<RemoteBackend>) -> Service {
         exported_here: true,
         endpoints: (0..total).map(|host| endpoint(host, host < ready)).collect(),
         remotes,
+        traffic: crate::traffic::TrafficPolicy::usual(),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::name::{ClusterName, ServiceName};
 use crate::outside::Outside;
 use crate::registry::Registry;
 use crate::registry::exports::{Exported, Offers};
+use crate::traffic::TrafficPolicy;
 
 /// What a gateway builds its snapshot from. A copy costs nothing.
 #[derive(Clone, Debug)]
@@ -59,6 +60,7 @@ impl Sources {
             agreement: self.agreement.clone(),
             routes: self.routes(),
             outside: Outside::of(&self.catalog.outside),
+            authorizations: self.catalog.authorizations.clone(),
             draining: registry.draining_since(&self.site.cluster),
         };
         let exported = registry.exports().iter().map(|(name, _)| name);
@@ -129,6 +131,7 @@ impl Sources {
             exported_here: local.is_some_and(|local| local.exported),
             endpoints: local.map_or_else(|| Arc::from([]), |local| self.probed(&local.endpoints)),
             remotes,
+            traffic: self.catalog.traffic.get(name).cloned().unwrap_or_else(TrafficPolicy::usual),
         })
     }
 

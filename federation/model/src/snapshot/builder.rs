@@ -79,6 +79,9 @@ impl<'a> Change<'a> {
         if !self.before.catalog.outside.ptr_eq(&self.now.catalog.outside) {
             next.outside = Outside::of(&self.now.catalog.outside);
         }
+        if !self.before.catalog.authorizations.ptr_eq(&self.now.catalog.authorizations) {
+            next.authorizations = self.now.catalog.authorizations.clone();
+        }
         if !self.same_nodes() {
             next.control_ports = kept(&self.view.control_ports, self.now.control_ports());
         }
@@ -148,6 +151,7 @@ impl<'a> Change<'a> {
         touched.extend(before.registry.vips().changed(now.registry.vips()));
         if !Arc::ptr_eq(&before.catalog, &now.catalog) {
             touched.extend(before.catalog.services.diff(&now.catalog.services).map(key));
+            touched.extend(before.catalog.traffic.diff(&now.catalog.traffic).map(key));
         }
         if !Arc::ptr_eq(&before.failed, &now.failed) {
             let addresses = before.failed.symmetric_difference(&now.failed).map(std::net::SocketAddr::ip);

@@ -8,6 +8,7 @@ use isthmus_model::name::ServiceName;
 use isthmus_model::shared::OrdMap;
 use isthmus_model::snapshot::{Coverage, RemoteBackend, Service, Site, Snapshot};
 
+use super::authorization;
 use super::decode::{self, Clusters};
 use super::{QUESTIONS_PER_STREAM_MAX, SERVICES_PER_VIEW_MAX};
 use crate::control;
@@ -71,6 +72,10 @@ pub fn apply(view: &Snapshot, update: control::Update) -> Result<Snapshot, WireE
         control_ports: match &update.control_ports {
             Some(message) => decode::control_ports(message)?,
             None => view.control_ports.clone(),
+        },
+        authorizations: match &update.authorizations {
+            Some(message) => authorization::decode(message)?,
+            None => view.authorizations.clone(),
         },
         agreement: match &update.agreement {
             Some(message) => decode::agreement(message)?,

@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use isthmus_model::catalog::Endpoint;
 use isthmus_model::name::ServiceName;
 use isthmus_model::shared::OrdMap;
 use isthmus_model::snapshot::{Coverage, RemoteBackend, Service, Site, Snapshot};
 
-use super::{Asked, encode};
+use super::{Asked, authorization, encode};
 use crate::control;
 
 /// What a sidecar that has `from` and wants to know `asked` should have now, given the gateway's `full`
@@ -54,6 +55,10 @@ fn part(from: &Snapshot, full: &Snapshot, asked: &Asked) -> Snapshot {
     if let Some(own_address) = asked.own_address {
         services.extend(full.at(own_address).map(|service| (service.name.clone(), service.clone())));
     }
+    let overtaxed = authorization::is_overtaxed(full, asked);
+    if overtaxed {
+        services = services.into_iter().map(|(name, service)| (name, away_from(asked.own_address, service))).collect();
+    }
     let vips: OrdMap<IpAddr, ServiceName> =
         services.values().filter_map(|service| Some((service.vip?, service.name.clone()))).collect();
     let coverage = Coverage::Partial { absent, absent_addresses };
@@ -67,8 +72,19 @@ fn part(from: &Snapshot, full: &Snapshot, asked: &Asked) -> Snapshot {
         services,
         vips,
         agreement: full.agreement.clone(),
+        authorizations: if overtaxed { OrdMap::new() } else { authorization::told(full, asked) },
         ..Snapshot::empty(Site::clone(&full.site), coverage)
     }
+}
+
+/// The service, without an instance at that address.
+fn away_from(address: Option<IpAddr>, service: Arc<Service>) -> Arc<Service> {
+    let is_there = |endpoint: &Endpoint| Some(endpoint.address) == address;
+    if !service.endpoints.iter().any(is_there) {
+        return service;
+    }
+    let endpoints = service.endpoints.iter().filter(|endpoint| !is_there(endpoint)).cloned().collect();
+    Arc::new(Service { endpoints, ..Service::clone(&service) })
 }
 
 /// What a view knows not to exist.
@@ -91,6 +107,7 @@ fn message(from: &Snapshot, to: &Snapshot) -> Option<control::Update> {
         absent_addresses: added(from_absent_addresses, to_absent_addresses),
         control_ports: (from.control_ports != to.control_ports).then(|| encode::control_ports(&to.control_ports)),
         agreement: (from.agreement != to.agreement).then(|| encode::agreement(&to.agreement)),
+        authorizations: (from.authorizations != to.authorizations).then(|| authorization::encode(&to.authorizations)),
     };
     (news != control::Update::default()).then_some(control::Update { generation: to.generation, ..news })
 }
@@ -118,6 +135,7 @@ fn same(a: &Service, b: &Service) -> bool {
     };
     (a.vip, a.federated, a.exported_here) == (b.vip, b.federated, b.exported_here)
         && a.ports == b.ports
+        && (Arc::ptr_eq(&a.traffic, &b.traffic) || a.traffic == b.traffic)
         && (Arc::ptr_eq(&a.endpoints, &b.endpoints) || a.endpoints == b.endpoints)
         && a.remotes.len() == b.remotes.len()
         && a.remotes.iter().zip(&b.remotes).all(same_backend)

@@ -11,24 +11,31 @@
 //! therefore only grows within a stream; it starts empty with each stream, and the bounds here end a
 //! stream that outgrew them.
 //!
+//! Authorization policies come with the services at that address in one message, so that no workload is ever open for want of them. A
+//! sidecar that would not understand them is told of no instance there instead.
+//!
 //! Remotes name their cluster; the receiver links them to the clusters that it has. So a gateway that
 //! goes down costs one list of clusters on the wire, and no service.
 
 mod apply;
+mod authorization;
 mod decode;
 mod difference;
 mod encode;
+mod traffic;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 
 use isthmus_model::name::ServiceName;
+use isthmus_model::spiffe::WorkloadName;
 
 use crate::control;
 use crate::error::WireError;
 use crate::field;
 
 pub use apply::apply;
+pub use authorization::is_overtaxed;
 pub use difference::difference;
 
 /// Questions that a sidecar keeps, the newest; also the most that it asks in one stream's beginning. A
@@ -49,6 +56,9 @@ pub const ROOT_BYTES_MAX: usize = 8 * 1024;
 /// for the first update after a reconnect: ten thousand services of a few KiB.
 pub const UPDATE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Authorization policies about one workload. Each request that it gets may be compared with all of them.
+pub const AUTHORIZATIONS_MAX: usize = 1_024;
+
 /// What a sidecar wants to know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
@@ -58,6 +68,10 @@ pub struct Asked {
     pub addresses: HashSet<IpAddr>,
     /// The address that the workload is known by: services with an instance there need no question.
     pub own_address: Option<IpAddr>,
+    /// Who the workload is: policies may be about it by name.
+    pub workload: Option<WorkloadName>,
+    /// The latest form of authorization policies that the sidecar understands.
+    pub rules_form: u32,
 }
 
 impl Asked {

@@ -3,14 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use isthmus_model::authorization::{
+    Action, Authorization, Choice, FORM, Operation, Pattern, PatternError, Rule, Ruleset, Selector, Source,
+};
 use isthmus_model::catalog::{AppProtocol, Endpoint, ServicePort};
 use isthmus_model::health::{Agreement, Capacity, Reach};
-use isthmus_model::name::ClusterName;
+use isthmus_model::name::{ClusterName, NamespacedName};
 use isthmus_model::registry::Epoch;
 use isthmus_model::registry::token::Digest;
+use isthmus_model::shared::OrdMap;
 use isthmus_model::snapshot::{Coverage, Gateway, RemoteBackend, RemoteCluster, Service, Site, Snapshot};
 use isthmus_model::time::UnixMillis;
+use isthmus_model::traffic::TrafficPolicy;
 use proptest::collection::{btree_map, hash_set, vec};
 use proptest::prelude::*;
 use prost::Message;
@@ -71,6 +77,21 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
     })
 }
 
+/// As usual, or not in one part.
+fn traffic() -> impl Strategy<Value = Arc<TrafficPolicy>> {
+    (0..6_u8, 1..3_usize).prop_map(|(part, value)| {
+        let mut policy = TrafficPolicy::default();
+        match part {
+            0 => policy.ejection.unwell = u32::try_from(value).expect("small"),
+            1 => policy.limits.requests = value,
+            2 => policy.retries.saved_max = 0,
+            3 => policy.arrival.slow_start = Duration::from_millis(value as u64),
+            _ => {}
+        }
+        Arc::new(policy)
+    })
+}
+
 /// A service without name, address and links.
 fn offer() -> impl Strategy<Value = (Service, BTreeMap<u8, (bool, u32)>)> {
     let protocol = prop_oneof![
@@ -85,11 +106,12 @@ fn offer() -> impl Strategy<Value = (Service, BTreeMap<u8, (bool, u32)>)> {
         protocol,
     });
     let remotes = btree_map(0..4_u8, (any::<bool>(), 0..3_u32), 0..4);
-    (vec(port, 0..3), any::<(bool, bool)>(), vec(endpoint(), 0..3), remotes).prop_map(
-        |(ports, (federated, exported_here), endpoints, remotes)| {
+    (vec(port, 0..3), any::<(bool, bool)>(), vec(endpoint(), 0..3), remotes, traffic()).prop_map(
+        |(ports, (federated, exported_here), endpoints, remotes, traffic)| {
             let (name, vip) = (service_name(0), federated.then(|| [0, 0, 0, 0].into()));
             let endpoints = endpoints.into();
-            (Service { name, vip, ports, federated, exported_here, endpoints, remotes: Vec::new() }, remotes)
+            let remote = Vec::new();
+            (Service { name, vip, ports, federated, exported_here, endpoints, remotes: remote, traffic }, remotes)
         },
     )
 }
@@ -114,6 +136,40 @@ fn link(
     service
 }
 
+/// Policies about the workload, about one of its services, or about others.
+fn authorizations() -> impl Strategy<Value = OrdMap<NamespacedName, Authorization>> {
+    let selector = prop_oneof![
+        Just(Selector::All),
+        Just(Selector::Namespace("shop".parse().expect("valid"))),
+        Just(Selector::Workload("shop/default".parse().expect("valid"))),
+        Just(Selector::Workload("shop/other".parse().expect("valid"))),
+        (0..8_u8).prop_map(|number| Selector::Service(service_name(number))),
+    ];
+    let pattern = |read: fn(&str) -> Result<Pattern, PatternError>, texts: &[&'static str]| {
+        let pattern = prop::sample::select(texts.to_vec()).prop_map(move |text| read(text).expect("valid"));
+        (vec(pattern.clone(), 0..2), vec(pattern, 0..2)).prop_map(|(of, not)| Choice { of, not })
+    };
+    let principals = pattern(Pattern::of_principals, &["spiffe://own.acme.mesh/ns/shop/*", "*/sa/default", "*"]);
+    let labels = || pattern(Pattern::of_labels, &["shop", "sh*", "*op"]);
+    let source = (principals, labels(), labels());
+    let source = source.prop_map(|(principals, namespaces, clusters)| Source { principals, namespaces, clusters });
+    let methods = pattern(Pattern::of_methods, &["GET", "P*"]);
+    let paths = pattern(Pattern::of_paths, &["/", "/a%2Fb/*", "*.jpg"]);
+    let operation = (vec((0..3_u8).prop_map(service_name), 0..2), vec(any::<u16>(), 0..2), methods, paths);
+    let operation = operation.prop_map(|(services, ports, methods, paths)| Operation {
+        services: Choice::of(services),
+        ports: Choice::not(ports),
+        methods,
+        paths,
+    });
+    let rule = (vec(source, 0..2), vec(operation, 0..2)).prop_map(|(from, to)| Rule { from, to });
+    let action = prop_oneof![Just(Action::Allow), Just(Action::Deny)];
+    let policy = (vec(selector, 1..3), action, vec(rule, 0..2))
+        .prop_map(|(selects, action, rules)| Authorization { selects, says: Arc::new(Ruleset { action, rules }) });
+    let name = |number| NamespacedName { namespace: "shop".parse().expect("valid"), name: format!("p{number}.x") };
+    btree_map((0..4_u8).prop_map(name), policy, 0..4).prop_map(|policies| policies.into_iter().collect())
+}
+
 /// A gateway's view, with every index and link as [`isthmus_model::snapshot::Sources::build`] makes them.
 fn full() -> impl Strategy<Value = Snapshot> {
     let agreement = prop_oneof![
@@ -124,8 +180,10 @@ fn full() -> impl Strategy<Value = Snapshot> {
     let trust = (vec(vec(any::<u8>(), 0..3), 0..2), vec(0..3_u8, 0..3));
     let ports = vec((1..4_u16).prop_map(|port| SocketAddr::from(([127, 0, 0, 1], port))), 0..3);
     let epoch = (0..2_u64, 0..3_u64);
-    (clusters(), services, trust, agreement, 0..2_u8, any::<u64>(), ports, epoch).prop_map(
-        |(clusters, offers, (roots, denied), agreement, shift, generation, ports, (restored_at, revision))| {
+    let told = (ports, epoch, authorizations());
+    (clusters(), services, trust, agreement, 0..2_u8, any::<u64>(), told).prop_map(
+        |(clusters, offers, (roots, denied), agreement, shift, generation, told)| {
+            let (ports, (restored_at, revision), authorizations) = told;
             let services: Vec<Service> = offers
                 .into_iter()
                 .map(|(number, (service, remotes))| link(service, number, shift, &remotes, &clusters))
@@ -134,7 +192,7 @@ fn full() -> impl Strategy<Value = Snapshot> {
             let (roots, denied) = (roots.into(), Arc::new(denied.into_iter().map(|key| Digest([key; 32])).collect()));
             let (control_ports, epoch) = (ports.into(), Epoch { restored_at: UnixMillis(restored_at), revision });
             let known = Snapshot { generation, clusters, roots, denied, agreement, ..empty };
-            Snapshot { control_ports, epoch, ..known }.with(services)
+            Snapshot { control_ports, epoch, authorizations, ..known }.with(services)
         },
     )
 }
@@ -142,8 +200,15 @@ fn full() -> impl Strategy<Value = Snapshot> {
 fn asked() -> impl Strategy<Value = Asked> {
     let services = hash_set((0..10_u8).prop_map(service_name), 0..5);
     let addresses = hash_set((0..8_u8).prop_map(|number| vip(number, 0)), 0..4);
-    (services, addresses, prop::option::of(Just(OWN_ADDRESS.into())))
-        .prop_map(|(services, addresses, own_address)| Asked { services, addresses, own_address })
+    (services, addresses, prop::option::of(Just(OWN_ADDRESS.into()))).prop_map(|(services, addresses, own_address)| {
+        Asked {
+            services,
+            addresses,
+            own_address,
+            workload: Some("shop/default".parse().expect("valid")),
+            rules_form: FORM,
+        }
+    })
 }
 
 /// Every question is answered with what the full view says, and nothing that is told differs from it.
@@ -163,6 +228,9 @@ fn check_answers(view: &Snapshot, full: &Snapshot, asked: &Asked) -> Result<(), 
         let own = service.endpoints.iter().any(|endpoint| Some(endpoint.address) == asked.own_address);
         prop_assert!(!own || view.services.contains_key(name));
     }
+    let about = asked.own_address.into_iter().flat_map(|own| full.rules_about(asked.workload.as_ref(), own));
+    let told = view.rules_about(None, OWN_ADDRESS.into());
+    prop_assert_eq!(told.collect::<Vec<_>>(), about.collect::<Vec<_>>());
     for (name, service) in &view.services {
         prop_assert_eq!(full.services.get(name), Some(service));
         for remote in &service.remotes {
@@ -185,6 +253,7 @@ proptest! {
             known.services.extend(asked.services);
             known.addresses.extend(asked.addresses);
             known.own_address = known.own_address.or(asked.own_address);
+            (known.workload, known.rules_form) = (asked.workload, asked.rules_form);
             let (to, update) = difference(&gateway_has, &full, &known);
             if let Some(update) = update {
                 let received = control::Update::decode(&*update.encode_to_vec()).expect("own message");
@@ -221,8 +290,8 @@ fn two_services(reach: Reach) -> Snapshot {
     let service = |number| {
         let (name, vip, endpoints) = (service_name(number), Some(vip(number, 0)), Arc::from([]));
         let ports = std::vec![ServicePort { name: None, port: 80, protocol: AppProtocol::Http }];
-        let service =
-            Service { name, vip, ports, federated: true, exported_here: false, endpoints, remotes: Vec::new() };
+        let (federated, exported_here, remotes, traffic) = (true, false, Vec::new(), TrafficPolicy::usual());
+        let service = Service { name, vip, ports, federated, exported_here, endpoints, remotes, traffic };
         link(service, number, 0, &BTreeMap::from([(0, (false, 1))]), &clusters)
     };
     let services = [service(1), service(2)];
@@ -243,6 +312,114 @@ fn a_gateway_that_goes_down_costs_no_service_on_the_wire() {
     assert_eq!(applied, to);
     let remote = &applied.services[&service_name(1)].remotes[0];
     assert_eq!(remote.cluster.gateways[&1].reach, Reach::Down);
+}
+
+/// The service, treated by another policy.
+fn with_traffic(mut full: Snapshot, number: u8, change: impl FnOnce(&mut TrafficPolicy)) -> Snapshot {
+    let mut service = Service::clone(&full.services[&service_name(number)]);
+    change(Arc::make_mut(&mut service.traffic));
+    full.insert(Arc::new(service));
+    full
+}
+
+#[test]
+fn how_a_service_is_treated_is_told_when_it_is_not_as_usual() {
+    let full = two_services(Reach::Up);
+    let (from, update) = difference(&start(), &full, &asking(&[1, 2]));
+    assert!(update.expect("news").services.iter().all(|service| service.traffic.is_none()));
+    let full = with_traffic(full, 1, |traffic| traffic.limits.requests = 1);
+    let (to, update) = difference(&from, &full, &asking(&[1, 2]));
+    let update = update.expect("news");
+    let told: Vec<_> = update.services.iter().map(|service| (&*service.name, service.traffic.as_ref())).collect();
+    let limits = control::Limits { requests: 1, connections: 4_096, pending: 4_096, retries: 512 };
+    let traffic = control::Traffic { limits: Some(limits), ..control::Traffic::default() };
+    assert_eq!(told, [("shop/s1", Some(&traffic))]);
+    let applied = apply(&from, update).expect("own message");
+    assert_eq!(applied, to);
+    assert_eq!(applied.services[&service_name(1)].traffic.limits.requests, 1);
+    // Back to what is usual takes a message too, which says nothing of it.
+    let full = with_traffic(full, 1, |traffic| *traffic = TrafficPolicy::default());
+    let (to, update) = difference(&to, &full, &asking(&[1, 2]));
+    let update = update.expect("news");
+    assert_eq!((update.services.len(), &update.services[0].traffic), (1, &None));
+    assert_eq!(apply(&applied, update), Ok(to));
+}
+
+/// `shop/s1` with two instances, of which one is at the sidecar's address, and a policy about all workloads.
+fn guarded() -> Snapshot {
+    let mut full = two_services(Reach::Up);
+    let endpoint = |host| Endpoint {
+        address: [127, 1, 0, host].into(),
+        ports: BTreeMap::from([(80, 8080)]),
+        sidecar_port: Some(15006),
+        workload: "shop/default".parse().expect("valid"),
+        ready: true,
+    };
+    let service = Service::clone(&full.services[&service_name(1)]);
+    full.insert(Arc::new(Service { endpoints: Arc::from([endpoint(1), endpoint(2)]), ..service }));
+    let name = NamespacedName { namespace: "shop".parse().expect("valid"), name: "nobody".to_owned() };
+    let says = Arc::new(Ruleset { action: Action::Allow, rules: Vec::new() });
+    full.authorizations.insert(name, Authorization { selects: std::vec![Selector::All], says });
+    full
+}
+
+#[test]
+fn policies_come_with_the_services_that_they_are_about_or_nobody_is_let_in() {
+    let full = guarded();
+    let asked = |rules_form| Asked { own_address: Some(OWN_ADDRESS.into()), rules_form, ..asking(&[1]) };
+    let told = |form| {
+        let (to, update) = difference(&start(), &full, &asked(form));
+        let applied = apply(&start(), update.expect("news")).expect("own message");
+        assert_eq!(applied, to);
+        applied
+    };
+    let instances = |view: &Snapshot| view.services[&service_name(1)].endpoints.len();
+    let view = told(FORM);
+    assert_eq!((view.authorizations.len(), instances(&view)), (1, 2));
+    let view = told(0);
+    assert_eq!((view.authorizations.len(), instances(&view)), (0, 1), "only the one elsewhere");
+    assert!(is_overtaxed(&full, &asked(0)) && !is_overtaxed(&full, &asked(FORM)));
+    // Without policies it is told all; with one that comes later, its own instance is taken back.
+    let open = Snapshot { authorizations: OrdMap::new(), ..full.clone() };
+    let (from, _) = difference(&start(), &open, &asked(0));
+    assert_eq!(instances(&from), 2);
+    let (to, update) = difference(&from, &full, &asked(0));
+    assert_eq!((instances(&to), apply(&from, update.expect("news"))), (1, Ok(to.clone())));
+    // A policy that goes is told too.
+    let (from, _) = difference(&start(), &full, &asked(FORM));
+    let (to, update) = difference(&from, &open, &asked(FORM));
+    assert_eq!(apply(&from, update.expect("news")), Ok(to.clone()));
+    assert!(to.authorizations.is_empty());
+}
+
+#[test]
+fn a_bad_policy_is_refused_with_the_field_that_is_bad() {
+    let asked = Asked { own_address: Some(OWN_ADDRESS.into()), rules_form: FORM, ..asking(&[1]) };
+    let (_, update) = difference(&start(), &guarded(), &asked);
+    let update = update.expect("news");
+    let refused = |spoil: &dyn Fn(&mut control::Authorization)| {
+        let mut update = update.clone();
+        spoil(&mut update.authorizations.as_mut().expect("told").policies[0]);
+        apply(&start(), update).map_err(|error| error.to_string()).err().unwrap_or_default()
+    };
+    let paths = |text: &str| control::Rule {
+        to: std::vec![control::Operation {
+            paths: Some(control::Choice { of: std::vec![text.to_owned()], not: Vec::new() }),
+            ..control::Operation::default()
+        }],
+        ..control::Rule::default()
+    };
+    assert_eq!(refused(&|_| ()), "");
+    assert!(refused(&|policy| policy.action = 0).contains("authorizations.action"), "an action that is not known");
+    assert!(refused(&|policy| policy.action = 3).contains("authorizations.action"));
+    assert!(refused(&|policy| policy.rules = std::vec![paths("/a/../b")]).contains("authorizations.paths"));
+    assert!(refused(&|policy| policy.rules = std::vec![paths(&"/a".repeat(1_000))]).contains("authorizations.paths"));
+    let many = std::vec![control::Rule::default(); 4_097];
+    assert!(refused(&|policy| policy.rules = many.clone()).contains("authorizations.rules"));
+    let mut twice = update.clone();
+    let policies = &mut twice.authorizations.as_mut().expect("told").policies;
+    policies.push(policies[0].clone());
+    assert!(matches!(apply(&start(), twice), Err(WireError::Duplicate { field: "authorizations.name", .. })));
 }
 
 #[test]
@@ -298,7 +475,20 @@ fn spoilt(spoil: impl FnOnce(&mut control::Update)) -> Option<WireError> {
 #[test]
 fn a_bad_update_is_refused_with_the_field_that_is_bad() {
     type Spoil = fn(&mut control::Update);
-    let cases: [(&str, Spoil); 15] = [
+    let cases: [(&str, Spoil); 18] = [
+        ("services.traffic.limits.requests", |u| {
+            let traffic = u.services[0].traffic.get_or_insert_default();
+            traffic.limits = Some(control::Limits::default());
+        }),
+        ("services.traffic.ejection.longest", |u| {
+            let traffic = u.services[0].traffic.get_or_insert_default();
+            let usual = control::Ejection { unreachable: 1, broken: 1, unwell: 1, first: 1, ..Default::default() };
+            traffic.ejection = Some(control::Ejection { longest: u64::MAX, ..usual });
+        }),
+        ("services.traffic.retries.saved_max", |u| {
+            let traffic = u.services[0].traffic.get_or_insert_default();
+            traffic.retries = Some(control::Retries { saved_max: u64::MAX, ..Default::default() });
+        }),
         ("services.name", |u| u.services[0].name = "Shop/s1".to_owned()),
         ("services.vip", |u| u.services[0].vip = "10.0.0".to_owned()),
         ("services.vip", |u| u.services[0].vip = u.services[1].vip.clone()),

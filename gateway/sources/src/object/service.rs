@@ -8,8 +8,11 @@ use k8s_openapi::api::core::v1::{Service, ServicePort as PortSpec};
 use super::{Remark, Rules, label};
 
 /// Ports whose bytes are not looked at, unless the site says otherwise: on most of them the server speaks first, so that
-/// a client would wait; the others are those of stores and caches that carry much and never HTTP.
-pub const OPAQUE_PORTS: [u16; 13] = [21, 22, 25, 110, 143, 587, 3306, 4222, 4444, 5432, 6379, 9300, 11211];
+/// a client would wait; others are those of stores and caches that carry much and never HTTP. All of Linkerd's are among them. Of
+/// Istio's, those of DNS (53) and MongoDB (27017) need not be: their clients speak first, and with noughts among their first bytes.
+/// What comes to a forward proxy (3128) is requests, but for others than the service, and CONNECT: as the service's own they would
+/// be refused, or get its name for their host.
+pub const OPAQUE_PORTS: [u16; 14] = [21, 22, 25, 110, 143, 587, 3128, 3306, 4222, 4444, 5432, 6379, 9300, 11211];
 
 /// A Service as far as the catalog needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]

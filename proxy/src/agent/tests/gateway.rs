@@ -189,6 +189,7 @@ impl Attending {
     async fn attend(mut self, mut incoming: Streaming<FromSidecar>, outbox: Outbox) {
         let site = Site::clone(&self.known.borrow().site);
         let welcome = control::Welcome {
+            rules_form: isthmus_model::authorization::FORM,
             federation: site.federation.to_string(),
             cluster: site.cluster.to_string(),
             locality: site.locality.to_string(),

@@ -3,6 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::authorization::{Action, Authorization, Ruleset, Selector};
+use crate::name::NamespacedName;
+use crate::traffic::{Limits, TrafficPolicy};
 
 const CLUSTERS: [&str; 4] = ["us-east", "us-west", "eu-central", "ap-south"];
 /// Enough for maps of several nodes.
@@ -15,6 +18,10 @@ enum Step {
     Joins(&'static str, u8),
     Runs(u8, bool, Vec<u8>),
     Stops(u8),
+    /// A policy says who may call what, or no longer.
+    Guards(u8, bool),
+    /// Requests to it are treated otherwise, or as usual again.
+    Treats(u8, Option<usize>),
     Hears(NodeId, PeerHealth),
     Forgets(NodeId),
     Fails(u8),
@@ -81,6 +88,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (0..SERVICES, any::<bool>(), prop::collection::vec(20..24_u8, 0..3))
             .prop_map(|(number, exported, hosts)| Step::Runs(number, exported, hosts)),
         1 => (0..SERVICES).prop_map(Step::Stops),
+        1 => (0..3_u8, any::<bool>()).prop_map(|(number, guards)| Step::Guards(number, guards)),
+        1 => (0..SERVICES, prop::option::of(1..3_usize)).prop_map(|(number, limit)| Step::Treats(number, limit)),
         4 => (1..6_u64, any_health()).prop_map(|(node, health)| Step::Hears(node, health)),
         1 => (1..6_u64).prop_map(Step::Forgets),
         1 => (20..24_u8).prop_map(Step::Fails),
@@ -126,6 +135,20 @@ impl World {
                 self.runs(&format!("shop/s{number}"), exported, &endpoints);
             }
             Step::Stops(number) => drop(self.catalog.services.remove(&name(number))),
+            Step::Guards(number, guards) => {
+                let name = NamespacedName { namespace: name(number).namespace, name: format!("p{number}") };
+                let says = Arc::new(Ruleset { action: Action::Allow, rules: Vec::new() });
+                match guards {
+                    true => drop(self.catalog.authorizations.insert(name, Authorization { selects: Vec::new(), says })),
+                    false => drop(self.catalog.authorizations.remove(&name)),
+                }
+            }
+            Step::Treats(number, None) => drop(self.catalog.traffic.remove(&name(number))),
+            Step::Treats(number, Some(requests)) => {
+                let limits = Limits { requests, ..Limits::default() };
+                let policy = TrafficPolicy { limits, ..TrafficPolicy::default() };
+                self.catalog.traffic.insert(name(number), Arc::new(policy));
+            }
             Step::Hears(node, health) => drop(self.peers.insert(node, health)),
             Step::Forgets(node) => drop(self.peers.remove(&node)),
             Step::Fails(host) => {
@@ -189,6 +212,51 @@ fn the_services_at_an_address_are_found_and_those_that_moved_are_not() {
     assert_eq!(at(&view, 21), ["shop/internal"]);
     assert!(at(&view, 22).is_empty());
     assert_eq!(at(&view, 23), ["shop/reviews"]);
+}
+
+#[test]
+fn a_service_is_treated_as_its_own_cluster_says() {
+    let mut world = World::of_three();
+    let limits = Limits { requests: 1, ..Limits::default() };
+    world.catalog.traffic.insert(name(1), Arc::new(TrafficPolicy { limits, ..TrafficPolicy::default() }));
+    let mut builder = Builder::new(world.sources());
+    let requests = |view: &Snapshot, number| view.services[&name(number)].traffic.limits.requests;
+    let view = builder.view().clone();
+    assert_eq!((requests(&view, 1), requests(&view, 2)), (1, Limits::default().requests));
+    world.catalog.traffic.remove(&name(1));
+    let view = builder.next(world.sources()).expect("news");
+    assert_eq!(requests(&view, 1), Limits::default().requests);
+}
+
+#[test]
+fn a_policy_is_about_whom_it_selects() {
+    let mut world = World::new();
+    world.runs("shop/reviews", true, &[endpoint(21)]);
+    let builder = Builder::new(world.sources());
+    let mut view = Snapshot::clone(builder.view());
+    let workload = |text: &str| text.parse().expect("a workload");
+    for (number, selector) in [
+        Selector::All,
+        Selector::Namespace("shop".parse().expect("a label")),
+        Selector::Workload(workload("shop/reviews")),
+        Selector::Service(service("shop/reviews")),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = NamespacedName { namespace: "shop".parse().expect("a label"), name: format!("p{number}") };
+        let says = Arc::new(Ruleset { action: Action::Deny, rules: Vec::new() });
+        view.authorizations.insert(name, Authorization { selects: vec![selector], says });
+    }
+    let about = |text, host| {
+        let name = workload(text);
+        let rules = view.rules_about(Some(&name), [127, 0, 11, host].into());
+        rules.map(|(name, _)| name.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(about("shop/reviews", 21), ["p0", "p1", "p2", "p3"]);
+    assert_eq!(about("shop/ratings", 22), ["p0", "p1"]);
+    assert_eq!(about("bank/reviews", 21), ["p0", "p3"]);
+    assert_eq!(about("bank/vault", 22), ["p0"]);
 }
 
 #[test]
