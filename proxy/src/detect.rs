@@ -10,7 +10,10 @@
 //! long as nobody has answered, the caller's side may guess early: some protocols begin with a word, without a line's end, and wait
 //! for an answer.
 
+mod claims;
+mod disguise;
 mod guard;
+mod words;
 
 use std::io;
 use std::time::Duration;

@@ -16,7 +16,7 @@ use federation::{
 };
 use isthmus_identity::ClientAuth;
 use isthmus_model::locality::Proximity::{OtherRegion, SameRegion};
-use isthmus_proxy::message::body::REPLAYED_MAX;
+use isthmus_proxy::message::replay::REPLAYED_MAX;
 use isthmus_tests::harness::http::connect_via_proxy;
 use isthmus_tests::wan::Link;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};

@@ -90,7 +90,9 @@ async fn unread(surfaces: &Surfaces, way: Way) {
         let mut peer = Peer::open_with(surfaces.open(way).await, &[0, 4, 0x7f, 0xff, 0xff, 0xff]).await;
         peer.send(&frame(WINDOW_UPDATE, 0, 0, &0x7000_0000_u32.to_be_bytes())).await;
         let block = request("GET", Recorder::LARGE_TARGET, &authority());
-        for number in 0..STREAMS {
+        // There one source has as many requests as one connection, and the bystander is of the same.
+        let others = u32::from(way == Way::Ingress);
+        for number in 0..STREAMS - others {
             peer.send(&frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, &block)).await;
         }
         for _ in 0..MEANWHILE {

@@ -179,7 +179,8 @@ impl Session {
             tracing::warn!(
                 %identity,
                 "authorization policies are about this workload, whose sidecar is of an earlier version and would let in \
-                 whom they do not: it is left without requests; upgrade isthmus-proxy there"
+                 whom they do not: it is left without requests of peers; upgrade isthmus-proxy there. If it is permissive, \
+                 clients in the clear come in as before, and nothing is judged: make it strict until then"
             );
         }
         let (next, update) = difference(&self.sent, current, &self.asked);

@@ -5,8 +5,9 @@ pub(crate) mod gateway;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use isthmus_model::authorization::{Action, Authorization, Ruleset, Selector};
 use isthmus_model::catalog::{AppProtocol, ServicePort};
-use isthmus_model::name::ServiceName;
+use isthmus_model::name::{NamespacedName, ServiceName};
 use isthmus_model::route::Found;
 use isthmus_model::snapshot::Service;
 use tokio::sync::watch;
@@ -246,4 +247,27 @@ async fn roots_and_denials_that_make_no_sense_are_refused_and_the_old_ones_kept(
         eventually(&handle.state, |state| state.is_ready(SystemTime::now()) && state.gateway.is_some()).await;
     }
     assert!(matches!(find(handle, "shop/reviews").await, Found::Service(..)));
+}
+
+#[tokio::test]
+async fn who_knows_of_policies_does_not_attach_to_a_gateway_that_would_leave_them_out() {
+    let federation = Federation::new("us-east");
+    let nobody = Ruleset { action: Action::Allow, rules: Vec::new() };
+    let policy = Authorization { selects: vec![Selector::All], says: Arc::new(nobody) };
+    let named = NamespacedName { namespace: "shop".parse().expect("valid"), name: "nobody".to_owned() };
+    let guarded =
+        Snapshot { authorizations: [(named, policy)].into_iter().collect(), ..full(&federation, &["shop/reviews"]) };
+    let (_facts, known) = watch::channel(guarded);
+    let mut first = FakeGateway::start(&federation, known.clone(), LIFETIME).await;
+    let earlier = FakeGateway::start(&federation, known, LIFETIME).await;
+    earlier.form.send_replace(0);
+    let sidecar = sidecar(federation.token(), vec![first.address, earlier.address]);
+    eventually(&sidecar.handle.view, |view| !view.authorizations.is_empty()).await;
+    first.stop().await;
+    eventually(&sidecar.handle.state, |state| {
+        state.gateway.is_none() && state.problem.as_ref().is_some_and(|problem| problem.contains("policies"))
+    })
+    .await;
+    assert!(!earlier.seen.borrow().hellos.is_empty());
+    assert!(!sidecar.handle.view.borrow().authorizations.is_empty(), "and keeps what it knows");
 }

@@ -58,7 +58,7 @@ impl Balancer {
         }
         let mut services = self.services.write().unwrap_or_else(PoisonError::into_inner);
         if services.len() >= SERVICES_MAX {
-            services.retain(|_, traffic| Arc::strong_count(traffic) > 1);
+            services.retain(|_, traffic| Arc::strong_count(traffic) > 1 || traffic.permits().are_taken());
         }
         let new = || Arc::new(Traffic::new(service, self.metrics.clone()));
         services.entry(name.clone()).or_insert_with(new).clone()

@@ -11,11 +11,14 @@ use isthmus_model::traffic::Limits;
 use prometheus_client::metrics::gauge::Gauge;
 
 use crate::limits::{self as listener, Entry, Gate};
+use crate::message::replay::Place;
 use crate::metrics::Reason;
 
 /// A place; given back when dropped.
 #[derive(Debug)]
 pub struct Permit(Arc<AtomicUsize>);
+
+impl Place for Permit {}
 
 impl Drop for Permit {
     fn drop(&mut self) {
@@ -83,6 +86,13 @@ impl Permits {
         self.strangers.enter_within(source, &listener::Limits::of_service(limits.connections))
     }
 
+    /// Whether anything is under way.
+    #[must_use]
+    pub fn are_taken(&self) -> bool {
+        let counts = [&self.requests, &self.connections, &self.pending, &self.retries];
+        counts.iter().any(|count| count.load(Ordering::Acquire) > 0)
+    }
+
     /// Takes a place.
     ///
     /// # Errors
@@ -111,8 +121,9 @@ mod tests {
         let full = permits.take(Kind::Requests, &limits).expect_err("taken");
         assert_eq!(full.to_string(), "1 requests to this service are under way from here already");
         assert!(permits.take(Kind::Connections, &limits).is_ok() && permits.take(Kind::Pending, &limits).is_err());
+        assert!(permits.are_taken());
         drop(request);
-        assert!(permits.take(Kind::Requests, &limits).is_ok());
+        assert!(permits.take(Kind::Requests, &limits).is_ok() && !permits.are_taken());
     }
 
     #[test]

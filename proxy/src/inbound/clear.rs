@@ -75,11 +75,12 @@ impl Clear {
             self.requests(opening, stream).await;
             return Ok(());
         };
+        let answered = !said.is_empty();
         let application = Prefixed::new(said, application);
         if self.protocol == AppProtocol::Tcp {
             return copy_both(stream, application, IDLE_MAX).await.map(drop);
         }
-        let mut guarded = Guarded::new(stream);
+        let mut guarded = Guarded::new(stream, answered);
         let copied = copy_both(&mut guarded, application, IDLE_MAX).await;
         match guarded.into_requests() {
             Some((opening, stream)) => self.requests(opening, stream).await,
@@ -155,14 +156,11 @@ impl Clear {
         let (started, version) = (std::time::Instant::now(), request.version());
         let mut response = match self.admit(&request) {
             Ok(admitted) => Box::pin(self.arrival.exchange(&admitted, request)).await,
-            Err(Refused { status, reason, .. }) => {
-                let mut response = reply::text(status, &reason);
-                if status == StatusCode::BAD_REQUEST {
-                    reply::close_after(&mut response, version);
-                }
-                response
-            }
+            Err(Refused { status, reason, .. }) => reply::text(status, &reason),
         };
+        if reply::gives_up(&response) {
+            reply::close_after(&mut response, version);
+        }
         take_outcome(response.headers_mut());
         let metrics = self.arrival.plane.metrics();
         let service = self.services.first().map(ToString::to_string).unwrap_or_default();

@@ -46,7 +46,7 @@ pub(super) async fn answer_within(session: Arc<Session>, port: u16, request: Req
         Err(refused) => refuse(&session, &refused),
     };
     take_outcome(response.headers_mut());
-    if response.status() == StatusCode::BAD_REQUEST {
+    if reply::gives_up(&response) {
         reply::close_after(&mut response, version);
     }
     count(&session, &response, started);

@@ -30,12 +30,13 @@ where
     let (Ok(Ok(())), service) = (ended, &session.service) else { return };
     let Heard { opening, read, said } = hearing.heard();
     let peer = Prefixed::new(read, peer);
+    let answered = !said.is_empty();
     let application = Prefixed::new(said, application);
     if opening != Opening::Opaque {
         drop(application);
         return requests(session, port, opening, peer, drain).await;
     }
-    let mut guarded = Guarded::new(peer);
+    let mut guarded = Guarded::new(peer, answered);
     let copied = copy_both(&mut guarded, application, IDLE_MAX).await;
     match (guarded.into_requests(), copied) {
         (Some((opening, peer)), _) => requests(session, port, opening, peer, drain).await,

@@ -122,6 +122,7 @@ impl Visitor {
         let place = self.house.requests.enter(self.from);
         let busy = |_| Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many requests are under way");
         let place = Arc::new(place.map_err(busy)?);
+        request.body_mut().hold(place.clone());
         let asking = self.asking(&mut request)?;
         let routes = self.house.plane.snapshot().routes.clone();
         let seen = Seen { asking: &asking, request: &request };

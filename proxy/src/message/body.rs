@@ -1,26 +1,17 @@
-//! The one body type: empty, whole, streamed, or lent to an attempt that may have to give it back. Its trailers are
-//! cleaned as headers are.
+//! The one body type: empty, whole, streamed, or lent to an attempt that may have to give it back ([`Replay`](super::replay::Replay)).
+//! Its trailers are cleaned as headers are.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::Received;
 use super::fields::{strip_claims, strip_hop_by_hop};
 use super::quiet::{Activity, Side};
-
-/// Request bodies up to this size are read before the request is sent, so that it can be sent again.
-pub const REPLAYED_MAX: u64 = 64 * 1024;
-/// How long that may take: as long as nginx waits for a client's body (`client_body_timeout`).
-pub const REPLAYED_WITHIN: Duration = Duration::from_secs(60);
+use super::replay::Lent;
 
 /// Why a body does not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -44,20 +35,7 @@ enum Content {
     Empty,
     Whole(Bytes, Option<Box<HeaderMap>>),
     Streamed(Incoming),
-    Lent { source: Arc<Source>, taken: Option<Received> },
-}
-
-/// A body that only one attempt can have.
-pub struct Source {
-    received: Mutex<Option<Received>>,
-    /// The client broke off, or what it sent is no body: that is nobody else's fault.
-    broke: AtomicBool,
-}
-
-impl Source {
-    fn lock(&self) -> MutexGuard<'_, Option<Received>> {
-        self.received.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    Lent(Lent),
 }
 
 impl Body {
@@ -71,6 +49,18 @@ impl Body {
     #[must_use]
     pub fn whole(bytes: Bytes) -> Self {
         if bytes.is_empty() { Self::empty() } else { Content::Whole(bytes, None).into() }
+    }
+
+    /// The same, with trailers behind them.
+    #[must_use]
+    pub(super) fn with_trailers(bytes: Bytes, trailers: Box<HeaderMap>) -> Self {
+        Content::Whole(bytes, Some(trailers)).into()
+    }
+
+    /// What is on its way from a client.
+    #[must_use]
+    pub(super) fn lent(lent: Lent) -> Self {
+        Content::Lent(lent).into()
     }
 
     /// Bytes as they arrive.
@@ -115,21 +105,7 @@ impl Content {
             Self::Streamed(incoming) => {
                 ready!(Pin::new(incoming).poll_frame(cx)).map(|frame| frame.map_err(BodyError::Broken))
             }
-            Self::Lent { source, taken } => {
-                if taken.is_none() {
-                    *taken = source.lock().take();
-                }
-                match taken {
-                    Some(received) => {
-                        let frame = ready!(Pin::new(received).poll_frame(cx));
-                        if matches!(frame, Some(Err(_))) {
-                            source.broke.store(true, Ordering::Relaxed);
-                        }
-                        frame
-                    }
-                    None => None,
-                }
-            }
+            Self::Lent(lent) => ready!(lent.poll_frame(cx)),
         };
         Poll::Ready(frame.map(|frame| frame.map(cleaned)))
     }
@@ -159,8 +135,7 @@ impl HttpBody for Body {
             Content::Empty => true,
             Content::Whole(..) => false,
             Content::Streamed(incoming) => incoming.is_end_stream(),
-            Content::Lent { taken: Some(received), .. } => received.is_end_stream(),
-            Content::Lent { source, taken: None } => source.lock().as_ref().is_none_or(HttpBody::is_end_stream),
+            Content::Lent(lent) => lent.is_end_stream(),
         }
     }
 
@@ -169,10 +144,7 @@ impl HttpBody for Body {
             Content::Empty => SizeHint::with_exact(0),
             Content::Whole(bytes, _) => SizeHint::with_exact(bytes.len() as u64),
             Content::Streamed(incoming) => incoming.size_hint(),
-            Content::Lent { taken: Some(received), .. } => received.size_hint(),
-            Content::Lent { source, taken: None } => {
-                source.lock().as_ref().map_or_else(SizeHint::default, HttpBody::size_hint)
-            }
+            Content::Lent(lent) => lent.size_hint(),
         }
     }
 }
@@ -184,69 +156,4 @@ fn cleaned(mut frame: Frame<Bytes>) -> Frame<Bytes> {
         strip_claims(trailers);
     }
     frame
-}
-
-/// A request's body across attempts.
-pub enum Replay {
-    /// Can be sent any number of times.
-    Whole(Bytes, Option<Box<HeaderMap>>),
-    /// Can be sent again as long as nobody has begun to read it.
-    Once(Arc<Source>),
-}
-
-impl Replay {
-    /// Prepares a body: a small one of known length is read whole.
-    ///
-    /// # Errors
-    /// When the client breaks off while its body is read, or takes longer than [`REPLAYED_WITHIN`].
-    pub async fn prepare(received: Received) -> Result<Self, BodyError> {
-        if received.is_end_stream() {
-            return Ok(Self::Whole(Bytes::new(), None));
-        }
-        match received.size_hint().exact() {
-            Some(length) if length <= REPLAYED_MAX => {
-                // No more comes than was announced: hyper sees to that.
-                let collected = tokio::time::timeout(REPLAYED_WITHIN, received.collect()).await;
-                let collected = collected.unwrap_or(Err(BodyError::Quiet))?;
-                let trailers = collected.trailers().cloned().map(Box::new);
-                Ok(Self::Whole(collected.to_bytes(), trailers))
-            }
-            _ => Ok(Self::once(received)),
-        }
-    }
-
-    /// A body that is not read ahead.
-    #[must_use]
-    pub fn once(received: Received) -> Self {
-        if received.is_end_stream() {
-            Self::Whole(Bytes::new(), None)
-        } else {
-            Self::Once(Arc::new(Source { received: Mutex::new(Some(received)), broke: AtomicBool::new(false) }))
-        }
-    }
-
-    /// Whether an attempt would find the body untouched.
-    #[must_use]
-    pub fn is_intact(&self) -> bool {
-        match self {
-            Self::Whole(..) => true,
-            Self::Once(source) => source.lock().is_some(),
-        }
-    }
-
-    /// Whether an attempt failed because the client broke off, or sent what is no body.
-    #[must_use]
-    pub fn broke(&self) -> bool {
-        matches!(self, Self::Once(source) if source.broke.load(Ordering::Relaxed))
-    }
-
-    /// The body for one attempt.
-    #[must_use]
-    pub fn lend(&self) -> Body {
-        match self {
-            Self::Whole(bytes, None) => Body::whole(bytes.clone()),
-            Self::Whole(bytes, trailers) => Content::Whole(bytes.clone(), trailers.clone()).into(),
-            Self::Once(source) => Content::Lent { source: source.clone(), taken: None }.into(),
-        }
-    }
 }

@@ -132,19 +132,16 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Takes out what claims an identity or speaks for a data plane.
 pub fn strip_claims(headers: &mut HeaderMap) {
-    let claims: Vec<HeaderName> = headers.keys().filter(|name| is_claim(name)).cloned().collect();
+    let claims: Vec<HeaderName> = headers.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
     for name in claims {
         headers.remove(name);
     }
 }
 
-fn is_claim(name: &HeaderName) -> bool {
-    let own = name.as_str().get(..OWN_PREFIX.len()).is_some_and(|start| reads_alike(start, OWN_PREFIX));
-    own || reads_as(name, CLIENT_CERTIFICATE.as_str()) || reads_as(name, FORWARDED.as_str())
-}
-
-fn reads_as(name: &HeaderName, other: &str) -> bool {
-    reads_alike(name.as_str(), other)
+/// Whether a field's name, in lower case, is that of a claim.
+pub(crate) fn is_claim(name: &str) -> bool {
+    let own = name.get(..OWN_PREFIX.len()).is_some_and(|start| reads_alike(start, OWN_PREFIX));
+    own || reads_alike(name, CLIENT_CERTIFICATE.as_str()) || reads_alike(name, FORWARDED.as_str())
 }
 
 /// An underscore counts as a hyphen: applications that get fields as environment variables cannot tell them apart.
@@ -157,7 +154,8 @@ fn reads_alike(text: &str, other: &str) -> bool {
 /// the edge. A workload of the mesh may have it from such an edge, and passes it on.
 pub fn enter_at_edge(headers: &mut HeaderMap, from: IpAddr, scheme: Scheme) {
     let said = [FORWARDED_FOR, FORWARDED_HOST, FORWARDED_PROTO, FORWARDED_PORT, REAL_IP];
-    let said = headers.keys().filter(|name| said.iter().any(|other| reads_as(name, other.as_str()))).cloned();
+    let said =
+        headers.keys().filter(|name| said.iter().any(|other| reads_alike(name.as_str(), other.as_str()))).cloned();
     for name in said.collect::<Vec<_>>() {
         headers.remove(name);
     }

@@ -5,8 +5,10 @@ pub mod body;
 pub mod fields;
 pub mod quiet;
 pub mod received;
+pub mod replay;
 pub mod reply;
 pub mod server;
+pub(crate) mod streams;
 pub mod upgrade;
 
 pub use body::Body;

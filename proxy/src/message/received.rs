@@ -32,6 +32,8 @@ pub struct Received {
     /// `None` once it came to its end.
     incoming: Option<Incoming>,
     side: Option<Box<Side>>,
+    /// What counts as long as it is on its way.
+    held: Option<Box<dyn Send + Sync>>,
     /// Whether the client may be sending it.
     underway: bool,
     http1: bool,
@@ -42,12 +44,12 @@ impl Received {
     pub(super) fn by_http1(request: Request<Incoming>) -> Request<Self> {
         // Who expects to be told when to begin has not begun.
         let underway = !request.headers().contains_key(EXPECT);
-        request.map(|incoming| Self { incoming: Some(incoming), side: None, underway, http1: true })
+        request.map(|incoming| Self { incoming: Some(incoming), side: None, held: None, underway, http1: true })
     }
 
     /// The request that a server of HTTP/2 took.
     pub(super) fn by_http2(request: Request<Incoming>) -> Request<Self> {
-        request.map(|incoming| Self { incoming: Some(incoming), side: None, underway: true, http1: false })
+        request.map(|incoming| Self { incoming: Some(incoming), side: None, held: None, underway: true, http1: false })
     }
 }
 
@@ -57,6 +59,11 @@ impl Received {
         activity.asked(self.is_end_stream());
         self.side = Some(Side::of(activity));
     }
+
+    /// Keeps `held` as long as it is on its way.
+    pub(crate) fn hold(&mut self, held: impl Send + Sync + 'static) {
+        self.held = Some(Box::new(held));
+    }
 }
 
 impl HttpBody for Received {
@@ -64,11 +71,12 @@ impl HttpBody for Received {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self { incoming, side, underway, .. } = self.get_mut();
+        let Self { incoming, side, held, underway, .. } = self.get_mut();
         *underway = true;
         let Some(arriving) = incoming else { return Poll::Ready(None) };
         let mut frame = Pin::new(&mut *arriving).poll_frame(cx).map_err(BodyError::Broken);
-        let whole = arriving.is_end_stream();
+        // Of one in chunks nothing but its end tells.
+        let whole = arriving.is_end_stream() || matches!(frame, Poll::Ready(None));
         if let Some(side) = side {
             frame = side.looked(cx, frame);
             if whole {
@@ -78,7 +86,7 @@ impl HttpBody for Received {
         let frame = ready!(frame);
         // What was given up may go on coming: it is thrown away as any rest is.
         if !matches!(frame, Some(Ok(_) | Err(BodyError::Quiet))) {
-            *incoming = None;
+            (*incoming, *held) = (None, None);
         }
         Poll::Ready(frame)
     }

@@ -37,6 +37,13 @@ pub fn close_after(response: &mut Response<Body>, version: Version) {
     }
 }
 
+/// Whether it is a data plane's own word that no more of the request is read.
+#[must_use]
+pub fn gives_up(response: &Response<Body>) -> bool {
+    let given_up = matches!(response.status(), StatusCode::BAD_REQUEST | StatusCode::REQUEST_TIMEOUT);
+    given_up && response.extensions().get::<Own>().is_some()
+}
+
 /// An empty response.
 #[must_use]
 pub fn empty(status: StatusCode) -> Response<Body> {

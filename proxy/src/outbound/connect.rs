@@ -166,7 +166,7 @@ async fn open_at(plane: &DataPlane, target: &Target, site: &Arc<Site>, pick: &mu
         *request.method_mut() = Method::CONNECT;
         *request.uri_mut() = Uri::from(authority(target));
         // No byte of the client's is on its way before the answer: a CONNECT that is lost is asked again elsewhere.
-        let mut response = lease.send(request, false).await.map_err(|error| unreachable(&error))?;
+        let mut response = lease.send(request).await.map_err(|error| unreachable(&error))?;
         match (response.status(), take_outcome(response.headers_mut())) {
             (StatusCode::OK, _) => {
                 let stream = hyper::upgrade::on(response).await.map_err(|error| unreachable(&error))?;

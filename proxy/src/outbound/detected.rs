@@ -72,7 +72,7 @@ where
     match (opening, opened) {
         // Where nobody guards the application, this side does.
         (Opening::Opaque, Some(opened)) if opened.is_direct() => {
-            let mut guarded = Guarded::new(stream);
+            let mut guarded = Guarded::new(stream, !said.is_empty());
             let copied = opened.copy(said, &mut guarded).await;
             let Some((opening, stream)) = guarded.into_requests() else { return Ok(copied.map(drop)?) };
             if opening == Opening::Http2 {

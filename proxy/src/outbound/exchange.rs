@@ -25,8 +25,9 @@ use crate::balance::ejection::Failure;
 use crate::balance::permits::{Kind, Overflow, Permit};
 use crate::balance::{Pick, Tried};
 use crate::message::authority::passed_on;
-use crate::message::body::{BodyError, Replay};
+use crate::message::body::BodyError;
 use crate::message::fields::{Outcome, strip_claims, strip_hop_by_hop, take_outcome, take_version, tell_version};
+use crate::message::replay::Replay;
 use crate::message::{Body, Received, reply, upgrade};
 use crate::metrics::ServiceLabels;
 use crate::plaintext::AppError;
@@ -191,7 +192,7 @@ pub(crate) async fn send(
         let cluster = cluster_of(&pick.destination, &site);
         let failed = match Box::pin(attempt_at(plane, target, &site, &outgoing, pick, &mut tried)).await {
             Ok(response) => {
-                let response = response.map(|body| body.holding(permit));
+                let response = response.map(|body| outgoing.body.keep(body, permit));
                 return Answer { response, cluster: Some(cluster) };
             }
             Err(failed) => failed,
@@ -331,9 +332,12 @@ async fn through_tunnel(
         let pending = pick.take(Kind::Pending).map_err(Failed::overflow)?;
         let lease = plane.tunnels().lease(&pick.destination, pick.key(), &target.service.name, site);
         let lease = lease.await.map_err(|error| Failed::dial(&error))?;
+        if outgoing.needs_settings() {
+            lease.heard().await.map_err(|error| Failed::session(&error))?;
+        }
         drop(pending);
         pick.ask(Instant::now());
-        let (failed, again) = match lease.send(outgoing.attempt(), outgoing.needs_settings()).await {
+        let (failed, again) = match lease.send(outgoing.attempt()).await {
             Ok(mut response) => match take_outcome(response.headers_mut()) {
                 Some((Outcome::SessionOver, reason)) => {
                     lease.retire();
@@ -343,7 +347,10 @@ async fn through_tunnel(
                     if outgoing.protocol.is_some() {
                         upgrade::from_http2(&mut response);
                     }
-                    return told_by_far_side(told, response.map(|body| Body::streamed(body).holding(lease)));
+                    return told_by_far_side(
+                        told,
+                        response.map(|body| outgoing.body.keep(Body::streamed(body), lease)),
+                    );
                 }
             },
             Err(error) => (Failed::session(&error), matches!(error, SendError::NotSent(_))),

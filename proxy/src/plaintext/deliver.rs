@@ -16,10 +16,11 @@ use crate::accept::Lifetime;
 use crate::limits::Entry;
 use crate::message::Received;
 use crate::message::authority::passed_on;
-use crate::message::body::Replay;
+use crate::message::body::BodyError;
 use crate::message::fields::{
     Outcome, enter_at_edge, set_client_certificate, set_outcome, strip_claims, strip_hop_by_hop,
 };
+use crate::message::replay::Replay;
 use crate::message::upgrade::Asked;
 use crate::message::{Body, reply};
 use crate::plane::DataPlane;
@@ -111,10 +112,14 @@ impl Arrival {
             Ok(uri) => uri,
             Err(error) => return reply::outcome(StatusCode::BAD_REQUEST, &error.to_string(), Outcome::Denied),
         };
-        let broken_off = || reply::outcome(StatusCode::BAD_REQUEST, "the request broke off", Outcome::Denied);
+        let broken_off = |status| reply::outcome(status, "the request broke off", Outcome::Denied);
         // Over HTTP/2 it may have to be sent again, when it was under way already.
         let body = if http2 { Replay::prepare(body).await } else { Ok(Replay::once(body)) };
-        let Ok(body) = body else { return broken_off() };
+        let body = match body {
+            Ok(body) => body,
+            Err(BodyError::Quiet) => return broken_off(StatusCode::REQUEST_TIMEOUT),
+            Err(BodyError::Broken(_)) => return broken_off(StatusCode::BAD_REQUEST),
+        };
         let attempt = || {
             let mut request = Request::new(body.lend());
             *request.method_mut() = parts.method.clone();
@@ -136,7 +141,7 @@ impl Arrival {
                     }
                     return response;
                 }
-                Err(_) if body.broke() => return broken_off(),
+                Err(_) if body.broke() => return broken_off(StatusCode::BAD_REQUEST),
                 Err(error) if error.never_sent() => {
                     let outcome = if matches!(error, AppError::Crowded(_)) { Outcome::Busy } else { Outcome::NotSent };
                     last = reply::outcome(StatusCode::SERVICE_UNAVAILABLE, &error.to_string(), outcome);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hyper::client::conn::{http1, http2};
 use tokio::sync::Notify;
 
-use crate::message::Body;
+use crate::message::{Body, replay, streams};
 
 /// An idle connection is closed after this: before common servers do it themselves (5 s), so that a request
 /// does not meet a connection that is just being closed.
@@ -33,10 +33,17 @@ pub(super) struct Kept(Mutex<HashMap<SocketAddr, Host>>);
 struct Host {
     open: usize,
     /// Most recently used last.
-    idle: Vec<(Instant, http1::SendRequest<Body>)>,
+    idle: Vec<(Instant, Http1)>,
     /// The first that has room is used, so that the others come to be idle.
     http2: Vec<Shared>,
     limit: Limit,
+}
+
+/// An HTTP/1 connection.
+pub(super) struct Http1 {
+    pub(super) sender: http1::SendRequest<Body>,
+    /// Told to end it, whatever is on it.
+    pub(super) cut: Arc<Notify>,
 }
 
 /// Streams that an application takes on one HTTP/2 connection, as far as it has said so.
@@ -58,7 +65,7 @@ pub(super) struct Shared {
 
 /// The streams of an HTTP/2 connection.
 pub(super) struct Streams {
-    under_way: AtomicUsize,
+    under_way: Arc<streams::Streams>,
     limit: Limit,
     answered: AtomicBool,
     first_answer: Notify,
@@ -73,6 +80,11 @@ impl Streams {
     /// The application said how many it takes.
     pub(super) fn set_limit(&self, limit: usize) {
         self.limit.0.store(limit, Ordering::Relaxed);
+    }
+
+    /// Those that are under way.
+    pub(super) fn under_way(&self) -> Arc<streams::Streams> {
+        self.under_way.clone()
     }
 
     /// Waits for the first answer: before it, the application has said how many it takes.
@@ -93,9 +105,15 @@ impl Place {
     }
 }
 
+impl replay::Place for Place {
+    fn stick(&self) {
+        self.0.under_way.stick();
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.0.under_way.leave();
     }
 }
 
@@ -106,16 +124,16 @@ impl Shared {
 
     /// Takes a place for one more stream, whether there is room or not.
     pub(super) fn enter(self) -> (http2::SendRequest<Body>, Place) {
-        self.streams.under_way.fetch_add(1, Ordering::Relaxed);
+        self.streams.under_way.enter();
         (self.sender, Place(self.streams))
     }
 
     fn has_room(&self) -> bool {
-        self.streams.under_way.load(Ordering::Relaxed) < self.streams.limit()
+        !self.streams.under_way.are_stuck() && self.streams.under_way.count() < self.streams.limit()
     }
 
     fn is_idle(&self) -> bool {
-        self.streams.under_way.load(Ordering::Relaxed) == 0
+        self.streams.under_way.count() == 0
     }
 }
 
@@ -125,11 +143,11 @@ impl Kept {
     }
 
     /// An idle HTTP/1 connection.
-    pub(super) fn take(&self, address: SocketAddr) -> Option<http1::SendRequest<Body>> {
+    pub(super) fn take(&self, address: SocketAddr) -> Option<Http1> {
         let mut hosts = self.hosts();
         let host = hosts.get_mut(&address)?;
         host.expire();
-        host.idle.pop().map(|(_, sender)| sender)
+        host.idle.pop().map(|(_, idle)| idle)
     }
 
     /// A place on an HTTP/2 connection that has room.
@@ -145,8 +163,8 @@ impl Kept {
     /// What counts the streams of a connection that is about to be opened. What the application said on another one holds there too.
     pub(super) fn streams(&self, address: SocketAddr) -> Arc<Streams> {
         let limit = self.hosts().entry(address).or_default().limit.clone();
-        let (under_way, answered) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Streams { under_way, limit, answered, first_answer: Notify::new() })
+        let (under_way, answered, first_answer) = Default::default();
+        Arc::new(Streams { under_way, limit, answered, first_answer })
     }
 
     /// Lets others use a connection, and takes the first place on it.
@@ -167,19 +185,19 @@ impl Kept {
         Some(Slot { kept: self.clone(), address })
     }
 
-    /// What brings a connection back once its response was read.
-    pub(super) fn returning(self: &Arc<Self>, address: SocketAddr, sender: http1::SendRequest<Body>) -> Returning {
-        Returning { kept: self.clone(), address, sender: Some(sender) }
+    /// What brings a connection back once its exchange is over.
+    pub(super) fn returning(self: &Arc<Self>, address: SocketAddr, used: Http1) -> Returning {
+        Returning { kept: self.clone(), address, used: Some(used) }
     }
 
-    fn put(self: &Arc<Self>, address: SocketAddr, sender: http1::SendRequest<Body>) {
+    fn put(self: &Arc<Self>, address: SocketAddr, used: Http1) {
         let mut hosts = self.hosts();
         let Some(host) = hosts.get_mut(&address) else { return };
-        if sender.is_closed() || host.idle.len() >= IDLE_PER_ADDRESS {
+        if used.sender.is_closed() || host.idle.len() >= IDLE_PER_ADDRESS {
             return;
         }
         let first = host.idle.is_empty();
-        host.idle.push((Instant::now(), sender));
+        host.idle.push((Instant::now(), used));
         drop(hosts);
         if first {
             let kept = self.clone();
@@ -203,7 +221,7 @@ impl Kept {
 
 impl Host {
     fn expire(&mut self) {
-        self.idle.retain(|(since, sender)| since.elapsed() < IDLE_MAX && !sender.is_closed());
+        self.idle.retain(|(since, idle)| since.elapsed() < IDLE_MAX && !idle.sender.is_closed());
     }
 }
 
@@ -225,25 +243,33 @@ impl Drop for Slot {
     }
 }
 
-/// Gives a connection back when the response that it carries was read.
+/// Gives a connection back when the exchange on it is over.
 pub(super) struct Returning {
     kept: Arc<Kept>,
     address: SocketAddr,
-    sender: Option<http1::SendRequest<Body>>,
+    used: Option<Http1>,
+}
+
+impl replay::Place for Returning {
+    fn stick(&self) {
+        if let Some(used) = &self.used {
+            used.cut.notify_one();
+        }
+    }
 }
 
 impl Drop for Returning {
     fn drop(&mut self) {
-        let Some(mut sender) = self.sender.take() else { return };
-        if sender.is_ready() {
-            self.kept.put(self.address, sender);
-        } else if !sender.is_closed()
+        let Some(mut used) = self.used.take() else { return };
+        if used.sender.is_ready() {
+            self.kept.put(self.address, used);
+        } else if !used.sender.is_closed()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             let (kept, address) = (self.kept.clone(), self.address);
             runtime.spawn(async move {
-                if let Ok(Ok(())) = tokio::time::timeout(READY_WITHIN, sender.ready()).await {
-                    kept.put(address, sender);
+                if let Ok(Ok(())) = tokio::time::timeout(READY_WITHIN, used.sender.ready()).await {
+                    kept.put(address, used);
                 }
             });
         }

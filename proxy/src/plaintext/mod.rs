@@ -21,15 +21,17 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use isthmus_identity::tls::Guarded;
+use tokio::sync::Notify;
 
 use crate::message::authority::check_framing;
-use crate::message::body::Replay;
+use crate::message::replay::Replay;
 use crate::message::server::{HEAD_BYTES_MAX, HEADER_LIST_BYTES_MAX, SHARED_SEND_BUFFER, SHARED_WINDOW, STREAM_WINDOW};
 use crate::message::{Body, reply, upgrade};
 use crate::tcp::connect;
 use crate::tunnel::{SendError, classify};
 use hear_out::HearOut;
-use kept::{Kept, Place, Shared, Slot};
+use kept::{Http1, Kept, Place, Shared, Slot};
 
 pub use kept::{CONNECTIONS_PER_ADDRESS, IDLE_MAX, IDLE_PER_ADDRESS};
 
@@ -82,37 +84,42 @@ impl Pool {
         attempt: impl Fn() -> Request<Body>,
     ) -> Result<Response<Body>, AppError> {
         if !http2 {
-            return self.send_http1(address, attempt()).await;
+            return self.send_http1(address, body, attempt()).await;
         }
         for _ in 0..TURNED_AWAY_MAX {
-            match self.send_http2(address, attempt()).await {
+            match self.send_http2(address, body, attempt()).await {
                 Err(AppError::Exchange(_, SendError::NotSent(error))) if body.is_intact() => {
                     tracing::debug!(%address, %error, "the application turned a request away; sent again");
                 }
                 done => return done,
             }
         }
-        self.send_http2(address, attempt()).await
+        self.send_http2(address, body, attempt()).await
     }
 
-    async fn send_http1(&self, address: SocketAddr, request: Request<Body>) -> Result<Response<Body>, AppError> {
+    async fn send_http1(
+        &self,
+        address: SocketAddr,
+        body: &Replay,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, AppError> {
         let asked = upgrade::is_asked(&request);
         let mut request = http1_form(request);
         loop {
             let reused = self.0.take(address);
             let is_reused = reused.is_some();
-            let mut sender = match reused {
-                Some(sender) => sender,
+            let mut used = match reused {
+                Some(idle) => idle,
                 None => self.open_http1(address).await?,
             };
-            match sender.try_send_request(request).await {
+            match used.sender.try_send_request(request).await {
                 Ok(response) => {
                     let response = match check(address, asked, response) {
                         Ok(response) => response,
                         Err(refusal) => return Ok(*refusal),
                     };
-                    let returning = self.0.returning(address, sender);
-                    return Ok(response.map(|body| Body::streamed(body).holding(returning)));
+                    let returning = self.0.returning(address, used);
+                    return Ok(response.map(|answer| body.keep(Body::streamed(answer), returning)));
                 }
                 Err(mut error) => match error.take_message() {
                     // The application closed the kept connection just before.
@@ -126,18 +133,31 @@ impl Pool {
         }
     }
 
-    async fn open_http1(&self, address: SocketAddr) -> Result<http1::SendRequest<Body>, AppError> {
+    async fn open_http1(&self, address: SocketAddr) -> Result<Http1, AppError> {
         let slot = self.0.open(address).ok_or(AppError::Crowded(address))?;
         let stream = connect(address, CONNECT_WITHIN).await.map_err(|error| AppError::Connect(address, error))?;
         let mut builder = http1::Builder::new();
         builder.max_buf_size(HEAD_BYTES_MAX).max_header_size(HEAD_BYTES_MAX);
         let opened = builder.handshake(TokioIo::new(HearOut::new(stream))).await;
         let (sender, connection) = opened.map_err(|error| AppError::Connect(address, io::Error::other(error)))?;
-        drive(address, slot, connection.with_upgrades());
-        Ok(sender)
+        let cut = Arc::new(Notify::new());
+        let told = cut.clone();
+        drive(address, slot, async move {
+            tokio::select! {
+                biased;
+                ended = connection.with_upgrades() => ended,
+                () = told.notified() => Ok(()),
+            }
+        });
+        Ok(Http1 { sender, cut })
     }
 
-    async fn send_http2(&self, address: SocketAddr, request: Request<Body>) -> Result<Response<Body>, AppError> {
+    async fn send_http2(
+        &self,
+        address: SocketAddr,
+        body: &Replay,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, AppError> {
         let mut request = request;
         let asked = upgrade::is_asked(&request);
         loop {
@@ -153,7 +173,7 @@ impl Pool {
                     if asked {
                         upgrade::from_http2(&mut response);
                     }
-                    return Ok(response.map(|body| Body::streamed(body).holding(place)));
+                    return Ok(response.map(|answer| body.keep(Body::streamed(answer), place)));
                 }
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if is_reused => request = unsent,
@@ -170,6 +190,8 @@ impl Pool {
         let slot = self.0.open(address).ok_or(AppError::Crowded(address))?;
         let stream = connect(address, CONNECT_WITHIN).await.map_err(|error| AppError::Connect(address, error))?;
         let streams = self.0.streams(address);
+        let under_way = streams.under_way();
+        let stream = Guarded::new(stream, async move { under_way.lost().await });
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())

@@ -13,14 +13,15 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio_util::io::poll_read_buf;
 
 /// A connection on which nothing moved for this long is closed: Envoy's and ztunnel's default for TCP.
 pub const IDLE_MAX: Duration = Duration::from_secs(3600);
-/// How long nothing may move once one side takes no more: what it had to say is on its way then, and the other may wait for it to read.
-const REFUSED_IDLE_MAX: Duration = Duration::from_secs(10);
+/// How long nothing may move once one side is gone or takes no more: what it had to say is on its way then, and the other may wait
+/// for it to read.
+const BROKEN_IDLE_MAX: Duration = Duration::from_secs(10);
 /// What a direction begins with, and comes back to.
 const BUFFER_MIN: usize = 8 * 1024;
 /// What it has in bulk: eight TLS records.
@@ -29,7 +30,8 @@ const BUFFER_MAX: usize = 128 * 1024;
 const SMALL_FILLS: u8 = 8;
 
 /// Copies both ways; the end of one direction is passed on and the other goes on. So it does when one takes no more: whoever has
-/// answered may close before it has read everything. Returns the bytes from `a` and from `b`.
+/// answered may close before it has read everything. What still comes for it is read and thrown away, for a socket that is closed
+/// with something unread takes back what was written to it. Returns the bytes from `a` and from `b`.
 ///
 /// # Errors
 /// The first I/O error, or [`io::ErrorKind::TimedOut`] after `idle` without a byte either way.
@@ -38,26 +40,26 @@ where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let (moved, refused) = (Progress::default(), Notify::new());
+    let (moved, broken) = (Progress::default(), Notify::new());
     let (mut there, mut back) = (Lane::new(moved.clone()), Lane::new(moved.clone()));
     let both = poll_fn(|cx| {
         let from_a = there.poll(cx, Pin::new(&mut a), Pin::new(&mut b))?;
         let from_b = back.poll(cx, Pin::new(&mut b), Pin::new(&mut a))?;
-        if there.refused.is_some() || back.refused.is_some() {
-            refused.notify_one();
+        if there.is_broken() || back.is_broken() {
+            broken.notify_one();
         }
         Poll::Ready(io::Result::Ok((ready!(from_a), ready!(from_b))))
     });
     let stuck = async {
-        refused.notified().await;
-        moved.stalled(REFUSED_IDLE_MAX.min(idle)).await;
+        broken.notified().await;
+        moved.stalled(BROKEN_IDLE_MAX.min(idle)).await;
     };
     let copied = tokio::select! {
         copied = both => copied?,
         () = stuck => (0, 0),
         () = moved.stalled(idle) => return Err(io::ErrorKind::TimedOut.into()),
     };
-    there.refused.or(back.refused).map_or(Ok(copied), Err)
+    [there.refused, back.refused, there.failed, back.failed].into_iter().flatten().next().map_or(Ok(copied), Err)
 }
 
 /// One direction.
@@ -73,7 +75,7 @@ struct Lane {
     stage: Stage,
     /// How the source failed. What it gave before is written first.
     failed: Option<io::Error>,
-    /// How the sink failed, which took no more from then on.
+    /// How the sink failed, which takes no more since then.
     refused: Option<io::Error>,
     unflushed: bool,
 }
@@ -83,6 +85,8 @@ enum Stage {
     Open,
     /// The source has ended; what is left is to be written, and then the end.
     Ending,
+    /// The sink takes no more, and the source has not ended.
+    Refused,
     Ended,
 }
 
@@ -103,7 +107,12 @@ impl Lane {
         }
     }
 
-    /// Moves what can be moved. Ready with the bytes in all once the end was passed on, or the sink takes no more.
+    /// Whether its source or its sink failed.
+    fn is_broken(&self) -> bool {
+        self.failed.is_some() || self.refused.is_some()
+    }
+
+    /// Moves what can be moved. Ready with the bytes in all once the end was passed on, or came where the sink takes no more.
     fn poll<R: AsyncRead, W: AsyncWrite>(
         &mut self,
         cx: &mut Context<'_>,
@@ -117,7 +126,7 @@ impl Lane {
                 Ok(false) => {}
                 Err(error) => {
                     self.refused = Some(error);
-                    self.stage = Stage::Ended;
+                    self.stage = if self.stage == Stage::Open { Stage::Refused } else { Stage::Ended };
                     self.buffer = BytesMut::new();
                     self.written = 0;
                 }
@@ -125,6 +134,10 @@ impl Lane {
             match self.stage {
                 Stage::Ended => return Poll::Ready(Ok(self.total)),
                 Stage::Ending => {}
+                Stage::Refused => {
+                    ready!(throw_away(cx, from.as_mut()));
+                    self.stage = Stage::Ended;
+                }
                 Stage::Open => {
                     if let Some(error) = self.failed.take() {
                         return Poll::Ready(Err(error));
@@ -153,7 +166,7 @@ impl Lane {
                 ready!(to.poll_shutdown(cx))?;
                 self.stage = Stage::Ended;
             }
-            Stage::Open | Stage::Ended => {}
+            Stage::Open | Stage::Refused | Stage::Ended => {}
         }
         Poll::Ready(Ok(false))
     }
@@ -214,6 +227,18 @@ impl Lane {
     }
 }
 
+/// Ready once nothing more comes.
+fn throw_away<R: AsyncRead>(cx: &mut Context<'_>, mut from: Pin<&mut R>) -> Poll<()> {
+    let mut space = [0; 4 * 1024];
+    loop {
+        let mut buffer = ReadBuf::new(&mut space);
+        let read = ready!(from.as_mut().poll_read(cx, &mut buffer));
+        if read.is_err() || buffer.filled().is_empty() {
+            return Poll::Ready(());
+        }
+    }
+}
+
 /// Counts what moves, so that a timer per read is not needed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress(Arc<AtomicU64>);
@@ -240,6 +265,7 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -377,7 +403,43 @@ mod tests {
         let begun = tokio::time::Instant::now();
         let error = copy_both(Decided(left), right, IDLE_MAX).await.expect_err("it is told");
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
-        assert!(begun.elapsed() <= 2 * REFUSED_IDLE_MAX, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() <= 2 * BROKEN_IDLE_MAX, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_one_side_is_gone_and_the_other_reads_nothing_it_ends_soon() {
+        let (right, _server) = duplex(4);
+        let begun = tokio::time::Instant::now();
+        let left = tokio::io::join(Failing(false), tokio::io::sink());
+        let error = copy_both(left, right, IDLE_MAX).await.expect_err("it is told");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        assert!(begun.elapsed() <= 2 * BROKEN_IDLE_MAX, "{:?}", begun.elapsed());
+    }
+
+    /// On real sockets: who closes one with something unread takes back what it wrote.
+    #[tokio::test]
+    async fn a_long_answer_arrives_whole_although_most_of_the_question_is_not_taken() {
+        const LONG: usize = 4 << 20;
+        let pair = async || {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+            let dialed = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
+            (dialed, listener.accept().await.expect("accepted").0)
+        };
+        let ((mut client, left), (right, mut server)) = (pair().await, pair().await);
+        let copying = tokio::spawn(copy_both(left, right, IDLE_MAX));
+        let served = tokio::spawn(async move {
+            server.read_exact(&mut [0; 1_000]).await.expect("the beginning");
+            let answer = vec![1; LONG];
+            server.write_all(&answer).await.expect("taken");
+        });
+        // It reads only once it has said everything, which the server does not want to hear.
+        client.write_all(&vec![0; LONG]).await.expect("taken");
+        client.shutdown().await.expect("half closed");
+        let mut answer = Vec::new();
+        let read = client.read_to_end(&mut answer).await;
+        served.await.expect("answered");
+        let _ = copying.await.expect("joined");
+        assert!(read.is_ok(), "{read:?} after {} bytes", answer.len());
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,6 +9,6 @@ mod unread;
 
 pub use connect::connect;
 pub use copy::{IDLE_MAX, copy_both};
-pub(crate) use cut::cut_when_revoked;
+pub(crate) use cut::{cut_when_revoked, cut_when_revoked_or};
 pub use prefixed::Prefixed;
 pub use unread::give_up_unread;

@@ -30,8 +30,9 @@ use crate::message::server::{
     HEADER_LIST_BYTES_MAX, PONG_WITHIN, SHARED_FRAME_MAX, SHARED_RECORDS_MAX, SHARED_SEND_BUFFER, SHARED_WINDOW,
     STREAM_WINDOW,
 };
+use crate::message::streams::Streams;
 use crate::metrics::{Metrics, Reason};
-use crate::tcp::{connect, cut_when_revoked};
+use crate::tcp::{connect, cut_when_revoked_or};
 
 /// How long TCP may take: the slowest round trip between regions, twice.
 pub const CONNECT_WITHIN: Duration = Duration::from_millis(750);
@@ -171,11 +172,13 @@ impl Dial {
         let peer = peer.filter(|peer| may_answer(&self.destination, &self.site, peer.id()));
         let peer = peer.ok_or(DialError::Identity(self.address))?;
         let (stream, heard) = Watched::new(tls);
-        let stream = cut_when_revoked(stream, peer.clone());
+        let streams = Arc::new(Streams::default());
+        let on_it = streams.clone();
+        let stream = cut_when_revoked_or(stream, peer.clone(), async move { on_it.lost().await });
         let http = http2_builder().handshake(TokioIo::new(stream)).await;
         let (send, connection): (_, Connection) =
             http.map_err(|error| DialError::Tls(self.address, Arc::new(io::Error::other(error))))?;
-        Ok(Opened { send, connection, peer, renewals, heard })
+        Ok(Opened { send, connection, peer, renewals, heard, streams })
     }
 
     async fn handshake(&self, identity: &LiveIdentity, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {

@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,9 @@ use tokio_rustls::client::TlsStream;
 use super::watched::{Watched, Word};
 use super::{Key, Shared};
 use crate::message::Body;
+use crate::message::replay::Place;
 use crate::message::server::STREAMS_MAX;
+use crate::message::streams::Streams;
 use crate::metrics::Reason;
 
 /// A session without requests is closed after this: long enough for a service that is called every minute
@@ -41,6 +43,7 @@ pub(super) struct Opened {
     pub(super) renewals: u64,
     /// What the peer has said.
     pub(super) heard: watch::Receiver<Word>,
+    pub(super) streams: Arc<Streams>,
 }
 
 /// An open session.
@@ -51,7 +54,7 @@ pub(super) struct Session {
     renewals: u64,
     /// What the peer has said, and so whether it let us in.
     heard: watch::Receiver<Word>,
-    streams: AtomicUsize,
+    streams: Arc<Streams>,
     /// The peer takes no more requests on it.
     over: AtomicBool,
     opened_at: Instant,
@@ -67,7 +70,7 @@ impl Opened {
             peer: self.peer,
             renewals: self.renewals,
             heard: self.heard.clone(),
-            streams: AtomicUsize::new(0),
+            streams: self.streams,
             over: AtomicBool::new(false),
             opened_at: Instant::now(),
             idle_since: AtomicU64::new(0),
@@ -80,7 +83,8 @@ impl Opened {
 
 impl Session {
     pub(super) fn is_open(&self) -> bool {
-        !self.send.is_closed() && !self.over.load(Ordering::Relaxed) && self.peer.verified().is_some()
+        let takes_more = !self.over.load(Ordering::Relaxed) && !self.streams.are_stuck();
+        takes_more && !self.send.is_closed() && self.peer.verified().is_some()
     }
 
     /// Whether it was opened with the certificate that is the present one after that many renewals. On an older one
@@ -94,7 +98,7 @@ impl Session {
     }
 
     pub(super) fn streams(&self) -> usize {
-        self.streams.load(Ordering::Relaxed)
+        self.streams.count()
     }
 
     fn idle_for(&self) -> Duration {
@@ -147,15 +151,13 @@ pub struct Lease(Arc<Session>);
 impl Lease {
     /// A place whether or not there is one: the request waits for it on the session.
     pub(super) fn new(session: Arc<Session>) -> Self {
-        session.streams.fetch_add(1, Ordering::Relaxed);
+        session.streams.enter();
         Self(session)
     }
 
     /// A place if there is one.
     pub(super) fn within_limit(session: Arc<Session>) -> Option<Self> {
-        let one_more = |streams: usize| (streams < STREAMS_MAX as usize).then_some(streams + 1);
-        let taken = session.streams.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-        taken.is_ok().then(|| Self(session))
+        session.streams.enter_within(STREAMS_MAX as usize).then(|| Self(session))
     }
 
     /// Who is at the other end.
@@ -169,19 +171,24 @@ impl Lease {
         self.0.over.store(true, Ordering::Relaxed);
     }
 
-    /// Sends a request at once, to a peer that may yet refuse the session. One that `needs_settings` waits for the peer's first
-    /// word, which costs the first requests of a session a round trip.
+    /// Waits for the peer's first word: that it has let us in, and what its settings are. That costs the first requests of a session
+    /// a round trip.
+    ///
+    /// # Errors
+    /// [`SendError::Refused`].
+    pub async fn heard(&self) -> Result<(), SendError> {
+        let mut heard = self.0.heard.clone();
+        heard.wait_for(|heard| *heard == Word::Settings).await.map(drop).map_err(|_| SendError::Refused)
+    }
+
+    /// Sends a request, to a peer that may yet refuse the session unless it was [`heard`](Self::heard).
     ///
     /// # Errors
     /// Whether the peer may have seen it.
-    pub async fn send(&self, request: Request<Body>, needs_settings: bool) -> Result<Response<Incoming>, SendError> {
-        let mut heard = self.0.heard.clone();
-        if needs_settings && heard.wait_for(|heard| *heard == Word::Settings).await.is_err() {
-            return Err(SendError::Refused);
-        }
+    pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, SendError> {
         let sent = self.0.send.clone().try_send_request(request).await;
         sent.map_err(|mut error| {
-            if *heard.borrow() == Word::Refusal {
+            if *self.0.heard.borrow() == Word::Refusal {
                 return SendError::Refused;
             }
             let returned = error.take_message().is_some();
@@ -190,11 +197,18 @@ impl Lease {
     }
 }
 
+impl Place for Lease {
+    fn stick(&self) {
+        tracing::debug!(peer = %self.peer(), "the peer takes nothing more of a request that nobody waits for");
+        self.0.streams.stick();
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         let millis = u64::try_from(self.0.opened_at.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.0.idle_since.store(millis, Ordering::Relaxed);
-        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+        self.0.streams.leave();
     }
 }
 

@@ -22,6 +22,8 @@ use tokio_rustls::rustls::{self, AlertDescription};
 pub const SILENCE_TICK: Duration = Duration::from_millis(250);
 /// Ticks without a byte from the peer after which it is given up: a round trip of half a second is alive.
 pub const SILENCE_TICKS: u32 = 3;
+/// The same before its first word, which comes after it has verified our certificate: as much as a handshake may take.
+pub(super) const FIRST_WORD_TICKS: u32 = 6;
 /// Ticks for which the peer may take no byte from us. Longer, because buffers on a slow line empty in lumps.
 pub const WRITE_STALL_TICKS: u32 = 8;
 
@@ -51,7 +53,7 @@ impl<S> Watched<S> {
     /// With what tells of the peer's first word.
     pub(super) fn new(stream: S) -> (Self, watch::Receiver<Word>) {
         let (word, heard) = watch::channel(Word::None);
-        let (reads, writes) = (Silence::new(SILENCE_TICKS), Silence::new(WRITE_STALL_TICKS));
+        let (reads, writes) = (Silence::new(FIRST_WORD_TICKS), Silence::new(WRITE_STALL_TICKS));
         (Self { stream, reads, writes, spoke: false, word }, heard)
     }
 }
@@ -103,6 +105,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
                 self.reads.broken();
                 if buf.filled().len() > filled {
                     self.spoke = true;
+                    self.reads.ticks_max = SILENCE_TICKS;
                 } else if !self.spoke && buf.remaining() > 0 && is_refusal(&read) {
                     self.word.send_replace(Word::Refusal);
                 }

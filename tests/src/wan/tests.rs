@@ -200,9 +200,13 @@ async fn a_real_round_trip_takes_twice_the_delay() {
     let start = Instant::now();
     echo(&mut stream, b"hello").await.expect("passes");
     assert!(start.elapsed() >= 4 * one_way, "the handshake's round trip comes first: {:?}", start.elapsed());
-    let start = Instant::now();
-    echo(&mut stream, b"again").await.expect("passes");
-    assert!((2 * one_way..4 * one_way).contains(&start.elapsed()), "{:?}", start.elapsed());
+    let mut quickest = Duration::MAX;
+    for _ in 0..5 {
+        let start = Instant::now();
+        echo(&mut stream, b"again").await.expect("passes");
+        quickest = quickest.min(start.elapsed());
+    }
+    assert!((2 * one_way..4 * one_way).contains(&quickest), "{quickest:?}");
 }
 
 #[tokio::test]

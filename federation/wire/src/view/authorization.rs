@@ -21,7 +21,7 @@ use crate::field;
 pub(super) type Authorizations = OrdMap<NamespacedName, Authorization>;
 
 /// Whether policies are about a sidecar's workload that the sidecar is too old to understand. It is not told that the workload
-/// is where it is, then, and lets nobody in.
+/// is where it is, then, and lets no peer in. One that takes clients in the clear goes on doing so.
 #[must_use]
 pub fn is_overtaxed(full: &Snapshot, asked: &Asked) -> bool {
     asked.rules_form < FORM && asked.own_address.is_some_and(|own| about(full, asked, own).next().is_some())

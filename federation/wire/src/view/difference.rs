@@ -16,8 +16,8 @@ use crate::control;
 /// view, and the message that leads there; no message when the sidecar has it all.
 ///
 /// `from` starts as [`Snapshot::empty`] with partial coverage and the site of `full`, which is fixed for a
-/// stream; then it is what this returned last. What did not change since then is recognised by its place
-/// in memory first, so that it costs nothing.
+/// stream; then it is what this returned last. Services that did not change since then are recognised by their place in memory
+/// first; which policies are about the workload is asked of all of them each time.
 #[must_use]
 pub fn difference(from: &Snapshot, full: &Snapshot, asked: &Asked) -> (Snapshot, Option<control::Update>) {
     let mut to = part(from, full, asked);

@@ -11,11 +11,18 @@ use tempfile::TempDir;
 use tokio::net::UnixStream;
 use tonic::transport::Endpoint;
 
+use isthmus_model::authorization::{self, Ruleset};
+use isthmus_model::catalog;
+use isthmus_model::name::NamespacedName;
+
 use super::*;
 use crate::control::{ControlSocketConfig, bind};
 
 /// More than any step takes; a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where sidecars say that their workload is.
+const OWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 9));
 
 /// A gateway's control service, and what it knows.
 struct Served {
@@ -79,6 +86,11 @@ impl Served {
 
     /// Attaches a sidecar that knows the registry up to `revision`.
     async fn attach(&self, revision: u64) -> Sidecar {
+        self.greeted(Hello { known_revision: revision, rules_form: FORM, ..Hello::default() }).await
+    }
+
+    /// Attaches a sidecar that says `hello`.
+    async fn greeted(&self, hello: Hello) -> Sidecar {
         let path = self.socket.clone();
         let connect = tower::service_fn(move |_| {
             let path = path.clone();
@@ -87,7 +99,7 @@ impl Served {
         let endpoint = Endpoint::from_static("http://gateway");
         let channel = endpoint.connect_with_connector(connect).await.expect("connected");
         let (outbox, messages) = mpsc::channel(4);
-        let hello = Hello { workload_address: "127.0.0.9".to_owned(), known_revision: revision, ..Hello::default() };
+        let hello = Hello { workload_address: OWN.to_string(), ..hello };
         let first = FromSidecar { message: Some(FromSidecarMessage::Hello(hello)) };
         outbox.send(first).await.expect("room");
         let incoming = ControlClient::new(channel).attach(ReceiverStream::new(messages)).await.expect("attached");
@@ -162,4 +174,41 @@ async fn a_sidecar_that_knows_less_is_told_the_roots_once() {
     served.view.send_replace(knowing(&[1, 2], 10));
     assert_eq!(sidecar.roots().await, (vec![vec![1], vec![2]], 10), "nothing for what changed nothing");
     trusted(&served.attached, 2).await;
+}
+
+#[tokio::test]
+async fn a_sidecar_that_does_not_understand_the_policies_about_its_workload_is_not_told_that_it_is_there() {
+    let instance = Arc::new(catalog::Endpoint {
+        address: OWN,
+        ports: [(80, 8080)].into(),
+        sidecar_port: Some(15006),
+        workload: "shop/reviews".parse().expect("valid"),
+        ready: true,
+    });
+    let service = isthmus_model::snapshot::Service {
+        name: "shop/reviews".parse().expect("valid"),
+        vip: None,
+        ports: vec![catalog::ServicePort { name: None, port: 80, protocol: catalog::AppProtocol::Http }],
+        federated: true,
+        exported_here: true,
+        endpoints: Arc::from([catalog::Endpoint::clone(&instance)]),
+        remotes: Vec::new(),
+        traffic: Arc::default(),
+    };
+    let full = Snapshot::clone(&knowing(&[1], 1)).with([service]);
+    let nobody = Ruleset { action: authorization::Action::Allow, rules: Vec::new() };
+    let policy = authorization::Authorization { selects: vec![authorization::Selector::All], says: Arc::new(nobody) };
+    let name = NamespacedName { namespace: "shop".parse().expect("valid"), name: "nobody".to_owned() };
+    let guarded = Snapshot { authorizations: [(name, policy)].into_iter().collect(), ..full.clone() };
+    let told = async |served: &Served, rules_form: u32| {
+        let mut sidecar = served.greeted(Hello { rules_form, ..Hello::default() }).await;
+        let ToSidecar::Update(update) = sidecar.next().await else { panic!("an update") };
+        let instances = update.services.iter().map(|service| service.endpoints.len()).sum::<usize>();
+        (instances, update.authorizations.map_or(0, |told| told.policies.len()))
+    };
+    let served = Served::start(Arc::new(full));
+    assert_eq!(told(&served, 0).await, (1, 0), "nothing that it could leave out");
+    served.view.send_replace(Arc::new(guarded));
+    assert_eq!(told(&served, FORM).await, (1, 1));
+    assert_eq!(told(&served, 0).await, (0, 0), "it would let in whom the policy does not");
 }

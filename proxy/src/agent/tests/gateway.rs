@@ -13,6 +13,7 @@ use isthmus_identity::{
     BearerToken, ClientAuth, ClusterAuthority, INTERMEDIATE_LIFETIME, LiveIdentity, PrivateKey, RootAuthority,
     TrustBundle, csr_key_digest,
 };
+use isthmus_model::authorization::FORM;
 use isthmus_model::name::{ClusterName, FederationDomain, TrustDomain};
 use isthmus_model::snapshot::{Coverage, Site, Snapshot};
 use isthmus_model::spiffe::SpiffeId;
@@ -112,6 +113,8 @@ pub(crate) struct FakeGateway {
     pub(crate) seen: watch::Receiver<Seen>,
     /// Tells every sidecar to renew when it is counted up.
     pub(crate) renewals: watch::Sender<u32>,
+    /// The form of policies that it says it knows.
+    pub(crate) form: watch::Sender<u32>,
     stop: CancellationToken,
     connections: TaskTracker,
 }
@@ -121,6 +124,7 @@ struct Attending {
     known: watch::Receiver<Snapshot>,
     seen: Arc<watch::Sender<Seen>>,
     renewals: watch::Receiver<u32>,
+    form: watch::Receiver<u32>,
     authority: Arc<ClusterAuthority>,
     workload: SpiffeId,
     lifetime: Duration,
@@ -133,9 +137,10 @@ impl FakeGateway {
         let tls = federation.gateway_identity().server_config(ClientAuth::Optional, &[b"h2"]);
         let (seen, watched) = watch::channel(Seen::default());
         let (authority, workload) = (federation.authority.clone(), federation.workload());
-        let renewals = watch::Sender::new(0);
-        let attending =
-            Attending { known, seen: Arc::new(seen), renewals: renewals.subscribe(), authority, workload, lifetime };
+        let (renewals, form) = (watch::Sender::new(0), watch::Sender::new(FORM));
+        let (renewed, shown) = (renewals.subscribe(), form.subscribe());
+        let seen = Arc::new(seen);
+        let attending = Attending { known, seen, renewals: renewed, form: shown, authority, workload, lifetime };
         let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
         let (stopped, tracker) = (stop.clone(), connections.clone());
         let serving = async move {
@@ -151,7 +156,7 @@ impl FakeGateway {
             }
         };
         connections.spawn(stop.clone().run_until_cancelled_owned(serving));
-        Self { address, seen: watched, renewals, stop, connections }
+        Self { address, seen: watched, renewals, form, stop, connections }
     }
 
     /// Closes the port and every connection.
@@ -189,7 +194,7 @@ impl Attending {
     async fn attend(mut self, mut incoming: Streaming<FromSidecar>, outbox: Outbox) {
         let site = Site::clone(&self.known.borrow().site);
         let welcome = control::Welcome {
-            rules_form: isthmus_model::authorization::FORM,
+            rules_form: *self.form.borrow(),
             federation: site.federation.to_string(),
             cluster: site.cluster.to_string(),
             locality: site.locality.to_string(),
@@ -209,8 +214,11 @@ impl Attending {
             tokio::select! {
                 message = incoming.message() => {
                     let Ok(Some(FromSidecar { message: Some(message) })) = message else { return };
-                    if let from_sidecar::Message::Hello(_) = &message {
+                    if let from_sidecar::Message::Hello(hello) = &message {
                         greeted = true;
+                        asked.own_address = hello.workload_address.parse().ok();
+                        asked.workload = self.workload.as_workload().cloned();
+                        asked.rules_form = hello.rules_form;
                         send(&outbox, from_gateway::Message::Welcome(welcome.clone())).await;
                     }
                     self.heard(message, &mut asked, &outbox).await;
