@@ -11,19 +11,28 @@ const VERSION: &[u8] = b"HTTP/";
 enum Manner {
     /// An LF ends it, and it is split at blanks, CRs among them, as by Python's `http.server`.
     Lines,
+    /// The same, but what is no text before the first word is skipped, as by Netty.
+    Skipping,
     /// Only CR LF ends it, and it is split at blanks, LFs among them, as by gunicorn up to 21 and Twisted up to 24.
     Wrapped,
     /// Only CR LF ends it, and it is split at spaces alone, as by gunicorn since 22.
     Spaced,
 }
 
+impl Manner {
+    /// Whether an LF alone ends no line.
+    fn wants_cr(self) -> bool {
+        matches!(self, Self::Wrapped | Self::Spaced)
+    }
+}
+
 /// A line, as all of them read it.
 #[derive(Debug)]
-pub(super) struct Readings([Words; 3]);
+pub(super) struct Readings([Words; 4]);
 
 impl Default for Readings {
     fn default() -> Self {
-        Self([Manner::Lines, Manner::Wrapped, Manner::Spaced].map(Words::new))
+        Self([Manner::Lines, Manner::Skipping, Manner::Wrapped, Manner::Spaced].map(Words::new))
     }
 }
 
@@ -58,7 +67,7 @@ struct Words {
 
 impl Words {
     fn new(manner: Manner) -> Self {
-        let is_strict = manner != Manner::Lines;
+        let is_strict = manner.wants_cr();
         let (seen, begun, within, after_cr, version, verdict) = (0, 0, false, false, None, None);
         Self { manner, seen, begun, within, after_cr, is_strict, version, verdict }
     }
@@ -75,7 +84,7 @@ impl Words {
     }
 
     fn next(&mut self, byte: u8) -> Option<bool> {
-        let ends = byte == b'\n' && (self.after_cr || self.manner == Manner::Lines);
+        let ends = byte == b'\n' && (self.after_cr || !self.manner.wants_cr());
         if (ends && self.begun > 0) || self.is_blank(byte) {
             self.within = false;
             let over = (ends && self.begun > 0) || (self.is_strict && self.begun == 3);
@@ -98,12 +107,12 @@ impl Words {
         }
     }
 
-    /// What parts words. Some (Netty's) skip whatever else is no text before the first.
+    /// What parts words.
     fn is_blank(&self, byte: u8) -> bool {
         match self.manner {
-            _ if self.begun == 0 => byte.is_ascii_control() || is_space(byte),
-            Manner::Spaced => byte == b' ',
-            Manner::Lines | Manner::Wrapped => is_line_end(byte) || is_space(byte),
+            Manner::Skipping if self.begun == 0 => byte.is_ascii_control() || is_space(byte),
+            Manner::Spaced if self.begun > 0 => byte == b' ',
+            _ => is_line_end(byte) || is_space(byte),
         }
     }
 }
