@@ -100,9 +100,10 @@ impl Session {
                 message = incoming.message() => match message? {
                     None => return Ok(()),
                     Some(message) => {
-                        self.take(message, outgoing).await?;
-                        let current = view.borrow().clone();
-                        self.update(&current, outgoing).await?;
+                        if self.take(message, outgoing).await? {
+                            let current = view.borrow().clone();
+                            self.update(&current, outgoing).await?;
+                        }
                     }
                 },
                 changed = registry.changed() => {
@@ -123,24 +124,25 @@ impl Session {
         }
     }
 
-    async fn take(&mut self, message: FromSidecar, outgoing: &Outgoing) -> Result<(), Status> {
+    /// Whether the sidecar wants to know more since then.
+    async fn take(&mut self, message: FromSidecar, outgoing: &Outgoing) -> Result<bool, Status> {
         match message.message {
             Some(FromSidecarMessage::CertificateRequest(csr)) => {
                 let (chain, issuer) = self.sign(&csr)?;
                 send(outgoing, ToSidecar::Certificate(Certificate { chain })).await?;
                 self.seat.certified(issuer);
-                Ok(())
+                Ok(false)
             }
             Some(FromSidecarMessage::Ask(ask)) => {
                 self.asked.add(&ask).map_err(|error| Status::resource_exhausted(error.to_string()))?;
-                Ok(())
+                Ok(true)
             }
             Some(FromSidecarMessage::Acknowledged(generation)) => {
                 tracing::trace!(identity = %self.identity, generation, "a sidecar is up to date");
                 if self.knows_later.is_none() && self.roots_told.take_if(|told| *told <= generation).is_some() {
                     self.seat.trusts(self.sent.roots.clone());
                 }
-                Ok(())
+                Ok(false)
             }
             Some(FromSidecarMessage::Hello(_)) => Err(Status::invalid_argument("a second hello")),
             None => Err(Status::invalid_argument("an empty message")),
