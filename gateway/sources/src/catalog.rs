@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use isthmus_model::catalog::{ENDPOINTS_PER_SERVICE_MAX, Endpoint, LocalCatalog, LocalService, ServicePort};
+use isthmus_model::http_route::{ByService, TooLarge};
 use isthmus_model::name::{Label, NamespacedName, ServiceName};
 use isthmus_model::spiffe::WorkloadName;
 
@@ -61,6 +62,11 @@ pub(crate) fn build<'a>(
             None => parts.report_orphans(&name, &mut mismatches),
         }
     }
+    let routes = ByService::of(&catalog.routes);
+    mismatches.extend(routes.left_out().map(|(service, route)| Mismatch {
+        key: ObjectKey { kind: Kind::HttpRoute, namespace: route.namespace.clone(), name: route.name.clone() },
+        reason: format!("it is not used for {service}, which has too many routes before it by name: {TooLarge}"),
+    }));
     (catalog, mismatches)
 }
 

@@ -148,3 +148,32 @@ fn endpoints_of_a_service_are_bounded() {
     assert_eq!(reviews(&catalog).endpoints.len(), ENDPOINTS_PER_SERVICE_MAX);
     assert!(mismatches[0].contains("11000 endpoints"), "{mismatches:?}");
 }
+
+/// A route for `reviews` with as many matches as are asked for.
+fn route(name: &str, matches: usize) -> String {
+    let rules = "  - matches: [{}]\n".replace("{}", &vec!["{path: {value: /a}}"; 64].join(", ")).repeat(matches / 64);
+    format!(
+        "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  parentRefs: [{{group: \"\", kind: Service, name: reviews, port: 9080}}]
+  rules:
+{rules}"
+    )
+}
+
+#[test]
+fn a_route_for_a_service_is_in_the_catalog_as_far_as_there_is_room() {
+    let text = format!("{SERVICE}{}{}{}", route("a", 512), route("b", 512), route("c", 64));
+    let (catalog, mismatches) = build_text(&text);
+    let names: Vec<&str> = catalog.routes.keys().map(|name| name.name.as_str()).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+    let service: ServiceName = "shop/reviews".parse().expect("valid");
+    let table = ByService::of(&catalog.routes).table(&service);
+    assert_eq!(table.routes().len(), 2);
+    assert!(table.for_port(9080).is_some() && table.for_port(9000).is_none());
+    assert_eq!(mismatches.len(), 1, "{mismatches:?}");
+    assert!(mismatches[0].starts_with("HttpRoute shop/c: it is not used for shop/reviews"), "{mismatches:?}");
+}
