@@ -8,11 +8,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use federation::{ANY_PORT, Federation, HOST, HTTP, Outbound, SERVICE, TCP, echo, endpoint, exchange, reviews, status};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use isthmus_model::catalog::{AppProtocol, ServicePort};
 use isthmus_model::http_route::{
     Action, Backend, ByService, Condition, HeaderChange, HttpRoute, Match, Parent, PathMatch, PathRewrite, Redirect,
     Rule, Scheme,
 };
+use isthmus_model::locality::Proximity::OtherRegion;
 use isthmus_model::name::{NamespacedName, ServiceName};
 use isthmus_model::shared::OrdMap;
 use isthmus_model::snapshot::{Coverage, Service, Snapshot};
@@ -386,4 +394,59 @@ async fn a_websocket_goes_where_a_get_would() {
     // One that is refused leaves a connection on which no request can follow.
     let (head, _stream) = ask("/other").await;
     assert!(status(&head) == "404" && head.contains("connection: close"), "{head}");
+}
+
+/// gRPC is HTTP/2 with its status in the trailers.
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_goes_by_routes_and_keeps_its_trailers() {
+    let federation = Federation::found(&["us-east", "us-west"]);
+    let workload = federation.workload_as("us-west", NEXT, grpc_app().await, echo().await, true).await;
+    let http2 = |text: &str, service: Service| {
+        let ports = service.ports.iter().cloned();
+        let ports = ports.map(|port| ServicePort { protocol: AppProtocol::Http2, ..port }).collect();
+        Service { name: name(text), ports, ..service }
+    };
+    workload.view.send_modify(|view| insert(view, http2(NEXT, reviews(vec![workload.endpoint.clone()], vec![]))));
+    let gateway = federation::splicing_gateway(workload.address).await;
+    let mut offer = federation::remote("us-west", OtherRegion, gateway);
+    offer.identities = [NEXT.parse().expect("valid")].into();
+    let client = federation.outbound("us-east", http2(SERVICE, reviews(vec![], vec![]))).await;
+    client.view.send_modify(|view| insert(view, http2(NEXT, reviews(vec![], vec![offer]))));
+    let exact = Match { path: PathMatch::Exact("/shop.Reviews/Get".to_owned()), ..Match::default() };
+    route(&client, vec![rule(exact, to(&[(NEXT, 1)]))]);
+
+    let stream = TcpStream::connect(client.address).await.expect("connected");
+    let (mut send, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("a connection");
+    tokio::spawn(connection);
+    let request = http::Request::post(format!("http://{HOST}:{HTTP}/shop.Reviews/Get"));
+    let request = request.header("content-type", "application/grpc").header("te", "trailers");
+    let request = request.body(Full::new(Bytes::from_static(b"\0\0\0\0\0"))).expect("a request");
+    let response = send.send_request(request).await.expect("an answer");
+    assert_eq!(response.status(), 200);
+    let collected = response.into_body().collect().await.expect("a body");
+    assert_eq!(collected.trailers().map(|trailers| trailers["grpc-status"].clone()), Some("0".parse().expect("valid")));
+    let text = String::from_utf8_lossy(&collected.to_bytes()).into_owned();
+    assert_eq!(text, "http://next.shop.svc.clusterset.local:9080/shop.Reviews/Get 5");
+}
+
+/// An application of HTTP/2 that answers with what it was asked, and trailers.
+async fn grpc_app() -> SocketAddr {
+    let listener = TcpListener::bind(ANY_PORT).await.expect("bound");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let answer = service_fn(|request: http::Request<Incoming>| async move {
+                let target = request.uri().to_string();
+                let body = request.into_body().collect().await?.to_bytes();
+                let trailers = [("grpc-status".parse().expect("valid"), "0".parse().expect("valid"))];
+                let trailers = std::future::ready(Some(Ok(trailers.into_iter().collect())));
+                let body = Full::new(Bytes::from(format!("{target} {}", body.len()))).with_trailers(trailers);
+                Ok::<_, hyper::Error>(http::Response::new(body))
+            });
+            let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(connection.serve_connection(TokioIo::new(stream), answer));
+        }
+    });
+    address
 }
