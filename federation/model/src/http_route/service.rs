@@ -116,7 +116,7 @@ pub struct PortRoutes<'a> {
 }
 
 impl<'a> PortRoutes<'a> {
-    /// The rule that holds for a request, and which path it matched by. `None`: there is no place for it.
+    /// The rule that holds for a request, and which path it matched by. `None`: no rule is for it.
     #[must_use]
     pub fn find(&self, request: &impl Request) -> Option<(&'a Rule, &'a PathMatch)> {
         first(self.entries, |ports| is_among(self.port, ports), request)

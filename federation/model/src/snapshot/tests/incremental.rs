@@ -112,7 +112,8 @@ fn any_step() -> impl Strategy<Value = Step> {
 
 /// A route for requests to some services, at a gateway too.
 fn route_for(services: &[u8], length: usize) -> HttpRoute {
-    let parent = |number: &u8| Parent::Service { service: name(*number), port: (number % 2 == 0).then_some(9080) };
+    let parent =
+        |number: &u8| Parent::Service { service: name(*number), port: number.is_multiple_of(2).then_some(9080) };
     let gateway = Parent::Gateway { gateway: "public".to_owned(), section: None };
     let path = PathMatch::Prefix(format!("/{}", "a".repeat(length)));
     let rule = Rule {
