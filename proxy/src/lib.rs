@@ -27,6 +27,7 @@ pub mod outbound;
 pub mod passthrough;
 pub mod plaintext;
 pub mod plane;
+mod routing;
 pub mod tcp;
 pub mod tunnel;
 pub mod unix_socket;

@@ -25,7 +25,7 @@ fn route(outbound: &Outbound, rules: Vec<(&str, Action)>) {
         action,
         timeout: None,
     });
-    let parents = vec![Parent { gateway: "public".to_owned(), section: None }];
+    let parents = vec![Parent::Gateway { gateway: "public".to_owned(), section: None }];
     let route = HttpRoute { parents, hostnames: Vec::new(), rules: rules.collect() };
     let name = NamespacedName { namespace: "shop".parse().expect("valid"), name: "all".to_owned() };
     let routes = Routes::of(&OrdMap::unit(name, Arc::new(route)), "public");

@@ -27,6 +27,7 @@ mod registry;
 mod replicas;
 mod root;
 mod rotation;
+mod routes;
 mod rows;
 mod vault;
 mod workload;

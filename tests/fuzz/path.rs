@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bolero::check;
 use isthmus_model::http_route::{
-    Action, Backend, HeaderChange, HttpRoute, Match, Parent, PathMatch, PathRewrite, Request, Routes, Rule, Scheme,
+    Action, Backend, ByService, HeaderChange, HttpRoute, Match, Parent, PathMatch, PathRewrite, Request, Routes, Rule,
+    Scheme,
 };
 use isthmus_model::name::NamespacedName;
 use isthmus_model::path::canonical;
@@ -44,18 +45,25 @@ fn rule(path: PathMatch, port: u16) -> Rule {
     }
 }
 
-/// The port of the rule that holds: 1 for exactly `path`, 2 below `prefix`, 3 for all else.
+/// The port of the rule that holds, at the edge as in the mesh: 1 for exactly `path`, 2 below `prefix`, 3 for all else.
 fn found(path: &str, prefix: &str, asked: &str) -> Option<u16> {
     let rules = vec![
         rule(PathMatch::Prefix("/".to_owned()), 3),
         rule(PathMatch::Prefix(prefix.to_owned()), 2),
         rule(PathMatch::Exact(path.to_owned()), 1),
     ];
-    let parents = vec![Parent { gateway: "public".to_owned(), section: None }];
-    let route = HttpRoute { parents, hostnames: Vec::new(), rules };
+    let service = "shop/reviews".parse().expect("valid");
+    let parents =
+        vec![Parent::Gateway { gateway: "public".to_owned(), section: None }, Parent::Service { service, port: None }];
+    let route = HttpRoute { parents, hostnames: Vec::new(), rules: rules.into() };
     let name = NamespacedName { namespace: "shop".parse().expect("valid"), name: "all".to_owned() };
-    let routes = Routes::of(&OrdMap::unit(name, Arc::new(route)), "public");
-    let (rule, _) = routes.find(Scheme::Https, "example.com", &Asked(asked))?;
+    let all = OrdMap::unit(name, Arc::new(route));
+    let (routes, of_service) =
+        (Routes::of(&all, "public"), ByService::of(&all).table(&"shop/reviews".parse().expect("valid")));
+    let in_mesh = of_service.for_port(80).expect("it has routes").find(&Asked(asked));
+    let at_edge = routes.find(Scheme::Https, "example.com", &Asked(asked));
+    assert_eq!(at_edge, in_mesh);
+    let (rule, _) = at_edge?;
     rule.backend(0).map(|backend| backend.port)
 }
 

@@ -104,6 +104,7 @@ impl Offered {
             endpoints: self.instances.iter().map(endpoint).collect(),
             remotes: Vec::new(),
             traffic: isthmus_model::traffic::TrafficPolicy::usual(),
+            routes: isthmus_model::http_route::ServiceRoutes::default(),
         }
     }
 }

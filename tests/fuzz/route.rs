@@ -101,6 +101,7 @@ impl World {
             endpoints: self.instances.iter().enumerate().map(endpoint).collect(),
             remotes: self.offers.iter().enumerate().map(|(index, offer)| offer.backend(index)).collect(),
             traffic: isthmus_model::traffic::TrafficPolicy::usual(),
+            routes: isthmus_model::http_route::ServiceRoutes::default(),
         }
     }
 

@@ -21,6 +21,7 @@ fn service(name: &str, vip: Option<&str>, ports: &[(Option<&str>, u16)]) -> Serv
         endpoints: Arc::from([]),
         remotes: Vec::new(),
         traffic: isthmus_model::traffic::TrafficPolicy::usual(),
+        routes: isthmus_model::http_route::ServiceRoutes::default(),
     }
 }
 

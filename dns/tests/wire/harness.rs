@@ -36,6 +36,7 @@ pub(crate) fn service(name: &str, vip: &str, ports: impl IntoIterator<Item = (St
         endpoints: Arc::from([]),
         remotes: Vec::new(),
         traffic: isthmus_model::traffic::TrafficPolicy::usual(),
+        routes: isthmus_model::http_route::ServiceRoutes::default(),
     }
 }
 

@@ -20,7 +20,7 @@ use imbl::OrdMap;
 use crate::authorization::{Authorization, Ruleset, Selector};
 use crate::catalog::{Endpoint, ServicePort};
 use crate::health::{Agreement, Capacity, Reach};
-use crate::http_route::Routes;
+use crate::http_route::{Routes, ServiceRoutes};
 use crate::locality::{Locality, Proximity};
 use crate::name::{ClusterName, FederationDomain, Label, NamespacedName, ServiceName, TrustDomain};
 use crate::outside::Outside;
@@ -125,6 +125,8 @@ pub struct Service {
     pub remotes: Vec<RemoteBackend>,
     /// How requests to it are treated that the own cluster's clients send.
     pub traffic: Arc<TrafficPolicy>,
+    /// Where requests go that the own cluster's clients send to it; none: to the service itself.
+    pub routes: ServiceRoutes,
 }
 
 impl Service {

@@ -1,6 +1,7 @@
 //! What can be wrong with a message that was well-formed protobuf.
 
 use isthmus_model::authorization::PatternError;
+use isthmus_model::http_route::{TooLarge, valid::Invalid};
 use isthmus_model::name::{ClusterName, NameError, ServiceName};
 use isthmus_model::traffic::OutOfBounds;
 
@@ -75,6 +76,23 @@ pub enum WireError {
     /// A value of a traffic policy that makes no sense.
     #[error("services.traffic.{0}: check the peer's version")]
     Traffic(#[from] OutOfBounds),
+    /// A value that cannot be in a route.
+    #[error("{field}: {source}: check the peer's version")]
+    Route {
+        /// Path of the field within the message.
+        field: &'static str,
+        /// What is wrong with it.
+        source: Invalid,
+    },
+    /// More routes than a service can have.
+    #[error("services.routes: {0}: check the peer's version")]
+    Routes(#[from] TooLarge),
+    /// Something that a message has to have is missing.
+    #[error("{field} is missing: check the peer's version")]
+    Missing {
+        /// Path of the field within the message.
+        field: &'static str,
+    },
     /// Something that has to be unique comes twice.
     #[error("{field} has {value} twice: check the peer's version")]
     Duplicate {

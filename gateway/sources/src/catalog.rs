@@ -8,7 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use isthmus_model::catalog::{ENDPOINTS_PER_SERVICE_MAX, Endpoint, LocalCatalog, LocalService, ServicePort};
+use isthmus_model::catalog::{
+    AppProtocol, ENDPOINTS_PER_SERVICE_MAX, Endpoint, LocalCatalog, LocalService, ServicePort,
+};
+use isthmus_model::http_route::{ByService, Parent, TooLarge};
 use isthmus_model::name::{Label, NamespacedName, ServiceName};
 use isthmus_model::spiffe::WorkloadName;
 
@@ -61,7 +64,38 @@ pub(crate) fn build<'a>(
             None => parts.report_orphans(&name, &mut mismatches),
         }
     }
+    mismatches.extend(routes_in_vain(&catalog));
     (catalog, mismatches)
+}
+
+/// Routes that are for a service, and of no effect there.
+fn routes_in_vain(catalog: &LocalCatalog) -> Vec<Mismatch> {
+    let mismatch = |name: &NamespacedName, reason| {
+        let key = ObjectKey { kind: Kind::HttpRoute, namespace: name.namespace.clone(), name: name.name.clone() };
+        Mismatch { key, reason }
+    };
+    let mut mismatches = Vec::new();
+    for (name, route) in &catalog.routes {
+        for parent in &route.parents {
+            let Parent::Service { service, port: Some(port) } = parent else { continue };
+            // Of a service that only other clusters have, nothing is known here.
+            let Some(local) = catalog.services.get(service) else { continue };
+            let reason = match local.ports.iter().find(|known| known.port == *port).map(|known| known.protocol) {
+                Some(AppProtocol::Tcp) => "takes no requests: its bytes are passed on as they are",
+                None => "is not there: check parentRefs.port, which is the Service's and not the application's",
+                Some(AppProtocol::Http | AppProtocol::Http2 | AppProtocol::Detect) => continue,
+            };
+            mismatches.push(mismatch(name, format!("port {port} of {service} {reason}")));
+        }
+    }
+    let routes = ByService::of(&catalog.routes);
+    mismatches.extend(routes.left_out().map(|(service, route)| {
+        mismatch(
+            route,
+            format!("it is not used for {service}, which has too many routes before it by name: {TooLarge}"),
+        )
+    }));
+    mismatches
 }
 
 /// All objects of one service.

@@ -15,8 +15,8 @@
 //!
 //! Every `.yaml`, `.yml` and `.json` file below the directory, in any number of YAML documents, `kind: List`
 //! included: `v1` Service, `discovery.k8s.io/v1` EndpointSlice, and `multicluster.x-k8s.io` ServiceExport
-//! (`v1alpha1` and `v1beta1`); for the gateway's edges `gateway.networking.k8s.io` HTTPRoute and `networking.istio.io`
-//! ServiceEntry. Other kinds of plain Kubernetes (Deployment, Namespace, ...) are passed over in
+//! (`v1alpha1` and `v1beta1`); for routes and the gateway's edges `gateway.networking.k8s.io` HTTPRoute and
+//! `networking.istio.io` ServiceEntry. Other kinds of plain Kubernetes (Deployment, Namespace, ...) are passed over in
 //! silence, so that a directory of an application's manifests can be used as it is; a kind that is neither is
 //! reported. What a pod would tell stands on its EndpointSlice:
 //!

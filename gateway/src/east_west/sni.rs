@@ -60,6 +60,7 @@ mod tests {
                 endpoints: Arc::from([]),
                 remotes: Vec::new(),
                 traffic: isthmus_model::traffic::TrafficPolicy::usual(),
+                routes: isthmus_model::http_route::ServiceRoutes::default(),
             }
         });
         view.with(services)

@@ -42,6 +42,7 @@ fn service(text: &str) -> Arc<Service> {
         endpoints,
         remotes: Vec::new(),
         traffic: isthmus_model::traffic::TrafficPolicy::usual(),
+        routes: isthmus_model::http_route::ServiceRoutes::default(),
     })
 }
 

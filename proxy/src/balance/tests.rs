@@ -32,6 +32,7 @@ fn service(endpoints: u8) -> Arc<Service> {
         endpoints: (1..=endpoints).map(endpoint).collect(),
         remotes: vec![],
         traffic: TrafficPolicy::usual(),
+        routes: isthmus_model::http_route::ServiceRoutes::default(),
     })
 }
 

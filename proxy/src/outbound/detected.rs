@@ -137,6 +137,7 @@ mod tests {
                 endpoints: Vec::new().into(),
                 remotes: Vec::new(),
                 traffic: Arc::default(),
+                routes: isthmus_model::http_route::ServiceRoutes::default(),
             });
             let gate = Gate::new(Limits::of(Direction::Outbound), Gauge::default());
             let entry = Arc::new(gate.enter(IpAddr::V4(Ipv4Addr::LOCALHOST)).expect("room"));

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use isthmus_model::catalog::AppProtocol;
-use isthmus_model::http_route::Scheme;
+use isthmus_model::http_route::{PortRoutes, Scheme};
 use isthmus_model::name::{ClusterName, ServiceName};
 
 use super::connect::{Opened, open};
@@ -17,12 +17,13 @@ use super::target::{NoTarget, Target, target};
 use super::{exchange, listener};
 use crate::accept::Lifetime;
 use crate::limits::Entry;
-use crate::message::authority::{Authority, requested, requested_or};
-use crate::message::fields::{enter_at_edge, strip_hop_by_hop};
+use crate::message::authority::{Authority, BadRequest, requested, requested_or};
+use crate::message::fields::{enter_at_edge, strip_claims, strip_hop_by_hop};
 use crate::message::upgrade::{Asked, is_tunnel};
 use crate::message::{Body, Received, reply};
 use crate::metrics::{Direction, ReasonLabels};
 use crate::plane::DataPlane;
+use crate::routing::{Asking, Called, Held, Refusal, Seen};
 
 /// What requests to hosts outside are counted as.
 const OUTSIDE: &str = "outside";
@@ -58,6 +59,13 @@ pub(crate) struct Answer {
     pub(crate) cluster: Option<ClusterName>,
 }
 
+impl Answer {
+    /// Whether a data plane says this, and no application.
+    pub(crate) fn is_own(&self) -> bool {
+        self.cluster.is_none() || self.response.extensions().get::<reply::Own>().is_some()
+    }
+}
+
 impl From<Response<Body>> for Answer {
     fn from(response: Response<Body>) -> Self {
         Self { response, cluster: None }
@@ -75,7 +83,10 @@ impl Client {
             Err(full) => Err(full),
         };
         let (service, mut answer, refused) = match target {
-            Ok(target) => (target.service.name.to_string(), self.serve(&target, request).await, false),
+            Ok(target) => {
+                let (service, answer) = self.serve(&target, request).await;
+                (service, answer, false)
+            }
             Err(NoTarget::NotOurs(host)) => match self.outside(&host, request).await {
                 // Not by name: of names below one that is allowed there is no end.
                 Ok(response) => (OUTSIDE.to_owned(), response.into(), false),
@@ -113,11 +124,16 @@ impl Client {
         Ok(())
     }
 
+    /// Whom a request names, or whom its connection is for.
+    fn authority(&self, request: &Request<Received>) -> Result<Authority, BadRequest> {
+        match &self.scope {
+            Scope::Federation => requested(request),
+            Scope::Service(name, port) => requested_or(request, || Authority { host: name.host(), port: *port }),
+        }
+    }
+
     async fn target(&self, request: &Request<Received>) -> Result<Target, NoTarget> {
-        let authority = match &self.scope {
-            Scope::Federation => requested(request)?,
-            Scope::Service(name, port) => requested_or(request, || Authority { host: name.host(), port: *port })?,
-        };
+        let authority = self.authority(request)?;
         if self.within_connect && is_tunnel(request) {
             // One level is what clients need; without a bound, a client could nest connections at will.
             return Err(NoTarget::Nested);
@@ -132,12 +148,14 @@ impl Client {
         target(found, &authority.host, authority.port)
     }
 
-    async fn serve(&self, target: &Target, mut request: Request<Received>) -> Answer {
+    /// The name of the service that was asked, for metrics, and the answer.
+    async fn serve(&self, target: &Target, mut request: Request<Received>) -> (String, Answer) {
+        let name = || target.service.name.to_string();
         if is_tunnel(&request) {
             if target.port.protocol.is_http() {
-                return self.requests_within(target, request).into();
+                return (name(), self.requests_within(target, request).into());
             }
-            return self.tunnel(target, request).await.into();
+            return (name(), self.tunnel(target, request).await.into());
         }
         let asked = Asked::take(&mut request);
         if let Some(from) = self.stranger {
@@ -145,14 +163,55 @@ impl Client {
             strip_hop_by_hop(request.headers_mut());
             enter_at_edge(request.headers_mut(), from.to_canonical(), Scheme::Http);
         }
-        let answer = exchange::send(&self.plane, target, request, None).await;
+        let (service, answer) = match target.service.routes.for_port(target.port.port) {
+            Some(routes) => Box::pin(self.routed(target, routes, request)).await,
+            None => (name(), exchange::send(&self.plane, target, request, None).await),
+        };
         match asked {
             Some(asked) => {
                 let response = asked.answer(answer.response, &self.life, self.entry.clone());
-                Answer { response, ..answer }
+                (service, Answer { response, ..answer })
             }
-            None => answer,
+            None => (service, answer),
         }
+    }
+
+    /// As [`serve`](Self::serve), where a port has routes.
+    async fn routed(&self, target: &Target, routes: PortRoutes<'_>, request: Request<Received>) -> (String, Answer) {
+        let version = request.version();
+        match self.by_rule(target, routes, request).await {
+            Ok(answered) => answered,
+            Err(Refusal(status, text)) => {
+                let mut response = reply::text(status, &text);
+                if status == StatusCode::BAD_REQUEST {
+                    reply::close_after(&mut response, version);
+                }
+                (target.service.name.to_string(), response.into())
+            }
+        }
+    }
+
+    /// Has a request go where the rule that holds for it says.
+    async fn by_rule(
+        &self,
+        called: &Target,
+        routes: PortRoutes<'_>,
+        mut request: Request<Received>,
+    ) -> Result<(String, Answer), Refusal> {
+        let asking = Asking::of(&request)?;
+        let found = routes.find(&Seen { asking: &asking, request: &request });
+        let (rule, matched) = found.ok_or_else(Refusal::no_match)?;
+        let held = Held { rule, matched, asking: &asking };
+        let authority = self.authority(&request).map_err(|error| Refusal::bad(&error))?;
+        let port = called.port.port;
+        if let Some(redirection) = held.redirection(&Called { scheme: Scheme::Http, host: &authority.host, port }) {
+            return Ok((called.service.name.to_string(), redirection?.into()));
+        }
+        let target = held.target(&self.plane).await?;
+        strip_hop_by_hop(request.headers_mut());
+        strip_claims(request.headers_mut());
+        held.rewrite(&mut request)?;
+        Ok((target.service.name.to_string(), held.send(&self.plane, &target, request).await))
     }
 
     /// What comes through a CONNECT to a port that speaks HTTP is served as requests, as on a connection that was

@@ -15,7 +15,7 @@ use isthmus_identity::{
 };
 use isthmus_model::catalog::{AppProtocol, Endpoint, ServicePort};
 use isthmus_model::health::{Capacity, Reach};
-use isthmus_model::http_route::{Action, Backend, HeaderChange, HttpRoute, Match, Parent, Routes, Rule};
+use isthmus_model::http_route::{Action, Backend, HeaderChange, HttpRoute, Match, Parent, Routes, Rule, ServiceRoutes};
 use isthmus_model::locality::Proximity;
 use isthmus_model::name::{ClusterName, FederationDomain, NamespacedName, ServiceName};
 use isthmus_model::shared::OrdMap;
@@ -161,8 +161,8 @@ impl Federation {
             action: Action::Forward(vec![backend]),
             timeout: None,
         };
-        let parents = vec![Parent { gateway: "public".to_owned(), section: None }];
-        let route = HttpRoute { parents, hostnames: Vec::new(), rules: vec![rule] };
+        let parents = vec![Parent::Gateway { gateway: "public".to_owned(), section: None }];
+        let route = HttpRoute { parents, hostnames: Vec::new(), rules: Arc::from([rule]) };
         let name = NamespacedName { namespace: "shop".parse().expect("valid"), name: "all".to_owned() };
         let routes = Routes::of(&OrdMap::unit(name, Arc::new(route)), "public");
         outbound.view.send_modify(|view| *view = Arc::new(Snapshot { routes, ..Snapshot::clone(view) }));
@@ -284,6 +284,7 @@ pub fn reviews(endpoints: Vec<Endpoint>, remotes: Vec<RemoteBackend>) -> Service
         endpoints: endpoints.into(),
         remotes,
         traffic: isthmus_model::traffic::TrafficPolicy::usual(),
+        routes: ServiceRoutes::default(),
     }
 }
 

@@ -1,20 +1,32 @@
 //! Where a request of HTTP goes by what it says: rules of routes, and which of them holds.
 //!
 //! The words and the order of precedence are the Gateway API's (`HTTPRoute`, `gateway.networking.k8s.io/v1`). A route is valid by
-//! construction: whoever reads manifests refuses what has no meaning here. Of several rules that match, the most special one holds,
-//! whatever file it is from; [`Routes`] has them in that order.
+//! construction: whoever reads one, from a manifest or from a message, holds it to [`valid`]. Of several rules that match,
+//! the most special one holds, whatever file it is from; [`Routes`] and [`ServiceRoutes`] have them in that order.
+//!
+//! A route is for requests from outside, by the gateway that takes them, or for those of the own cluster's clients to a
+//! service (Gateway API for mesh, "GAMMA"), or for both.
 
+mod service;
 mod table;
+pub mod valid;
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::name::{Label, ServiceName};
 
+pub use service::{
+    ByService, MATCHES_PER_SERVICE_MAX, PortRoutes, ServiceRoute, ServiceRoutes, TEXT_PER_SERVICE_MAX, TooLarge,
+    changed,
+};
 pub use table::{Request, Routes};
 
+/// Parents of one route, as the Gateway API has it.
+pub const PARENTS_MAX: usize = 32;
 /// Rules of one route, as the Gateway API has it.
 pub const RULES_MAX: usize = 16;
 /// Matches of one rule.
@@ -73,21 +85,33 @@ impl HostPattern {
 /// Rules for hosts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HttpRoute {
-    /// The listeners that it is for.
+    /// What it is for.
     pub parents: Vec<Parent>,
-    /// The hosts; none means all.
+    /// The hosts; none means all. Of no meaning for services.
     pub hostnames: Vec<HostPattern>,
     /// What to do with requests.
-    pub rules: Vec<Rule>,
+    pub rules: Arc<[Rule]>,
 }
 
-/// A listener that a route is for.
+/// What a route is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Parent {
-    /// The gateway's name.
-    pub gateway: String,
-    /// One of its listeners; none means all.
-    pub section: Option<Scheme>,
+#[serde(untagged)]
+pub enum Parent {
+    /// What comes to a gateway from outside.
+    Gateway {
+        /// The gateway's name.
+        gateway: String,
+        /// One of its listeners; none means all.
+        section: Option<Scheme>,
+    },
+    /// What the own cluster's clients send to a service of the route's own namespace: one that could be about another namespace's
+    /// service would let whoever writes it take that one's requests.
+    Service {
+        /// The service.
+        service: ServiceName,
+        /// One of its ports; none means all.
+        port: Option<u16>,
+    },
 }
 
 /// How a client speaks HTTP: each is a listener of a gateway, of that name.
@@ -117,6 +141,16 @@ impl Scheme {
             Self::Http => 80,
             Self::Https => 443,
         }
+    }
+}
+
+impl HttpRoute {
+    /// The services that it is for. One may come twice.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceName> {
+        self.parents.iter().filter_map(|parent| match parent {
+            Parent::Service { service, .. } => Some(service),
+            Parent::Gateway { .. } => None,
+        })
     }
 }
 

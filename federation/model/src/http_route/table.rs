@@ -1,4 +1,4 @@
-//! All routes of one gateway, ordered so that the first that matches is the one that holds.
+//! Matches in the order of precedence, and all routes of one gateway.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::{HostPattern, HttpRoute, Match, PathMatch, Rule, Scheme};
+use super::{HostPattern, HttpRoute, Match, Parent, PathMatch, Rule, Scheme};
 use crate::name::NamespacedName;
 
 /// Routes by host, each host's in the order of precedence. A copy costs nothing.
@@ -15,19 +15,21 @@ pub struct Routes(Arc<Hosts>);
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Hosts {
-    exact: HashMap<String, Vec<Entry>>,
-    below: HashMap<String, Vec<Entry>>,
-    any: Vec<Entry>,
+    exact: HashMap<String, Vec<Sectioned>>,
+    below: HashMap<String, Vec<Sectioned>>,
+    any: Vec<Sectioned>,
 }
 
-/// One match of one rule.
+/// A match, and the gateway's listeners that it is for.
+type Sectioned = Entry<Vec<Scheme>>;
+
+/// One match of one rule, and what of a parent it is for.
 #[derive(Debug, PartialEq, Eq)]
-struct Entry {
-    route: Arc<HttpRoute>,
+pub(super) struct Entry<P> {
+    rules: Arc<[Rule]>,
     rule: usize,
-    /// Which of the rule's matches; beyond them, the one that everything is.
     matched: usize,
-    sections: Vec<Scheme>,
+    part: P,
 }
 
 /// What a request says, as far as rules ask for it.
@@ -48,28 +50,30 @@ impl Routes {
     pub fn of(routes: &OrdMap<NamespacedName, Arc<HttpRoute>>, gateway: &str) -> Self {
         let mut hosts = Hosts::default();
         for route in routes.values() {
-            let parents = || route.parents.iter().filter(|parent| parent.gateway == gateway);
-            if parents().next().is_none() {
+            let asked = route.parents.iter().filter_map(|parent| match parent {
+                Parent::Gateway { gateway: named, section } if named == gateway => Some(*section),
+                Parent::Gateway { .. } | Parent::Service { .. } => None,
+            });
+            let asked: Vec<Option<Scheme>> = asked.collect();
+            let sections = [Scheme::Http, Scheme::Https].into_iter();
+            let sections = sections.filter(|one| asked.contains(&None) || asked.contains(&Some(*one)));
+            let sections: Vec<Scheme> = sections.collect();
+            if sections.is_empty() {
                 continue;
             }
-            let everywhere = parents().any(|parent| parent.section.is_none());
-            let sections = [Scheme::Http, Scheme::Https].into_iter();
-            let sections = sections.filter(|one| everywhere || parents().any(|parent| parent.section == Some(*one)));
-            let sections: Vec<Scheme> = sections.collect();
             if route.hostnames.is_empty() {
-                hosts.any.extend(entries(route, &sections));
+                hosts.any.extend(entries(&route.rules, &sections));
             }
             for host in &route.hostnames {
                 let of_host = match host {
                     HostPattern::Exact(name) => hosts.exact.entry(name.clone()).or_default(),
                     HostPattern::Below(name) => hosts.below.entry(name.clone()).or_default(),
                 };
-                of_host.extend(entries(route, &sections));
+                of_host.extend(entries(&route.rules, &sections));
             }
         }
-        // Stable: of equals, the route that comes first by name, and of its rules the first.
-        hosts.exact.values_mut().chain(hosts.below.values_mut()).for_each(|of| of.sort_by_key(Entry::precedence));
-        hosts.any.sort_by_key(Entry::precedence);
+        hosts.exact.values_mut().chain(hosts.below.values_mut()).for_each(|of| order(of));
+        order(&mut hosts.any);
         Self(Arc::new(hosts))
     }
 
@@ -83,14 +87,11 @@ impl Routes {
     /// matched by. The most special host that there are rules for decides, also when none of them matches.
     #[must_use]
     pub fn find(&self, section: Scheme, host: &str, request: &impl Request) -> Option<(&Rule, &PathMatch)> {
-        let holds = |entry: &&Entry| entry.sections.contains(&section) && entry.condition().holds(request);
-        let entry = self.of_host(section, host).iter().find(holds)?;
-        let rule = entry.route.rules.get(entry.rule)?;
-        Some((rule, &entry.condition().path))
+        first(self.of_host(section, host), |sections| sections.contains(&section), request)
     }
 
-    fn of_host(&self, section: Scheme, host: &str) -> &[Entry] {
-        let served = |entries: &&Vec<Entry>| entries.iter().any(|entry| entry.sections.contains(&section));
+    fn of_host(&self, section: Scheme, host: &str) -> &[Sectioned] {
+        let served = |entries: &&Vec<Sectioned>| has_part(entries, |sections| sections.contains(&section));
         if let Some(exact) = self.0.exact.get(host).filter(served) {
             return exact;
         }
@@ -105,22 +106,40 @@ impl Routes {
     }
 }
 
-fn entries(route: &Arc<HttpRoute>, sections: &[Scheme]) -> Vec<Entry> {
-    let mut entries = Vec::new();
-    for (number, rule) in route.rules.iter().enumerate() {
-        let entry = |matched| Entry { route: route.clone(), rule: number, matched, sections: sections.to_vec() };
-        entries.extend((0..rule.matches.len()).map(entry));
-    }
-    entries
+/// All matches of a route's rules.
+pub(super) fn entries<P: Clone>(rules: &Arc<[Rule]>, part: &P) -> impl Iterator<Item = Entry<P>> {
+    let matches = rules.iter().enumerate().flat_map(|(rule, of)| (0..of.matches.len()).map(move |one| (rule, one)));
+    matches.map(|(rule, matched)| Entry { rules: rules.clone(), rule, matched, part: part.clone() })
 }
 
-impl Entry {
+/// Brings matches into the order of precedence. Stable: of equals, the route that comes first by name, and of its rules the
+/// first.
+pub(super) fn order<P>(entries: &mut [Entry<P>]) {
+    entries.sort_by_key(Entry::precedence);
+}
+
+/// Whether any match is for a part of the parent.
+pub(super) fn has_part<P>(entries: &[Entry<P>], is_meant: impl Fn(&P) -> bool) -> bool {
+    entries.iter().any(|entry| is_meant(&entry.part))
+}
+
+/// The rule that holds for a request to a part of the parent, and which path it matched by.
+pub(super) fn first<'a, P>(
+    entries: &'a [Entry<P>],
+    is_meant: impl Fn(&P) -> bool,
+    request: &impl Request,
+) -> Option<(&'a Rule, &'a PathMatch)> {
+    let entry = entries.iter().find(|entry| is_meant(&entry.part) && entry.condition().holds(request))?;
+    Some((&entry.rules[entry.rule], &entry.condition().path))
+}
+
+impl<P> Entry<P> {
     fn condition(&self) -> &Match {
-        &self.route.rules[self.rule].matches[self.matched]
+        &self.rules[self.rule].matches[self.matched]
     }
 
     /// Exact paths first, then the longest, then what names a method, the most headers, the most parameters.
-    fn precedence(&self) -> impl Ord + use<> {
+    fn precedence(&self) -> impl Ord + use<P> {
         let condition = self.condition();
         let (exact, length) = match &condition.path {
             PathMatch::Exact(path) => (true, path.len()),

@@ -1,3 +1,5 @@
+mod service;
+
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -6,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::name::NamespacedName;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Asked {
     path: String,
     method: String,
@@ -63,9 +65,13 @@ fn condition(name: &str, value: &str) -> Condition {
     Condition { name: name.to_owned(), value: value.to_owned() }
 }
 
+fn public(section: Option<Scheme>) -> Parent {
+    Parent::Gateway { gateway: "public".to_owned(), section }
+}
+
 fn route(hosts: &[&str], rules: Vec<Rule>) -> HttpRoute {
     let hostnames = hosts.iter().map(|host| host.parse().expect("valid")).collect();
-    HttpRoute { parents: vec![Parent { gateway: "public".to_owned(), section: None }], hostnames, rules }
+    HttpRoute { parents: vec![public(None)], hostnames, rules: rules.into() }
 }
 
 fn routes(routes: Vec<HttpRoute>) -> Routes {
@@ -127,9 +133,12 @@ fn the_most_special_host_decides_then_the_most_special_match() {
 #[test]
 fn a_route_is_for_its_parents_only() {
     let mut http = route(&["a.example"], vec![rule(vec![Match::default()], to("clear"))]);
-    http.parents[0].section = Some(Scheme::Http);
+    http.parents = vec![public(Some(Scheme::Http))];
     let mut other = route(&["a.example"], vec![rule(vec![exact("/x")], to("other"))]);
-    other.parents[0].gateway = "internal".to_owned();
+    other.parents = vec![
+        Parent::Gateway { gateway: "internal".to_owned(), section: None },
+        Parent::Service { service: "shop/public".parse().expect("valid"), port: None },
+    ];
     let secure = route(&["*.example"], vec![rule(vec![Match::default()], to("secure"))]);
     let routes = routes(vec![http, other, secure]);
     assert_eq!(
@@ -205,7 +214,7 @@ fn slowly<'a>(all: &'a [HttpRoute], host: &str, asked: &Asked) -> Option<&'a Rul
     let best = all.iter().filter_map(specificity).max()?;
     let mut candidates: Vec<(_, &Rule)> = Vec::new();
     for route in all.iter().filter(|route| specificity(route) == Some(best)) {
-        for rule in &route.rules {
+        for rule in route.rules.iter() {
             for condition in &rule.matches {
                 let method = condition.method.as_deref().is_none_or(|method| method == asked.method);
                 if condition.path.matches(&asked.path) && method {

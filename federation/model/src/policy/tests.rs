@@ -51,6 +51,7 @@ fn snapshot() -> Snapshot {
         endpoints: Arc::from([endpoint.clone()]),
         remotes: Vec::new(),
         traffic: TrafficPolicy::usual(),
+        routes: crate::http_route::ServiceRoutes::default(),
     };
     let mut snapshot = Snapshot::empty(site, Coverage::Complete);
     snapshot.clusters.insert(west.name.clone(), Arc::new(west));

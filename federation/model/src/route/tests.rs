@@ -64,6 +64,7 @@ fn service(ready: u8, total: u8, remotes: Vec<RemoteBackend>) -> Service {
         endpoints: (0..total).map(|host| endpoint(host, host < ready)).collect(),
         remotes,
         traffic: crate::traffic::TrafficPolicy::usual(),
+        routes: crate::http_route::ServiceRoutes::default(),
     }
 }
 

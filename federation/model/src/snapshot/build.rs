@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::{Coverage, Gateway, RemoteBackend, RemoteCluster, Service, Site, Snapshot};
 use crate::catalog::{Endpoint, LocalCatalog, PORTS_PER_SERVICE_MAX, ServicePort};
 use crate::health::{Agreement, Capacity, FailedEndpoints, PeerTable};
-use crate::http_route::Routes;
+use crate::http_route::{ByService, Routes};
 use crate::name::{ClusterName, ServiceName};
 use crate::outside::Outside;
 use crate::registry::Registry;
@@ -42,6 +42,11 @@ impl Sources {
     /// Builds the whole view. A [`Builder`](super::Builder) makes the same one out of the view before.
     #[must_use]
     pub fn build(&self, generation: u64) -> Snapshot {
+        self.build_with(generation, &ByService::of(&self.catalog.routes))
+    }
+
+    /// The same, with the catalog's routes by service.
+    pub(super) fn build_with(&self, generation: u64, routes: &ByService) -> Snapshot {
         let registry = &self.registry;
         let clusters = self.clusters().into_iter().map(|(name, cluster)| (name, Arc::new(cluster))).collect();
         let mut view = Snapshot {
@@ -66,7 +71,7 @@ impl Sources {
         let exported = registry.exports().iter().map(|(name, _)| name);
         let names: BTreeSet<&ServiceName> = exported.chain(self.catalog.services.keys()).collect();
         for name in names {
-            let service = self.service(name, &view.clusters);
+            let service = self.service(name, &view.clusters, routes);
             service.into_iter().for_each(|service| view.insert(Arc::new(service)));
         }
         view
@@ -106,6 +111,7 @@ impl Sources {
         &self,
         name: &ServiceName,
         clusters: &OrdMap<ClusterName, Arc<RemoteCluster>>,
+        routes: &ByService,
     ) -> Option<Service> {
         let offers = self.registry.exports().get(name);
         let local = self.catalog.services.get(name);
@@ -132,6 +138,7 @@ impl Sources {
             endpoints: local.map_or_else(|| Arc::from([]), |local| self.probed(&local.endpoints)),
             remotes,
             traffic: self.catalog.traffic.get(name).cloned().unwrap_or_else(TrafficPolicy::usual),
+            routes: routes.table(name),
         })
     }
 

@@ -16,6 +16,7 @@ use imbl::ordmap::DiffItem;
 
 use super::{RemoteCluster, Service, Snapshot, Sources};
 use crate::health::PeerHealth;
+use crate::http_route::{ByService, HttpRoute, changed};
 use crate::name::{ClusterName, ServiceName};
 use crate::outside::Outside;
 use crate::registry::exports::Offered;
@@ -25,6 +26,8 @@ use crate::shared::key;
 #[derive(Debug)]
 pub struct Builder {
     sources: Sources,
+    /// The routes of the sources' catalog.
+    routes: ByService,
     view: Arc<Snapshot>,
 }
 
@@ -32,8 +35,9 @@ impl Builder {
     /// Builds the first view, whole.
     #[must_use]
     pub fn new(sources: Sources) -> Self {
-        let view = Arc::new(sources.build(1));
-        Self { sources, view }
+        let routes = ByService::of(&sources.catalog.routes);
+        let view = Arc::new(sources.build_with(1, &routes));
+        Self { sources, routes, view }
     }
 
     /// The last view.
@@ -44,7 +48,8 @@ impl Builder {
 
     /// The view of `sources`; `None` when it says what the last one said.
     pub fn next(&mut self, sources: Sources) -> Option<Arc<Snapshot>> {
-        let next = Change { before: &self.sources, now: &sources, view: &self.view }.next();
+        self.routes.follow(&self.sources.catalog.routes, &sources.catalog.routes);
+        let next = Change { before: &self.sources, now: &sources, routes: &self.routes, view: &self.view }.next();
         self.sources = sources;
         self.view = Arc::new(next?);
         Some(self.view.clone())
@@ -55,6 +60,8 @@ impl Builder {
 struct Change<'a> {
     before: &'a Sources,
     now: &'a Sources,
+    /// The routes of now.
+    routes: &'a ByService,
     /// The view of the state before.
     view: &'a Snapshot,
 }
@@ -127,7 +134,7 @@ impl<'a> Change<'a> {
     fn rebuild(&self, next: &mut Snapshot) {
         let mut anew: Vec<(&ServiceName, Option<Service>)> = Vec::new();
         for name in self.touched(&next.clusters) {
-            let service = self.now.service(name, &next.clusters);
+            let service = self.now.service(name, &next.clusters, self.routes);
             if self.view.services.get(name).map(|known| &**known) != service.as_ref() {
                 anew.push((name, service));
             }
@@ -152,6 +159,8 @@ impl<'a> Change<'a> {
         if !Arc::ptr_eq(&before.catalog, &now.catalog) {
             touched.extend(before.catalog.services.diff(&now.catalog.services).map(key));
             touched.extend(before.catalog.traffic.diff(&now.catalog.traffic).map(key));
+            let routes = changed(&before.catalog.routes, &now.catalog.routes);
+            touched.extend(routes.flat_map(|(_, was, is)| was.into_iter().chain(is)).flat_map(HttpRoute::services));
         }
         if !Arc::ptr_eq(&before.failed, &now.failed) {
             let addresses = before.failed.symmetric_difference(&now.failed).map(std::net::SocketAddr::ip);

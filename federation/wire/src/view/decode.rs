@@ -17,7 +17,7 @@ use isthmus_model::shared::OrdMap;
 use isthmus_model::snapshot::{Gateway, RemoteBackend, RemoteCluster, Service, Site};
 use isthmus_model::time::UnixMillis;
 
-use super::{ROOT_BYTES_MAX, ROOTS_MAX, traffic};
+use super::{ROOT_BYTES_MAX, ROOTS_MAX, routes, traffic};
 use crate::control;
 use crate::error::WireError;
 use crate::field;
@@ -121,6 +121,7 @@ pub(super) fn service(record: &control::Service, clusters: &Clusters) -> Result<
         endpoints: record.endpoints.iter().map(endpoint).collect::<Result<_, _>>()?,
         remotes: record.remotes.iter().map(|record| remote(&name, record, clusters)).collect::<Result<_, _>>()?,
         traffic: traffic::decode(record.traffic.as_ref())?,
+        routes: routes::decode(&record.routes)?,
         name,
     })
 }

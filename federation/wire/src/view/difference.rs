@@ -136,6 +136,7 @@ fn same(a: &Service, b: &Service) -> bool {
     (a.vip, a.federated, a.exported_here) == (b.vip, b.federated, b.exported_here)
         && a.ports == b.ports
         && (Arc::ptr_eq(&a.traffic, &b.traffic) || a.traffic == b.traffic)
+        && a.routes == b.routes
         && (Arc::ptr_eq(&a.endpoints, &b.endpoints) || a.endpoints == b.endpoints)
         && a.remotes.len() == b.remotes.len()
         && a.remotes.iter().zip(&b.remotes).all(same_backend)

@@ -8,7 +8,7 @@ use isthmus_model::registry::node::NodeId;
 use isthmus_model::snapshot::{Gateway, RemoteBackend, RemoteCluster, Service, Snapshot};
 
 use super::decode::Clusters;
-use super::traffic;
+use super::{routes, traffic};
 use crate::control;
 
 pub(super) fn clusters(clusters: &Clusters) -> control::Clusters {
@@ -68,6 +68,7 @@ pub(super) fn service(service: &Service) -> control::Service {
         endpoints: service.endpoints.iter().map(endpoint).collect(),
         remotes: service.remotes.iter().map(remote).collect(),
         traffic: traffic::encode(&service.traffic),
+        routes: routes::encode(&service.routes),
     }
 }
 

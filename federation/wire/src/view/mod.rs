@@ -22,6 +22,7 @@ mod authorization;
 mod decode;
 mod difference;
 mod encode;
+mod routes;
 mod traffic;
 
 use std::collections::HashSet;

@@ -1,5 +1,3 @@
-use isthmus_model::catalog::AppProtocol;
-
 use super::*;
 use crate::document;
 use crate::object::Rules;
@@ -147,4 +145,49 @@ fn endpoints_of_a_service_are_bounded() {
     let (catalog, mismatches) = build_text(&format!("{SERVICE}{slices}"));
     assert_eq!(reviews(&catalog).endpoints.len(), ENDPOINTS_PER_SERVICE_MAX);
     assert!(mismatches[0].contains("11000 endpoints"), "{mismatches:?}");
+}
+
+/// A route for `reviews` with as many matches as are asked for, in whole rules.
+fn route(name: &str, matches: usize) -> String {
+    let rules = "  - matches: [{}]\n".replace("{}", &vec!["{path: {value: /a}}"; 64].join(", ")).repeat(matches / 64);
+    format!(
+        "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  parentRefs: [{{group: \"\", kind: Service, name: reviews, port: 9080}}]
+  rules:
+{rules}"
+    )
+}
+
+#[test]
+fn a_route_for_a_service_is_in_the_catalog_as_far_as_there_is_room() {
+    let text = format!("{SERVICE}{}{}{}", route("a", 512), route("b", 512), route("c", 64));
+    let (catalog, mismatches) = build_text(&text);
+    let names: Vec<&str> = catalog.routes.keys().map(|name| name.name.as_str()).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+    let service: ServiceName = "shop/reviews".parse().expect("valid");
+    let table = ByService::of(&catalog.routes).table(&service);
+    assert_eq!(table.routes().len(), 2);
+    assert!(table.for_port(9080).is_some() && table.for_port(9000).is_none());
+    assert_eq!(mismatches.len(), 1, "{mismatches:?}");
+    assert!(mismatches[0].starts_with("HttpRoute shop/c: it is not used for shop/reviews"), "{mismatches:?}");
+}
+
+#[test]
+fn a_route_for_a_port_that_takes_no_requests_is_told_so() {
+    let at = |port| route("a", 64).replace("port: 9080", &format!("port: {port}"));
+    for (port, expected) in [
+        (9080, None),
+        (9000, Some("port 9000 of shop/reviews takes no requests")),
+        (8080, Some("port 8080 of shop/reviews is not there: check parentRefs.port")),
+    ] {
+        let (_, mismatches) = build_text(&format!("{SERVICE}{}", at(port)));
+        assert_eq!(mismatches.len(), usize::from(expected.is_some()), "{mismatches:?}");
+        assert!(expected.is_none_or(|expected| mismatches[0].contains(expected)), "{mismatches:?}");
+    }
+    let (_, mismatches) = build_text(&at(8080));
+    assert!(mismatches.is_empty(), "another cluster's may have it: {mismatches:?}");
 }

@@ -194,6 +194,7 @@ async fn a_sidecar_that_does_not_understand_the_policies_about_its_workload_is_n
         endpoints: Arc::from([catalog::Endpoint::clone(&instance)]),
         remotes: Vec::new(),
         traffic: Arc::default(),
+        routes: Default::default(),
     };
     let full = Snapshot::clone(&knowing(&[1], 1)).with([service]);
     let nobody = Ruleset { action: authorization::Action::Allow, rules: Vec::new() };

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::authorization::{Action, Authorization, Ruleset, Selector};
+use crate::http_route::{Action as HttpAction, HeaderChange, HttpRoute, Match, Parent, PathMatch, Rule};
 use crate::name::NamespacedName;
 use crate::traffic::{Limits, TrafficPolicy};
 
@@ -22,6 +23,8 @@ enum Step {
     Guards(u8, bool),
     /// Requests to it are treated otherwise, or as usual again.
     Treats(u8, Option<usize>),
+    /// A route, by its number, is for these services and asks for a path of this length, or is gone.
+    Routes(u8, Option<(Vec<u8>, usize)>),
     Hears(NodeId, PeerHealth),
     Forgets(NodeId),
     Fails(u8),
@@ -81,6 +84,12 @@ fn any_health() -> impl Strategy<Value = PeerHealth> {
     })
 }
 
+/// Of a few services, so that several routes are for one, and for such as are not there.
+fn any_route() -> impl Strategy<Value = (u8, Option<(Vec<u8>, usize)>)> {
+    let services = prop::collection::vec((SERVICES - 24)..(SERVICES - 16), 0..3);
+    (0..4_u8, prop::option::weighted(0.7, (services, 1..3_usize)))
+}
+
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (any_cluster(), any_agreed()).prop_map(|(origin, command)| Step::Agreed(origin, Box::new(command))),
@@ -90,6 +99,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => (0..SERVICES).prop_map(Step::Stops),
         1 => (0..3_u8, any::<bool>()).prop_map(|(number, guards)| Step::Guards(number, guards)),
         1 => (0..SERVICES, prop::option::of(1..3_usize)).prop_map(|(number, limit)| Step::Treats(number, limit)),
+        3 => any_route().prop_map(|(number, route)| Step::Routes(number, route)),
         4 => (1..6_u64, any_health()).prop_map(|(node, health)| Step::Hears(node, health)),
         1 => (1..6_u64).prop_map(Step::Forgets),
         1 => (20..24_u8).prop_map(Step::Fails),
@@ -98,6 +108,24 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Installed),
         1 => Just(Step::Nothing),
     ]
+}
+
+/// A route for requests to some services, at a gateway too.
+fn route_for(services: &[u8], length: usize) -> HttpRoute {
+    let parent =
+        |number: &u8| Parent::Service { service: name(*number), port: number.is_multiple_of(2).then_some(9080) };
+    let gateway = Parent::Gateway { gateway: "public".to_owned(), section: None };
+    let path = PathMatch::Prefix(format!("/{}", "a".repeat(length)));
+    let rule = Rule {
+        matches: vec![Match { path, ..Match::default() }],
+        request_headers: HeaderChange::default(),
+        response_headers: HeaderChange::default(),
+        rewrite: None,
+        action: HttpAction::Forward(Vec::new()),
+        timeout: None,
+    };
+    let parents = services.iter().map(parent).chain([gateway]).collect();
+    HttpRoute { parents, hostnames: Vec::new(), rules: Arc::from([rule]) }
 }
 
 impl World {
@@ -148,6 +176,15 @@ impl World {
                 let limits = Limits { requests, ..Limits::default() };
                 let policy = TrafficPolicy { limits, ..TrafficPolicy::default() };
                 self.catalog.traffic.insert(name(number), Arc::new(policy));
+            }
+            Step::Routes(number, route) => {
+                let key = NamespacedName { namespace: name(number).namespace, name: format!("r{number}") };
+                match route {
+                    Some((services, length)) => {
+                        drop(self.catalog.routes.insert(key, Arc::new(route_for(&services, length))))
+                    }
+                    None => drop(self.catalog.routes.remove(&key)),
+                }
             }
             Step::Hears(node, health) => drop(self.peers.insert(node, health)),
             Step::Forgets(node) => drop(self.peers.remove(&node)),
@@ -226,6 +263,30 @@ fn a_service_is_treated_as_its_own_cluster_says() {
     world.catalog.traffic.remove(&name(1));
     let view = builder.next(world.sources()).expect("news");
     assert_eq!(requests(&view, 1), Limits::default().requests);
+}
+
+#[test]
+fn a_service_has_its_routes_and_keeps_its_place_if_they_stay() {
+    let mut world = World::of_three();
+    let named = |text: &str| NamespacedName { namespace: name(0).namespace, name: text.to_owned() };
+    world.catalog.routes.insert(named("b"), Arc::new(route_for(&[1, 2], 1)));
+    let mut builder = Builder::new(world.sources());
+    let routes = |view: &Snapshot, number| view.services[&name(number)].routes.routes().len();
+    let view = builder.view().clone();
+    assert_eq!((routes(&view, 1), routes(&view, 2), routes(&view, 3)), (1, 1, 0));
+    world.catalog.routes.insert(named("a"), Arc::new(route_for(&[2, 3], 2)));
+    let next = builder.next(world.sources()).expect("news");
+    assert_eq!((routes(&next, 1), routes(&next, 2), routes(&next, 3)), (1, 2, 1));
+    assert!(Arc::ptr_eq(&view.services[&name(1)], &next.services[&name(1)]));
+    // What it says about a gateway is nothing to its services.
+    let mut other = route_for(&[2, 3], 2);
+    other.hostnames = vec!["a.example".parse().expect("valid")];
+    world.catalog.routes.insert(named("a"), Arc::new(other));
+    let same = builder.next(world.sources()).expect("news for the gateway");
+    assert!((0..4).all(|number| Arc::ptr_eq(&next.services[&name(number)], &same.services[&name(number)])));
+    world.catalog.routes.remove(&named("b"));
+    let next = builder.next(world.sources()).expect("news");
+    assert_eq!((routes(&next, 1), routes(&next, 2), routes(&next, 3)), (0, 1, 1));
 }
 
 #[test]

@@ -26,6 +26,7 @@ pub(super) struct ParentRef {
     pub(super) namespace: Option<String>,
     pub(super) name: String,
     pub(super) section_name: Option<String>,
+    pub(super) port: Option<u16>,
 }
 
 #[derive(Deserialize, Serialize)]

@@ -1,34 +1,29 @@
-//! HTTPRoutes (`gateway.networking.k8s.io/v1`): what requests from outside are routed by.
+//! HTTPRoutes (`gateway.networking.k8s.io/v1`): what requests from outside are routed by, and those of the own cluster's
+//! clients to a service.
 //!
 //! What is not understood refuses the whole route, with the field's name: a rule without its condition would let in more than it
 //! says.
 
 mod manifest;
+mod parent;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use isthmus_model::http_route::valid::{self, Invalid};
 use isthmus_model::http_route::{
     Action, BACKENDS_MAX, Backend, CONDITIONS_MAX, Condition, HOSTNAMES_MAX, HeaderChange, HttpRoute, MATCHES_MAX,
-    Match, Parent, PathMatch, PathRewrite, RULES_MAX, Redirect, Rule, Scheme, WEIGHT_MAX,
+    Match, PARENTS_MAX, Parent, PathMatch, PathRewrite, RULES_MAX, Redirect, Rule, Scheme,
 };
 use isthmus_model::name::{Label, ServiceName};
-use isthmus_model::path::canonical;
 
 use manifest::{
-    BackendRef, Filter, MatchSpec, Modifier, NamedValue, ParentRef, PathModifier, RedirectSpec, RuleSpec, Spec,
-    TypedValue,
+    BackendRef, Filter, MatchSpec, Modifier, NamedValue, PathModifier, RedirectSpec, RuleSpec, Spec, TypedValue,
 };
 
 use super::{Remark, Rules, label};
 
 pub(crate) use manifest::Manifest;
-
-const GROUP: &str = "gateway.networking.k8s.io";
-/// The longest value of a condition, as in the Gateway API.
-const VALUE_BYTES_MAX: usize = 4_096;
-/// The longest that a request can be given.
-const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Checks an HTTPRoute of `namespace`.
 ///
@@ -41,18 +36,39 @@ pub(crate) fn reduce(
     warnings: &mut Vec<Remark>,
 ) -> Result<HttpRoute, Remark> {
     let Spec { parent_refs, hostnames, rules: given } = manifest.spec;
+    at_most("spec.parentRefs", parent_refs.len(), PARENTS_MAX)?;
     at_most("spec.hostnames", hostnames.len(), HOSTNAMES_MAX)?;
     at_most("spec.rules", given.len(), RULES_MAX)?;
     let mut parents = Vec::new();
     for parent in parent_refs {
-        parents.extend(self::parent(parent, rules, warnings)?);
+        parents.extend(parent::read(parent, namespace, rules, warnings)?);
     }
     let hostnames = hostnames
         .iter()
         .map(|host| host.parse().map_err(|error| Remark::about(host, format!("spec.hostnames: {error}"))));
     let hostnames = hostnames.collect::<Result<_, _>>()?;
     let given = given.into_iter().map(|spec| rule(spec, namespace)).collect::<Result<_, _>>()?;
-    Ok(HttpRoute { parents, hostnames, rules: given })
+    let route = HttpRoute { parents, hostnames, rules: given };
+    check_for_services(&route, warnings)?;
+    Ok(route)
+}
+
+/// What a route for services cannot say, or says in vain.
+fn check_for_services(route: &HttpRoute, warnings: &mut Vec<Remark>) -> Result<(), Remark> {
+    if route.services().next().is_none() {
+        return Ok(());
+    }
+    if !route.hostnames.is_empty() && route.parents.iter().all(|parent| matches!(parent, Parent::Service { .. })) {
+        let reason = "spec.hostnames have no effect: a service's requests are routed whatever host they name";
+        warnings.push(Remark::about("hostnames", reason));
+    }
+    let mut methods = route.rules.iter().flat_map(|rule| &rule.matches).map(|one| one.method.as_deref());
+    if methods.any(|method| method == Some("CONNECT")) {
+        let reason = "matches.method: CONNECT to a service opens a connection, which no route is asked about: the rule \
+                      would never hold";
+        return Err(Remark::about("CONNECT", reason));
+    }
+    Ok(())
 }
 
 fn at_most(field: &str, found: usize, max: usize) -> Result<(), Remark> {
@@ -64,38 +80,9 @@ fn at_most(field: &str, found: usize, max: usize) -> Result<(), Remark> {
     }
 }
 
-/// The gateway's listener that a route asks for; none with a warning if there is no such one here.
-fn parent(spec: ParentRef, rules: &Rules, warnings: &mut Vec<Remark>) -> Result<Option<Parent>, Remark> {
-    let (group, kind) = (spec.group.as_deref().unwrap_or(GROUP), spec.kind.as_deref().unwrap_or("Gateway"));
-    if (group, kind) != (GROUP, "Gateway") {
-        let reason = format!("parentRefs: {kind} {} has no effect: routes are for gateways only", spec.name);
-        warnings.push(Remark::about(spec.name, reason));
-        return Ok(None);
-    }
-    match &rules.ingress {
-        Some(known) if *known == spec.name => {}
-        Some(known) => {
-            let reason =
-                format!("parentRefs: there is no gateway {:?} here; `ingress.gateway` is {known:?}", spec.name);
-            warnings.push(Remark::about(&spec.name, reason));
-        }
-        None => {
-            let reason = "parentRefs: this gateway takes no requests from outside: `ingress` is not configured";
-            warnings.push(Remark::about(&spec.name, reason));
-        }
-    }
-    let section = match spec.section_name.as_deref() {
-        None => None,
-        Some("http") => Some(Scheme::Http),
-        Some("https") => Some(Scheme::Https),
-        Some(other) => {
-            return Err(Remark::about(
-                other,
-                format!("parentRefs.sectionName: {other:?}: the listeners are http and https"),
-            ));
-        }
-    };
-    Ok(Some(Parent { gateway: spec.name, section }))
+/// A value that was checked, or what is wrong with which field.
+fn checked<T>(field: &str, text: &str, value: Result<T, Invalid>) -> Result<T, Remark> {
+    value.map_err(|error| Remark::about(text, format!("{field}: {text:?}: {error}")))
 }
 
 fn rule(spec: RuleSpec, namespace: &Label) -> Result<Rule, Remark> {
@@ -132,19 +119,15 @@ fn condition(spec: MatchSpec) -> Result<Match, Remark> {
     at_most("matches.headers", spec.headers.len(), CONDITIONS_MAX)?;
     at_most("matches.queryParams", spec.query_params.len(), CONDITIONS_MAX)?;
     let path = spec.path.map(path).transpose()?.unwrap_or_else(|| Match::default().path);
-    let headers = spec.headers.into_iter().map(|header| named(header, "matches.headers", header_name));
-    let query = spec.query_params.into_iter().map(|parameter| named(parameter, "matches.queryParams", Ok));
-    let method = spec.method.map(|method| {
-        let known = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
-        if known.contains(&method.as_str()) {
-            Ok(method)
-        } else {
-            Err(Remark::about(&method, format!("matches.method: {method:?} is none of {}", known.join(", "))))
-        }
-    });
+    let headers = spec.headers.into_iter().map(|header| named(header, "matches.headers", valid::header));
+    let parameter = |name: &str| valid::parameter(name).map(|()| name.to_owned());
+    let query = spec.query_params.into_iter().map(|one| named(one, "matches.queryParams", parameter));
+    if let Some(method) = &spec.method {
+        checked("matches.method", method, valid::method(method))?;
+    }
     Ok(Match {
         path,
-        method: method.transpose()?,
+        method: spec.method,
         headers: headers.collect::<Result<_, _>>()?,
         query: query.collect::<Result<_, _>>()?,
     })
@@ -152,14 +135,7 @@ fn condition(spec: MatchSpec) -> Result<Match, Remark> {
 
 fn path(spec: TypedValue) -> Result<PathMatch, Remark> {
     let value = spec.value.unwrap_or_else(|| "/".to_owned());
-    let as_it_is_compared =
-        canonical(&value).map_err(|error| Remark::about(&value, format!("matches.path: {error}")))?;
-    if as_it_is_compared != value {
-        return Err(Remark::about(
-            &value,
-            format!("matches.path: {value:?} never occurs: write {as_it_is_compared:?}"),
-        ));
-    }
+    checked("matches.path", &value, valid::path(&value))?;
     match spec.r#type.as_deref() {
         None | Some("PathPrefix") => Ok(PathMatch::Prefix(value)),
         Some("Exact") => Ok(PathMatch::Exact(value)),
@@ -167,60 +143,22 @@ fn path(spec: TypedValue) -> Result<PathMatch, Remark> {
     }
 }
 
-fn named(spec: NamedValue, field: &str, name: impl Fn(String) -> Result<String, Remark>) -> Result<Condition, Remark> {
+fn named(spec: NamedValue, field: &str, name: impl Fn(&str) -> Result<String, Invalid>) -> Result<Condition, Remark> {
     let NamedValue { r#type, name: given, value } = spec;
     if let Some(other) = r#type.filter(|of| of != "Exact") {
         return Err(Remark::about(&other, format!("{field}.type: {other:?}: use Exact")));
     }
-    if value.len() > VALUE_BYTES_MAX || value.bytes().any(|byte| byte.is_ascii_control()) {
-        return Err(Remark::about(
-            &given,
-            format!("{field}: the value of {given} is too long, or has control characters"),
-        ));
-    }
-    Ok(Condition { name: name(given)?, value })
-}
-
-/// A field's name in lower case (RFC 9110 §5.1).
-fn header_name(name: String) -> Result<String, Remark> {
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if name.is_empty() || name.len() > 256 || !name.bytes().all(token) {
-        return Err(Remark::about(&name, format!("{name:?} is not the name of a header")));
-    }
-    Ok(name.to_ascii_lowercase())
-}
-
-/// A field that rules may write. What frames messages, and what data planes vouch for, is not theirs.
-fn writable(name: String) -> Result<String, Remark> {
-    const OURS: [&str; 11] = [
-        "connection",
-        "content-length",
-        "forwarded",
-        "host",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "x-forwarded-client-cert",
-    ];
-    let lower = header_name(name)?;
-    if OURS.contains(&lower.as_str()) || lower.starts_with("x-isthmus-") || lower.contains('_') {
-        return Err(Remark::about(&lower, format!("{lower} cannot be written by a route")));
-    }
-    Ok(lower)
+    let valued = valid::value(&value);
+    valued.map_err(|error| Remark::about(&given, format!("{field}: the value of {given:?}: {error}")))?;
+    Ok(Condition { name: checked(field, &given, name(&given))?, value })
 }
 
 fn change(spec: Modifier, field: &str) -> Result<HeaderChange, Remark> {
     at_most(field, spec.set.len() + spec.add.len() + spec.remove.len(), CONDITIONS_MAX)?;
     let fields =
-        |all: Vec<NamedValue>| all.into_iter().map(|one| named(one, field, writable)).collect::<Result<_, _>>();
-    Ok(HeaderChange {
-        set: fields(spec.set)?,
-        add: fields(spec.add)?,
-        remove: spec.remove.into_iter().map(writable).collect::<Result<_, _>>()?,
-    })
+        |all: Vec<NamedValue>| all.into_iter().map(|one| named(one, field, valid::writable)).collect::<Result<_, _>>();
+    let remove = spec.remove.iter().map(|name| checked(field, name, valid::writable(name)));
+    Ok(HeaderChange { set: fields(spec.set)?, add: fields(spec.add)?, remove: remove.collect::<Result<_, _>>()? })
 }
 
 fn apply(filter: Filter, rule: &mut Rule) -> Result<(), Remark> {
@@ -257,24 +195,17 @@ fn redirect(spec: RedirectSpec) -> Result<Redirect, Remark> {
             return Err(Remark::about(other, format!("requestRedirect.scheme: {other:?}: use http or https")));
         }
     };
-    let host = spec.hostname.map(|host| match host.parse() {
-        Ok(isthmus_model::http_route::HostPattern::Exact(name)) => Ok(name),
-        _ => Err(Remark::about(&host, format!("requestRedirect.hostname: {host:?} is not a host name"))),
-    });
-    let status = spec.status_code.unwrap_or(302);
-    if ![301, 302, 303, 307, 308].contains(&status) {
-        return Err(Remark::about("statusCode", format!("requestRedirect.statusCode: {status} is no redirection")));
+    if let Some(host) = &spec.hostname {
+        checked("requestRedirect.hostname", host, valid::host(host))?;
     }
-    let (host, path) = (host.transpose()?, spec.path.map(rewritten).transpose()?);
-    Ok(Redirect { scheme, host, port: spec.port.filter(|port| *port > 0), path, status })
+    let status = spec.status_code.unwrap_or(302);
+    checked("requestRedirect.statusCode", &status.to_string(), valid::status(status))?;
+    let path = spec.path.map(rewritten).transpose()?;
+    Ok(Redirect { scheme, host: spec.hostname, port: spec.port.filter(|port| *port > 0), path, status })
 }
 
 fn rewritten(spec: PathModifier) -> Result<PathRewrite, Remark> {
-    let valid = |path: String| match canonical(&path) {
-        Ok(same) if same == path => Ok(path),
-        Ok(other) => Err(Remark::about(&path, format!("path {path:?}: write {other:?}"))),
-        Err(error) => Err(Remark::about(&path, format!("path {path:?}: {error}"))),
-    };
+    let valid = |path: String| checked("path", &path, valid::path(&path)).map(|()| path);
     match (spec.r#type.as_str(), spec.replace_full_path, spec.replace_prefix_match) {
         ("ReplaceFullPath", Some(path), None) => Ok(PathRewrite::Full(valid(path)?)),
         ("ReplacePrefixMatch", None, Some(path)) => Ok(PathRewrite::Prefix(valid(path)?)),
@@ -300,13 +231,11 @@ fn backend(spec: BackendRef, own: &Label) -> Result<Backend, Remark> {
         return Err(Remark::about("namespace", reason));
     }
     let name = label("backendRefs.name", &spec.name)?;
-    let Some(port) = spec.port.filter(|port| *port > 0) else {
+    let Some(port) = spec.port.filter(|port| valid::port(*port).is_ok()) else {
         return Err(Remark::about(&spec.name, format!("backendRefs: {} needs a port", spec.name)));
     };
     let weight = spec.weight.unwrap_or(1);
-    if weight > WEIGHT_MAX {
-        return Err(Remark::about("weight", format!("backendRefs.weight: {weight} is more than {WEIGHT_MAX}")));
-    }
+    checked("backendRefs.weight", &weight.to_string(), valid::weight(weight))?;
     Ok(Backend { service: ServiceName { namespace: own.clone(), name }, port, weight })
 }
 
@@ -324,9 +253,10 @@ fn timeout(text: &str) -> Result<Option<Duration>, Remark> {
         sum += Duration::from_millis(number * millis);
         rest = &unit[name.len()..];
     }
-    if text.is_empty() || sum > TIMEOUT_MAX {
+    if text.is_empty() {
         return Err(wrong());
     }
+    checked("timeouts.request", text, valid::timeout(sum))?;
     Ok((!sum.is_zero()).then_some(sum))
 }
 

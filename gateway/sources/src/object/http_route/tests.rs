@@ -39,7 +39,7 @@ fn a_route_as_people_write_it() {
     }));
     let route = route.expect("valid");
     assert_eq!(warnings, Vec::<String>::new());
-    assert_eq!(route.parents, [Parent { gateway: "public".to_owned(), section: Some(Scheme::Https) }]);
+    assert_eq!(route.parents, [Parent::Gateway { gateway: "public".to_owned(), section: Some(Scheme::Https) }]);
     let rule = &route.rules[0];
     assert_eq!(rule.matches[0].headers, [Condition { name: "x-canary".to_owned(), value: "1".to_owned() }]);
     assert_eq!(rule.request_headers.remove, ["x-c"]);
@@ -99,10 +99,65 @@ fn what_is_not_understood_refuses_the_route() {
 
 #[test]
 fn a_parent_that_is_not_here_is_told() {
-    let parents = json!({"parentRefs": [{"name": "other"}, {"kind": "Service", "group": "", "name": "reviews"}]});
+    let parents = json!({"parentRefs": [
+        {"name": "other"}, {"kind": "Service", "name": "reviews"}, {"kind": "Bucket", "group": "", "name": "reviews"},
+    ]});
     let (route, warnings) = read(parents);
     assert_eq!(route.expect("valid").parents.len(), 1);
-    assert!(warnings[0].contains("`ingress.gateway` is \"public\"") && warnings[1].contains("for gateways only"));
+    assert!(warnings[0].contains("`ingress.gateway` is \"public\""));
+    assert!(
+        warnings[1].contains("has no effect") && warnings[1].contains("the group of Service is \"\""),
+        "{warnings:?}"
+    );
+    assert!(warnings[2].contains("routes are for gateways and services"), "{warnings:?}");
+}
+
+#[test]
+fn services_of_the_own_namespace_are_parents_too() {
+    let (route, warnings) = read(json!({
+        "parentRefs": [
+            {"group": "", "kind": "Service", "name": "reviews", "port": 9080},
+            {"group": "multicluster.x-k8s.io", "kind": "ServiceImport", "name": "ratings", "namespace": "shop"},
+            {"name": "public"},
+        ],
+        "hostnames": ["www.example.com"],
+        "rules": [{"backendRefs": [{"name": "next", "port": 80}]}],
+    }));
+    assert_eq!(warnings, Vec::<String>::new(), "the gateway goes by the host");
+    let service = |name: &str, port| Parent::Service { service: name.parse().expect("valid"), port };
+    let gateway = Parent::Gateway { gateway: "public".to_owned(), section: None };
+    let expected = [service("shop/reviews", Some(9080)), service("shop/ratings", None), gateway];
+    assert_eq!(route.expect("valid").parents, expected);
+    let (route, warnings) = read(json!({
+        "parentRefs": [{"group": "", "kind": "Service", "name": "reviews"}], "hostnames": ["www.example.com"],
+    }));
+    assert!(route.is_ok() && warnings[0].contains("hostnames have no effect"), "{warnings:?}");
+}
+
+#[test]
+fn what_a_route_for_a_service_cannot_say_refuses_it() {
+    let parent = |more: Value| {
+        let mut parent = json!({"group": "", "kind": "Service", "name": "reviews"});
+        parent.as_object_mut().expect("a mapping").extend(more.as_object().expect("a mapping").clone());
+        json!({"parentRefs": [parent]})
+    };
+    let connect = json!([{"matches": [{"method": "CONNECT"}]}]);
+    let mut connecting = parent(json!({}));
+    connecting["rules"] = connect.clone();
+    for (spec, expected) in [
+        (parent(json!({"namespace": "other"})), "consumer route"),
+        (parent(json!({"sectionName": "http"})), "use port"),
+        (parent(json!({"port": 0})), "no port"),
+        (parent(json!({"name": "a.b"})), "parentRefs.name"),
+        (json!({"parentRefs": [{"name": "public", "port": 80}]}), "chosen by sectionName"),
+        (json!({"parentRefs": vec![json!({"name": "public"}); 33]}), "32 are allowed"),
+        (connecting, "the rule would never hold"),
+    ] {
+        let error = read(spec.clone()).0.expect_err(expected);
+        assert!(error.contains(expected), "{spec}: {error}");
+    }
+    let at_gateway = json!({"parentRefs": [{"name": "public"}], "rules": connect});
+    assert!(read(at_gateway).0.is_ok(), "as before");
 }
 
 #[test]
@@ -116,7 +171,7 @@ fn durations_are_those_of_the_gateway_api() {
     ] {
         assert_eq!(timeout(text).expect(text), expected.map(Duration::from_millis), "{text}");
     }
-    for text in ["", "s", "1", "1.5s", "-1s", "1d", "25h", "123456ms", "1 s"] {
+    for text in ["", "s", "1", "1.5s", "-1s", "1d", "25h", "24h1ms", "123456ms", "1 s"] {
         assert!(timeout(text).is_err(), "{text}");
     }
 }
