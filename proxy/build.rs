@@ -1,7 +1,7 @@
 //! How the sidecar's binary is linked, so that an idle one has little of it in memory. Without any of this it is the same program.
 
-use std::env;
 use std::process::Command;
+use std::{env, fs};
 
 /// The C library that reads packed relative relocations, and refuses a binary with them if it is older (its release notes, 2022).
 /// Debian has it since version 12.
@@ -10,14 +10,17 @@ const GLIBC_WITH_RELR: (u32, u32) = (2, 36);
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=cold.ld");
-    let directory = env::var("CARGO_MANIFEST_DIR").expect("Cargo tells the package's directory");
+    // A copy, because Cargo goes on knowing its own directories when a checkout is moved with what was built in it.
+    let directory = env::var("OUT_DIR").expect("Cargo tells where to");
     if is("CARGO_CFG_TARGET_OS", "linux")
         && is("CARGO_CFG_TARGET_ENV", "gnu")
         && is("PROFILE", "release")
         && usual_linker()
         && !directory.contains(',')
     {
-        println!("cargo::rustc-link-arg-bins=-Wl,-T,{directory}/cold.ld");
+        let script = format!("{directory}/cold.ld");
+        fs::copy("cold.ld", &script).expect("the directory can be written to, and Cargo runs this in the package's");
+        println!("cargo::rustc-link-arg-bins=-Wl,-T,{script}");
         if is("HOST", &env::var("TARGET").unwrap_or_default()) && glibc() >= Some(GLIBC_WITH_RELR) {
             // The places that a program's own address is written to at its start are 17,000: listed they take 420 kB, packed 7 kB.
             println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");

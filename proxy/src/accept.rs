@@ -131,7 +131,8 @@ pub(crate) struct Tasks {
 impl Lifetime {
     /// Runs `task` until it ends or its owner does.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.stop.clone();
+        // Boxed first: what is spawned is moved a few times, and an async block has room for it twice.
+        let (task, stop) = (Box::pin(task), self.stop.clone());
         self.tasks.spawn(async move {
             tokio::select! {
                 () = task => {}

@@ -214,11 +214,8 @@ impl Shared {
         let Admitted { stream: client, peer, entry } = admitted;
         let sidecars = self.load.order(&service.endpoints);
         if sidecars.is_empty() {
-            let stream = Prefixed::new(read, client);
-            if let Some(tls) = handshake::accept(&self.known, stream, pending, self.metrics()).await {
-                serve_terminated(tls, self.plane.clone(), peer, self.shutdown.clone()).await;
-            }
-            return;
+            // Boxed, so that a session that passes unopened costs no more than its own way takes.
+            return Box::pin(self.terminated(Prefixed::new(read, client), peer, pending)).await;
         }
         // From here on, the sidecar's own bounds on handshakes hold.
         drop(pending);
@@ -242,6 +239,13 @@ impl Shared {
             return;
         }
         self.metrics().handshake_failed(Reason::Connect);
+    }
+
+    /// A session that is opened here.
+    async fn terminated(&self, stream: Prefixed<TcpStream>, peer: SocketAddr, pending: Pending) {
+        if let Some(tls) = handshake::accept(&self.known, stream, pending, self.metrics()).await {
+            serve_terminated(tls, self.plane.clone(), peer, self.shutdown.clone()).await;
+        }
     }
 }
 

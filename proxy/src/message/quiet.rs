@@ -7,7 +7,7 @@
 //! then the task is dropped. hyper's task of a stream of HTTP/2 takes the stream with it, which is how one can be reset that waits
 //! for its client to read.
 
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
@@ -150,7 +150,7 @@ impl Drop for Excused {
 /// Runs what serves a stream until it is through, or until nothing has moved for that long.
 pub(super) async fn watched(within: Duration, serving: impl Future<Output = ()>) {
     let activity = Activity::new();
-    let mut serving = pin!(WATCHED.scope(activity.clone(), serving));
+    let mut serving = Box::pin(WATCHED.scope(activity.clone(), serving));
     tokio::select! {
         () = serving.as_mut() => return,
         () = activity.quiet(within) => {}

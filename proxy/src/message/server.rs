@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::{Request, Response};
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -100,16 +101,12 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
         }
         self.open.send_modify(|open| *open += 1);
         let open = Open(self.open.clone());
+        // By combinators: an async block around a future has room for it twice, and this is one for each request.
+        let stream = stream.map(move |()| drop(open));
         // What a stream starts is what it has become, a websocket, and that has a bound of its own.
         match self.carries {
-            Carries::Outside(quiet) if !is_watched() => drop(tokio::spawn(async move {
-                watched(quiet, stream).await;
-                drop(open);
-            })),
-            _ => drop(tokio::spawn(async move {
-                stream.await;
-                drop(open);
-            })),
+            Carries::Outside(quiet) if !is_watched() => drop(tokio::spawn(watched(quiet, stream))),
+            _ => drop(tokio::spawn(stream)),
         }
     }
 }
@@ -180,10 +177,7 @@ where
     H: Fn(Request<Received>) -> F,
     F: Future<Output = Response<Body>>,
 {
-    let service = service_fn(|request| {
-        let response = handle(Received::by_http1(request));
-        async move { Ok::<_, Infallible>(response.await) }
-    });
+    let service = service_fn(|request| handle(Received::by_http1(request)).map(Ok::<_, Infallible>));
     let mut connection = pin!(http1_builder().serve_connection(TokioIo::new(io), service).with_upgrades());
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -215,10 +209,7 @@ where
     H: Fn(Request<Received>) -> F + Send + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    let service = service_fn(move |request| {
-        let response = handle(Received::by_http2(request));
-        async move { Ok::<_, Infallible>(response.await) }
-    });
+    let service = service_fn(move |request| handle(Received::by_http2(request)).map(Ok::<_, Infallible>));
     let streams = Streams::new(carries);
     let connection = http2_builder(carries, streams.clone()).serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);
