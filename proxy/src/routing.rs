@@ -4,8 +4,10 @@
 //! Which rule holds is the model's to say ([`http_route`]); here a request is shown to it, and what the rule says is done.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::OnceLock;
 
-use http::header::LOCATION;
+use http::header::{CONTENT_TYPE, LOCATION};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use isthmus_model::catalog::AppProtocol;
@@ -39,14 +41,32 @@ impl Refusal {
 pub(crate) struct Asking {
     path: String,
     query: Option<String>,
+    /// The query's parameters, of several of a name the first. They are taken apart when a rule asks for one, and once.
+    parameters: OnceLock<HashMap<String, String>>,
+    /// Whether it asks about the server as a whole (`OPTIONS *`), which the rules for every path are for.
+    is_about_server: bool,
 }
 
 impl Asking {
     /// # Errors
     /// When its path has no canonical form.
     pub(crate) fn of(request: &Request<Received>) -> Result<Self, Refusal> {
-        let path = canonical(request.uri().path()).map_err(|error| Refusal::bad(&error))?.into_owned();
-        Ok(Self { path, query: request.uri().query().map(str::to_owned) })
+        let is_about_server = request.uri().path() == "*";
+        let path = if is_about_server { "/" } else { request.uri().path() };
+        let path = canonical(path).map_err(|error| Refusal::bad(&error))?.into_owned();
+        let query = request.uri().query().map(str::to_owned);
+        Ok(Self { path, query, parameters: OnceLock::new(), is_about_server })
+    }
+
+    fn parameters(&self) -> &HashMap<String, String> {
+        self.parameters.get_or_init(|| {
+            let mut parameters = HashMap::new();
+            for pair in self.query.as_deref().unwrap_or_default().split('&') {
+                let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                parameters.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+            }
+            parameters
+        })
     }
 }
 
@@ -129,6 +149,9 @@ impl Held<'_> {
 
     /// A target in origin form: with another path, or the one that was matched.
     fn passed_on(&self, path: Option<&str>) -> Result<Uri, Refusal> {
+        if self.asking.is_about_server {
+            return Ok(Uri::from(PathAndQuery::from_static("*")));
+        }
         let path = path.unwrap_or(&self.asking.path);
         let target = match &self.asking.query {
             Some(query) => format!("{path}?{query}"),
@@ -173,21 +196,24 @@ impl http_route::Request for Seen<'_> {
     }
 
     fn has_header(&self, name: &str, value: &str) -> bool {
-        let mut fields = self.request.headers().get_all(name).iter();
-        match (fields.next(), fields.next()) {
-            (Some(only), None) => only.as_bytes() == value.as_bytes(),
-            (Some(_), Some(_)) => {
-                let all: Vec<&[u8]> = self.request.headers().get_all(name).iter().map(HeaderValue::as_bytes).collect();
-                all.join(&b","[..]) == value.as_bytes()
-            }
-            (None, _) => false,
-        }
+        // RFC 9110 §5.3, and RFC 9113 §8.2.3 for what HTTP/2 takes apart.
+        let separator: &[u8] = if name == "cookie" { b"; " } else { b"," };
+        let mut fields = self.request.headers().get_all(name).iter().map(HeaderValue::as_bytes);
+        let first = fields.next().and_then(|first| value.as_bytes().strip_prefix(first));
+        let rest = fields.try_fold(first, |rest, field| {
+            let rest = rest?.strip_prefix(separator)?.strip_prefix(field)?;
+            Some(Some(rest))
+        });
+        rest.flatten().is_some_and(<[u8]>::is_empty)
     }
 
     fn has_parameter(&self, name: &str, value: &str) -> bool {
-        let pairs = self.asking.query.as_deref().unwrap_or_default().split('&');
-        let mut found =
-            pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).filter(|(known, _)| *known == name);
-        found.next().is_some_and(|(_, known)| known == value)
+        self.asking.parameters().get(name).is_some_and(|known| known == value)
     }
+}
+
+/// gRPC is there over HTTP/2 only.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    kind.starts_with(b"application/grpc") && !kind.starts_with(b"application/grpc-web")
 }

@@ -24,7 +24,7 @@ use isthmus_model::locality::Proximity::OtherRegion;
 use isthmus_model::name::{NamespacedName, ServiceName};
 use isthmus_model::shared::OrdMap;
 use isthmus_model::snapshot::{Coverage, Service, Snapshot};
-use isthmus_proxy::metrics::{Direction, RequestLabels};
+use isthmus_proxy::metrics::{Direction, RequestLabels, ServiceLabels};
 use isthmus_proxy::outbound::Mode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -449,4 +449,60 @@ async fn grpc_app() -> SocketAddr {
         }
     });
     address
+}
+
+#[tokio::test]
+async fn what_is_said_in_pieces_is_matched_as_a_whole() {
+    let federation = Federation::found(&["us-east"]);
+    let client = client(&federation).await;
+    let with = |headers: Vec<Condition>, query: Vec<Condition>| Match { headers, query, ..below("/") };
+    route(
+        &client,
+        vec![
+            rule(with(vec![field("cookie", "a=1; b=2")], vec![]), to(&[(NEXT, 1)])),
+            rule(with(vec![field("x-list", "a,b")], vec![field("q", "1")]), to(&[(NEXT, 1)])),
+            rule(below("/"), to(&[(SERVICE, 1)])),
+        ],
+    );
+    for (target, fields, expected) in [
+        ("/", "Cookie: a=1\r\nCookie: b=2\r\n", "next"),
+        ("/", "Cookie: a=1; b=2\r\n", "next"),
+        ("/", "Cookie: a=1,b=2\r\n", "now"),
+        ("/?q=1&q=2", "X-List: a\r\nX-List: b\r\n", "next"),
+        ("/?q=2&q=1", "X-List: a,b\r\n", "now"),
+        ("/?q=1", "X-List: a\r\nX-List: b\r\nX-List: c\r\n", "now"),
+        ("/?q=1", "X-List: a\r\n", "now"),
+    ] {
+        let response = get(client.address, target, fields).await;
+        assert_eq!(answered(&response).0, expected, "{target} {fields:?}: {response}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_asked_about_the_server_goes_by_the_rules_for_everything() {
+    let federation = Federation::found(&["us-east"]);
+    let client = client(&federation).await;
+    route(&client, vec![rule(below("/sub"), to(&[(SERVICE, 1)])), rule(below("/"), to(&[(NEXT, 1)]))]);
+    let text = format!("OPTIONS * HTTP/1.1\r\nHost: {HOST}:{HTTP}\r\nConnection: close\r\n\r\n");
+    let response = exchange(client.address, &text).await;
+    assert_eq!(answered(&response), ("next", "OPTIONS * HTTP/1.1"), "{response}");
+}
+
+#[tokio::test]
+async fn a_client_that_is_slow_is_held_against_no_instance() {
+    let federation = Federation::found(&["us-east"]);
+    let client = client(&federation).await;
+    let hasty = Rule { timeout: Some(Duration::from_millis(200)), ..rule(below("/"), to(&[(SERVICE, 1)])) };
+    route(&client, vec![hasty]);
+    for _ in 0..10 {
+        let mut stream = TcpStream::connect(client.address).await.expect("connected");
+        let head = format!("POST http://{HOST}:{HTTP}/ HTTP/1.1\r\nHost: {HOST}:{HTTP}\r\nContent-Length: 2\r\n\r\nx");
+        stream.write_all(head.as_bytes()).await.expect("written");
+        let answer = federation::read_head(&mut stream).await;
+        assert_eq!(status(&answer), "408", "{answer}");
+    }
+    let ejections =
+        client.plane.metrics().ejections.get_or_create_owned(&ServiceLabels { service: SERVICE.to_owned() });
+    assert_eq!(ejections.get(), 0);
+    assert_eq!(status(&get(client.address, "/", "").await), "200");
 }

@@ -172,7 +172,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
             return Poll::Ready(Ok(()));
         }
         buf.set_filled(before);
-        Poll::Ready(Err(io::Error::other("what passed as bytes is a request")))
+        let what = "what passed as bytes is a request, or says who called as one does: declare what the port speaks (appProtocol)";
+        Poll::Ready(Err(io::Error::other(what)))
     }
 }
 

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{CONTENT_TYPE, HOST, UPGRADE};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::header::{HOST, UPGRADE};
+use http::{Request, Response, StatusCode, Uri, Version};
 use isthmus_model::http_route::Scheme;
 
 use super::listener::Security;
@@ -19,7 +19,7 @@ use crate::message::{Body, Received, reply};
 use crate::metrics::Direction;
 use crate::outbound::Answer;
 use crate::plane::DataPlane;
-use crate::routing::{Asking, Called, Held, Refusal, Seen};
+use crate::routing::{Asking, Called, Held, Refusal, Seen, is_grpc};
 
 /// A listener, as its visitors' requests see it.
 pub(super) struct House {
@@ -170,10 +170,4 @@ fn called_port(request: &Request<Received>) -> Option<u16> {
     }
     let host = request.headers().get(HOST)?.to_str().ok()?;
     Authority::parse(host, None).ok().map(|authority| authority.port)
-}
-
-/// gRPC is there over HTTP/2 only.
-fn is_grpc(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    kind.starts_with(b"application/grpc") && !kind.starts_with(b"application/grpc-web")
 }

@@ -8,7 +8,7 @@
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,8 +26,11 @@ use super::{Body, Received};
 pub const REPLAYED_MAX: u64 = 64 * 1024;
 /// How long that may take: as long as nginx waits for a client's body (`client_body_timeout`).
 pub const REPLAYED_WITHIN: Duration = Duration::from_secs(60);
-/// How long a peer may take nothing of a request whose answer nobody reads any more.
-pub const STUCK_AFTER: Duration = Duration::from_secs(5);
+/// How long a peer may take nothing of a request whose answer nobody reads any more. It takes a frame at a time, 128 KiB between data
+/// planes, which slow ones need a while for.
+pub const STUCK_AFTER: Duration = Duration::from_secs(10);
+/// How often in a row it may be the client who sends nothing of it: together as long as its body may take to be read ahead.
+const SILENT_MAX: u32 = 6;
 
 /// A request's body across attempts.
 pub enum Replay {
@@ -46,10 +49,14 @@ pub struct Source {
     asked: AtomicU64,
     /// Whether it is the client who is waited for.
     waits: AtomicBool,
+    /// Whether the client was waited for in vain.
+    given_up: AtomicBool,
 }
 
 struct State {
     received: Option<Received>,
+    /// Who sends it on, while the client is waited for.
+    waker: Option<Waker>,
     /// Ends with the last attempt's body.
     attempt: CancellationToken,
 }
@@ -72,15 +79,25 @@ impl Source {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Resolves when the attempt's body is done with; or false, when it is the peer who has taken nothing of it for long.
+    /// Resolves when the attempt's body is done with; or false, when it is the peer who has taken nothing of it for long. A client
+    /// that sends nothing is given up.
     async fn ends(&self, attempt: &CancellationToken) -> bool {
+        let mut silent = 0;
         loop {
             let asked = self.asked.load(Ordering::Relaxed);
             if timeout(STUCK_AFTER, attempt.cancelled()).await.is_ok() {
                 return true;
             }
-            if !self.waits.load(Ordering::Relaxed) && self.asked.load(Ordering::Relaxed) == asked {
+            if self.asked.load(Ordering::Relaxed) != asked {
+                silent = 0;
+            } else if !self.waits.load(Ordering::Relaxed) {
                 return false;
+            } else {
+                silent += 1;
+            }
+            if silent == SILENT_MAX {
+                self.given_up.store(true, Ordering::Release);
+                self.lock().waker.take().into_iter().for_each(Waker::wake);
             }
         }
     }
@@ -96,6 +113,12 @@ impl Lent {
         source.asked.fetch_add(1, Ordering::Relaxed);
         let frame = Pin::new(received).poll_frame(cx);
         source.waits.store(frame.is_pending(), Ordering::Relaxed);
+        if frame.is_pending() {
+            source.lock().waker = Some(cx.waker().clone());
+            if source.given_up.load(Ordering::Acquire) {
+                return Poll::Ready(Some(Err(BodyError::Quiet)));
+            }
+        }
         let frame = ready!(frame);
         if matches!(frame, Some(Err(_))) {
             source.broke.store(true, Ordering::Relaxed);
@@ -145,9 +168,10 @@ impl Replay {
         if received.is_end_stream() {
             return Self::Whole(Bytes::new(), None);
         }
-        let state = Mutex::new(State { received: Some(received), attempt: CancellationToken::new() });
-        let (broke, asked, waits) = Default::default();
-        Self::Once(Arc::new(Source { state, broke, asked, waits }))
+        let attempt = CancellationToken::new();
+        let state = Mutex::new(State { received: Some(received), waker: None, attempt });
+        let (broke, asked, waits, given_up) = Default::default();
+        Self::Once(Arc::new(Source { state, broke, asked, waits, given_up }))
     }
 
     /// Whether an attempt would find the body untouched.

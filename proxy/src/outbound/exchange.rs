@@ -79,7 +79,13 @@ impl Outgoing {
         // The authority says it, in canonical form.
         headers.remove(http::header::HOST);
         let (method, uri) = (parts.method, passed_on(authority(target), parts.uri)?);
-        Ok(Self { deadline, http2, method, protocol, uri, headers, body: Replay::prepare(body).await? })
+        let body = Replay::prepare(body);
+        let body = match deadline {
+            // It is the client who is slow.
+            Some(deadline) => timeout_at(deadline, body).await.unwrap_or(Err(BodyError::Quiet))?,
+            None => body.await?,
+        };
+        Ok(Self { deadline, http2, method, protocol, uri, headers, body })
     }
 
     /// Whether it may be seen twice. A protocol is asked for by a GET, whatever form that has meanwhile.

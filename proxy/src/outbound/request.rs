@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::http_route::{PortRoutes, Scheme};
@@ -23,7 +23,7 @@ use crate::message::upgrade::{Asked, is_tunnel};
 use crate::message::{Body, Received, reply};
 use crate::metrics::{Direction, ReasonLabels};
 use crate::plane::DataPlane;
-use crate::routing::{Asking, Called, Held, Refusal, Seen};
+use crate::routing::{Asking, Called, Held, Refusal, Seen, is_grpc};
 
 /// What requests to hosts outside are counted as.
 const OUTSIDE: &str = "outside";
@@ -114,7 +114,7 @@ impl Client {
     /// Counts what a CONNECT opens as a connection of its own, unless it is what becomes of the one that it came on: a connection of
     /// HTTP/2 has room for hundreds, each of which may hold as much as a client's.
     fn enter(&mut self, request: &Request<Received>) -> Result<(), NoTarget> {
-        if is_tunnel(request) && request.version() >= http::Version::HTTP_2 {
+        if is_tunnel(request) && request.version() >= Version::HTTP_2 {
             let entry = self.entry.another().map_err(|reason| {
                 self.plane.metrics().refused.get_or_create(&ReasonLabels { reason }).inc();
                 NoTarget::Full
@@ -211,6 +211,10 @@ impl Client {
         strip_hop_by_hop(request.headers_mut());
         strip_claims(request.headers_mut());
         held.rewrite(&mut request)?;
+        if called.port.protocol == AppProtocol::Http && !is_grpc(request.headers()) {
+            // What the client speaks to a port that is known to speak HTTP/1 says nothing about another one.
+            *request.version_mut() = Version::HTTP_11;
+        }
         Ok((target.service.name.to_string(), held.send(&self.plane, &target, request).await))
     }
 

@@ -94,7 +94,7 @@ impl Streams {
 }
 
 /// The place of one stream, as long as it is held.
-pub(super) struct Place(Arc<Streams>);
+pub(super) struct Place(Arc<Streams>, streams::Stream);
 
 impl Place {
     /// The stream was answered.
@@ -107,13 +107,7 @@ impl Place {
 
 impl replay::Place for Place {
     fn stick(&self) {
-        self.0.under_way.stick();
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.under_way.leave();
+        self.1.stick();
     }
 }
 
@@ -124,8 +118,8 @@ impl Shared {
 
     /// Takes a place for one more stream, whether there is room or not.
     pub(super) fn enter(self) -> (http2::SendRequest<Body>, Place) {
-        self.streams.under_way.enter();
-        (self.sender, Place(self.streams))
+        let stream = self.streams.under_way.enter();
+        (self.sender, Place(self.streams, stream))
     }
 
     fn has_room(&self) -> bool {

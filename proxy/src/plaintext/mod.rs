@@ -116,7 +116,11 @@ impl Pool {
                 Ok(response) => {
                     let response = match check(address, asked, response) {
                         Ok(response) => response,
-                        Err(refusal) => return Ok(*refusal),
+                        Err(refusal) => {
+                            // Whatever of the request is on its way yet.
+                            used.cut.notify_one();
+                            return Ok(*refusal);
+                        }
                     };
                     let returning = self.0.returning(address, used);
                     return Ok(response.map(|answer| body.keep(Body::streamed(answer), returning)));

@@ -22,7 +22,7 @@ use super::{Key, Shared};
 use crate::message::Body;
 use crate::message::replay::Place;
 use crate::message::server::STREAMS_MAX;
-use crate::message::streams::Streams;
+use crate::message::streams::{Stream, Streams};
 use crate::metrics::Reason;
 
 /// A session without requests is closed after this: long enough for a service that is called every minute
@@ -146,18 +146,19 @@ async fn drive(
 }
 
 /// A place on a session; given back when dropped.
-pub struct Lease(Arc<Session>);
+pub struct Lease(Arc<Session>, Stream);
 
 impl Lease {
     /// A place whether or not there is one: the request waits for it on the session.
     pub(super) fn new(session: Arc<Session>) -> Self {
-        session.streams.enter();
-        Self(session)
+        let stream = session.streams.enter();
+        Self(session, stream)
     }
 
     /// A place if there is one.
     pub(super) fn within_limit(session: Arc<Session>) -> Option<Self> {
-        session.streams.enter_within(STREAMS_MAX as usize).then(|| Self(session))
+        let stream = session.streams.enter_within(STREAMS_MAX as usize)?;
+        Some(Self(session, stream))
     }
 
     /// Who is at the other end.
@@ -200,7 +201,7 @@ impl Lease {
 impl Place for Lease {
     fn stick(&self) {
         tracing::debug!(peer = %self.peer(), "the peer takes nothing more of a request that nobody waits for");
-        self.0.streams.stick();
+        self.1.stick();
     }
 }
 
@@ -208,7 +209,6 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let millis = u64::try_from(self.0.opened_at.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.0.idle_since.store(millis, Ordering::Relaxed);
-        self.0.streams.leave();
     }
 }
 

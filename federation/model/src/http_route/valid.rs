@@ -90,12 +90,15 @@ pub fn header(name: &str) -> Result<String, Invalid> {
 
 /// A field that rules may write, in lower case. What frames messages, and what data planes vouch for, is not theirs.
 pub fn writable(name: &str) -> Result<String, Invalid> {
-    const OURS: [&str; 11] = [
+    const OURS: [&str; 14] = [
         "connection",
         "content-length",
+        "expect",
         "forwarded",
         "host",
         "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
         "proxy-connection",
         "te",
         "trailer",
