@@ -133,8 +133,10 @@ impl Held<'_> {
     /// not take out what the rule writes.
     pub(crate) fn rewrite(&self, request: &mut Request<Received>) -> Result<(), Refusal> {
         change(request.headers_mut(), &self.rule.request_headers);
-        let path = self.rule.rewrite.as_ref().map(|rewrite| rewrite.apply(self.matched, &self.asking.path));
-        *request.uri_mut() = self.passed_on(path.as_deref())?;
+        if !self.asking.is_about_server {
+            let path = self.rule.rewrite.as_ref().map(|rewrite| rewrite.apply(self.matched, &self.asking.path));
+            *request.uri_mut() = self.passed_on(path.as_deref())?;
+        }
         Ok(())
     }
 
@@ -149,9 +151,6 @@ impl Held<'_> {
 
     /// A target in origin form: with another path, or the one that was matched.
     fn passed_on(&self, path: Option<&str>) -> Result<Uri, Refusal> {
-        if self.asking.is_about_server {
-            return Ok(Uri::from(PathAndQuery::from_static("*")));
-        }
         let path = path.unwrap_or(&self.asking.path);
         let target = match &self.asking.query {
             Some(query) => format!("{path}?{query}"),

@@ -16,6 +16,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use isthmus_model::locality::Proximity::OtherRegion;
 use isthmus_proxy::metrics::{Direction, DirectionLabels};
+use isthmus_tests::harness::wait_until;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -125,12 +126,7 @@ async fn what_http2_clients_open_by_connect_counts_as_connections() {
     assert_eq!(open.get(), 1 + i64::try_from(TUNNELS).expect("few"));
     client.abort();
     drop((send, tunnels));
-    let closed = async {
-        while open.get() > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(Duration::from_secs(10), closed).await.expect("all of them are given back");
+    wait_until(Duration::from_secs(10), "all of them to be given back", async || open.get() == 0).await;
 }
 
 /// Whatever the caller's side lets through: an old one, or one that is not ours.

@@ -486,6 +486,11 @@ async fn what_is_asked_about_the_server_goes_by_the_rules_for_everything() {
     let text = format!("OPTIONS * HTTP/1.1\r\nHost: {HOST}:{HTTP}\r\nConnection: close\r\n\r\n");
     let response = exchange(client.address, &text).await;
     assert_eq!(answered(&response), ("next", "OPTIONS * HTTP/1.1"), "{response}");
+    let elsewhere =
+        Redirect { scheme: None, host: Some("a.example".to_owned()), port: Some(80), path: None, status: 302 };
+    route(&client, vec![rule(below("/"), Action::Redirect(elsewhere))]);
+    let response = exchange(client.address, &text).await;
+    assert!(response.to_ascii_lowercase().contains("location: http://a.example/\r\n"), "{response}");
 }
 
 #[tokio::test]

@@ -138,6 +138,7 @@ async fn of_http1_the_connection_ends() {
     for (head, sent, expected) in [
         ("POST / HTTP/1.1\r\nContent-Length: 1000000\r\n", "begun", "408"),
         ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n", "5\r\nbegun\r\n", "408"),
+        ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n", "5\r\nbegun\r\n0\r\n\r\n", "504"),
         ("GET /silent HTTP/1.1\r\n", "", "504"),
     ] {
         let mut client = edge.connect().await;

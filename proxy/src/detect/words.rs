@@ -40,11 +40,7 @@ impl Readings {
     /// Whether a version of HTTP is where one of them takes it for one. None when more has to come.
     pub(super) fn name_http(&mut self, read: &[u8]) -> Option<bool> {
         let named = self.0.each_mut().map(|words| words.name_http(read));
-        if named.contains(&Some(true)) {
-            Some(true)
-        } else {
-            named.into_iter().collect::<Option<Vec<_>>>().map(|_| false)
-        }
+        if named.contains(&Some(true)) { Some(true) } else { named.iter().all(Option::is_some).then_some(false) }
     }
 }
 

@@ -217,6 +217,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_first_word_is_waited_for_as_long_as_a_handshake() {
+        let (ours, _theirs) = duplex(16);
+        let (mut watched, heard) = Watched::new(ours);
+        let start = Instant::now();
+        let error = watched.read_u8().await.expect_err("silent");
+        assert_eq!((error.kind(), *heard.borrow()), (io::ErrorKind::TimedOut, Word::None));
+        assert_eq!(start.elapsed(), SILENCE_TICK * FIRST_WORD_TICKS);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_peer_that_takes_nothing_is_given_up_later() {
         let (ours, _theirs) = duplex(16);
         let (mut watched, heard) = Watched::new(ours);
