@@ -22,6 +22,12 @@ pub const IDLE_MAX: Duration = Duration::from_secs(3600);
 /// How long nothing may move once one side is gone or takes no more: what it had to say is on its way then, and the other may wait
 /// for it to read.
 const BROKEN_IDLE_MAX: Duration = Duration::from_secs(10);
+/// What is thrown away of what a side goes on to say to one that takes no more, once the other direction has ended: as much as may
+/// have been on its way, in buffers of the kernel and windows. A side that never stops would keep everybody between busy for
+/// nobody.
+const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// As much of it goes at once, before the other direction has its turn.
+const LINGER_BYTES_A_TURN: usize = 64 * 1024;
 /// What a direction begins with, and comes back to.
 const BUFFER_MIN: usize = 8 * 1024;
 /// What it has in bulk: eight TLS records.
@@ -30,8 +36,8 @@ const BUFFER_MAX: usize = 128 * 1024;
 const SMALL_FILLS: u8 = 8;
 
 /// Copies both ways; the end of one direction is passed on and the other goes on. So it does when one takes no more: whoever has
-/// answered may close before it has read everything. What still comes for it is read and thrown away, for a socket that is closed
-/// with something unread takes back what was written to it. Returns the bytes from `a` and from `b`.
+/// answered may close before it has read everything. What still comes for it is read and thrown away, within bounds, for a socket
+/// that is closed with something unread takes back what was written to it. Returns the bytes from `a` and from `b`.
 ///
 /// # Errors
 /// The first I/O error, or [`io::ErrorKind::TimedOut`] after `idle` without a byte either way.
@@ -43,8 +49,8 @@ where
     let (moved, broken) = (Progress::default(), Notify::new());
     let (mut there, mut back) = (Lane::new(moved.clone()), Lane::new(moved.clone()));
     let both = poll_fn(|cx| {
-        let from_a = there.poll(cx, Pin::new(&mut a), Pin::new(&mut b))?;
-        let from_b = back.poll(cx, Pin::new(&mut b), Pin::new(&mut a))?;
+        let from_a = there.poll(cx, Pin::new(&mut a), Pin::new(&mut b), back.has_ended())?;
+        let from_b = back.poll(cx, Pin::new(&mut b), Pin::new(&mut a), there.has_ended())?;
         if there.is_broken() || back.is_broken() {
             broken.notify_one();
         }
@@ -77,6 +83,8 @@ struct Lane {
     failed: Option<io::Error>,
     /// How the sink failed, which takes no more since then.
     refused: Option<io::Error>,
+    /// How much was thrown away that nobody waits for.
+    lingered: usize,
     unflushed: bool,
 }
 
@@ -103,6 +111,7 @@ impl Lane {
             stage: Stage::Open,
             failed: None,
             refused: None,
+            lingered: 0,
             unflushed: false,
         }
     }
@@ -112,12 +121,18 @@ impl Lane {
         self.failed.is_some() || self.refused.is_some()
     }
 
-    /// Moves what can be moved. Ready with the bytes in all once the end was passed on, or came where the sink takes no more.
+    fn has_ended(&self) -> bool {
+        self.stage == Stage::Ended
+    }
+
+    /// Moves what can be moved. Ready with the bytes in all once the end was passed on, or came where the sink takes no more, or
+    /// was waited for long enough: `is_last` if the other direction has ended.
     fn poll<R: AsyncRead, W: AsyncWrite>(
         &mut self,
         cx: &mut Context<'_>,
         mut from: Pin<&mut R>,
         mut to: Pin<&mut W>,
+        is_last: bool,
     ) -> Poll<io::Result<u64>> {
         loop {
             let waits = self.fill(cx, from.as_mut());
@@ -135,7 +150,7 @@ impl Lane {
                 Stage::Ended => return Poll::Ready(Ok(self.total)),
                 Stage::Ending => {}
                 Stage::Refused => {
-                    ready!(throw_away(cx, from.as_mut()));
+                    ready!(self.linger(cx, from.as_mut(), is_last));
                     self.stage = Stage::Ended;
                 }
                 Stage::Open => {
@@ -199,6 +214,26 @@ impl Lane {
         Poll::Ready(Ok(()))
     }
 
+    /// Throws away what comes. Ready once nothing more does, or enough has.
+    fn linger<R: AsyncRead>(&mut self, cx: &mut Context<'_>, mut from: Pin<&mut R>, is_last: bool) -> Poll<()> {
+        let mut space = [0; 4 * 1024];
+        let mut turn = 0;
+        while turn < LINGER_BYTES_A_TURN {
+            let mut buffer = ReadBuf::new(&mut space);
+            let read = ready!(from.as_mut().poll_read(cx, &mut buffer));
+            let came = buffer.filled().len();
+            if is_last {
+                self.lingered += came;
+            }
+            if read.is_err() || came == 0 || self.lingered > LINGER_BYTES_MAX {
+                return Poll::Ready(());
+            }
+            turn += came;
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
     /// Gives a large buffer back when nothing comes and little came before: the connection may be idle for long.
     fn rest(&mut self) {
         if self.size > BUFFER_MIN && self.small_fills > 0 {
@@ -223,18 +258,6 @@ impl Lane {
                 self.size /= 2;
                 self.buffer = BytesMut::with_capacity(self.size);
             }
-        }
-    }
-}
-
-/// Ready once nothing more comes.
-fn throw_away<R: AsyncRead>(cx: &mut Context<'_>, mut from: Pin<&mut R>) -> Poll<()> {
-    let mut space = [0; 4 * 1024];
-    loop {
-        let mut buffer = ReadBuf::new(&mut space);
-        let read = ready!(from.as_mut().poll_read(cx, &mut buffer));
-        if read.is_err() || buffer.filled().is_empty() {
-            return Poll::Ready(());
         }
     }
 }
@@ -343,7 +366,7 @@ mod tests {
         let (mut client, mut left) = duplex(64);
         let mut lane = Lane::new(Progress::default());
         let mut failing = Failing(false);
-        let copied = poll_fn(|cx| lane.poll(cx, Pin::new(&mut failing), Pin::new(&mut left))).await;
+        let copied = poll_fn(|cx| lane.poll(cx, Pin::new(&mut failing), Pin::new(&mut left), false)).await;
         assert_eq!(copied.expect_err("it failed").kind(), io::ErrorKind::ConnectionReset);
         drop(left);
         let mut heard = String::new();
@@ -378,7 +401,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_answer_arrives_although_the_question_is_not_taken() {
         let (mut client, left) = duplex(64);
         let (mut server, right) = duplex(64);
@@ -416,15 +439,36 @@ mod tests {
         assert!(begun.elapsed() <= 2 * BROKEN_IDLE_MAX, "{:?}", begun.elapsed());
     }
 
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let dialed = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
+        (dialed, listener.accept().await.expect("accepted").0)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_left_costs_no_more_than_what_was_on_its_way() {
+        let ((client, left), (right, mut server)) = (pair().await, pair().await);
+        let copying = tokio::spawn(copy_both(left, right, IDLE_MAX));
+        let flooding = tokio::spawn(async move {
+            let mut sent = 0_usize;
+            while let Ok(count) = server.write(&[0; 64 * 1024]).await {
+                sent += count;
+            }
+            sent
+        });
+        client.readable().await.expect("it comes");
+        // With something unread, so that it is a reset.
+        drop(client);
+        let soon = tokio::time::timeout(BROKEN_IDLE_MAX / 2, copying).await.expect("nothing goes on for nobody");
+        assert!(soon.expect("joined").is_err(), "it is told");
+        let sent = flooding.await.expect("joined");
+        assert!(sent < 4 * LINGER_BYTES_MAX, "{sent} bytes");
+    }
+
     /// On real sockets: who closes one with something unread takes back what it wrote.
     #[tokio::test]
     async fn a_long_answer_arrives_whole_although_most_of_the_question_is_not_taken() {
         const LONG: usize = 4 << 20;
-        let pair = async || {
-            let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
-            let dialed = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
-            (dialed, listener.accept().await.expect("accepted").0)
-        };
         let ((mut client, left), (right, mut server)) = (pair().await, pair().await);
         let copying = tokio::spawn(copy_both(left, right, IDLE_MAX));
         let served = tokio::spawn(async move {
