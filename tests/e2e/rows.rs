@@ -178,9 +178,9 @@ impl Grpc {
 
     /// Rows 6 and 7.
     async fn no_requests(&self) {
-        for http2::Case { row, what, block, .. } in http2::messages("POST", self.calls[0], "gateway") {
+        for http2::Case { row, what, frames, .. } in http2::messages("POST", self.calls[0], "gateway") {
             let mut peer = Peer::open(self.at.open().await).await;
-            peer.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &block)).await;
+            peer.send(&frames).await;
             let outcome = peer.outcome(1).await;
             let told = format!("row {row}, {what} at {}: {outcome:?}", self.what);
             assert!(!matches!(outcome, Outcome::Answered(200) | Outcome::Silence), "{told}");

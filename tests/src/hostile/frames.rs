@@ -196,6 +196,20 @@ pub struct Frame {
     pub payload: Vec<u8>,
 }
 
+/// What comes before the last of these frames, and that one.
+///
+/// # Panics
+/// When they are no frames.
+#[must_use]
+pub fn split_last(frames: &[u8]) -> (&[u8], &[u8]) {
+    let length = |at: usize| 9 + u32::from_be_bytes([0, frames[at], frames[at + 1], frames[at + 2]]) as usize;
+    let mut last = 0;
+    while last + length(last) < frames.len() {
+        last += length(last);
+    }
+    frames.split_at(last)
+}
+
 /// The next frame; `None` when the connection ended.
 pub async fn read_frame(read: &mut (impl AsyncRead + Unpin)) -> Option<Frame> {
     let mut head = [0; 9];
@@ -210,6 +224,13 @@ pub async fn read_frame(read: &mut (impl AsyncRead + Unpin)) -> Option<Frame> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_frame_is_the_rest() {
+        let (first, second) = (frame(DATA, 0, 1, &[b'x'; 300]), frame(DATA, END_STREAM, 1, b""));
+        assert_eq!(split_last(&[&first[..], &second].concat()), (&first[..], &second[..]));
+        assert_eq!(split_last(&first), (&[][..], &first[..]));
+    }
 
     #[test]
     fn statuses_are_read_as_they_are_written() {

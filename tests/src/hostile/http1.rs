@@ -50,6 +50,7 @@ pub fn messages(authority: &str, path: &str) -> Vec<Case> {
     let mut writer = Writer { authority, path, cases: Vec::new() };
     framing(&mut writer);
     chunks(&mut writer);
+    endless(&mut writer);
     bytes(&mut writer);
     sizes(&mut writer);
     writer.cases
@@ -111,6 +112,19 @@ fn chunks(writer: &mut Writer<'_>) {
         ("a NUL after a chunk's size", "5\0\r\nhello\r\n0\r\n\r\n"),
     ] {
         writer.with((1, Safe::Broken), what, "Transfer-Encoding: chunked\r\n", body);
+    }
+}
+
+/// What a chunked body may have beside its bytes, without end.
+fn endless(writer: &mut Writer<'_>) {
+    for (what, body) in [
+        ("a chunk's extension of a megabyte", format!("5;{}\r\nhello\r\n0\r\n\r\n", "a".repeat(1 << 20))),
+        ("twenty thousand chunks' extensions", format!("{}0\r\n\r\n", "1;aaaaaaaaaaaaaaaa\r\nx\r\n".repeat(20_000))),
+        ("a trailer of a megabyte", format!("0\r\nX: {}\r\n\r\n", "a".repeat(1 << 20))),
+        ("a trailer's name of a megabyte", format!("0\r\n{}: a\r\n\r\n", "X".repeat(1 << 20))),
+        ("a thousand trailers", format!("0\r\n{}\r\n", "X: a\r\n".repeat(1_000))),
+    ] {
+        writer.with((1, Safe::Broken), what, "Transfer-Encoding: chunked\r\n", &body);
     }
 }
 

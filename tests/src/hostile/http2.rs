@@ -4,7 +4,7 @@ use super::frames::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, LAST_REMEMBERED, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE,
     field, frame, remembered, request,
 };
-use super::{FORGED, PATHS, STRANGER_HOSTS, Safe};
+use super::{FORGED, HIDDEN, PATHS, STRANGER_HOSTS, Safe};
 
 /// One stream's worth.
 #[derive(Clone, Debug)]
@@ -13,8 +13,8 @@ pub struct Case {
     pub row: u8,
     /// What is wrong with it.
     pub what: &'static str,
-    /// The header block of a stream that ends with it.
-    pub block: Vec<u8>,
+    /// The frames of stream 1.
+    pub frames: Vec<u8>,
     /// What may become of it.
     pub safe: Safe,
 }
@@ -65,7 +65,7 @@ pub fn messages(method: &str, path: &str, authority: &str) -> Vec<Case> {
         ("an index that is not there", [&good[..], &[0x80 | 126]].concat()),
         ("half a field", [&good[..], &[0, 127]].concat()),
     ];
-    let case = |row| move |(what, block)| Case { row, what, block, safe: Safe::Refused };
+    let case = |row| move |(what, block)| Case { row, what, frames: whole(block), safe: Safe::Refused };
     blocks.into_iter().map(case(7)).chain(bombs.into_iter().map(case(6))).collect()
 }
 
@@ -74,7 +74,7 @@ pub fn messages(method: &str, path: &str, authority: &str) -> Vec<Case> {
 pub fn targets(authority: &str) -> Vec<Case> {
     let good = request("GET", "/", authority);
     let with = |name: &str, value: &[u8]| [&good[..], &field(name, value)].concat();
-    let refused = |row| move |(what, block)| Case { row, what, block, safe: Safe::Refused };
+    let refused = |row| move |(what, block)| Case { row, what, frames: whole(block), safe: Safe::Refused };
     let scheme = [field(":method", b"GET"), field(":scheme", b"https"), field(":path", b"/")].concat();
     let asks = |protocol: &[u8]| [request("CONNECT", "/", authority), field(":protocol", protocol)].concat();
     let hosts = [
@@ -92,22 +92,22 @@ pub fn targets(authority: &str) -> Vec<Case> {
     let paths = PATHS.iter().map(|(sent, arrives)| Case {
         row: 9,
         what: "a path",
-        block: request("GET", sent, authority),
+        frames: whole(request("GET", sent, authority)),
         safe: Safe::As(arrives),
     });
     let large = (0..5).flat_map(|number| field(&format!("x-{number}"), &[b'x'; 3_000]));
     let large = [good.clone(), large.collect()].concat();
-    let large = [Case { row: 6, what: "much, but not too much", block: large, safe: Safe::As(b"/") }];
+    let large = [Case { row: 6, what: "much, but not too much", frames: whole(large), safe: Safe::As(b"/") }];
     let claims = ["x-forwarded-client-cert", "x_forwarded_client_cert", "forwarded", "x-isthmus-outcome"];
-    let claims =
-        claims.map(|name| Case { row: 11, what: "a claim", block: with(name, FORGED.as_bytes()), safe: Safe::Cleaned });
+    let claim = |name| whole(with(name, FORGED.as_bytes()));
+    let claims = claims.map(|name| Case { row: 11, what: "a claim", frames: claim(name), safe: Safe::Cleaned });
     let entered = ["x-forwarded-for", "x_forwarded_proto", "x-real-ip"].map(|name| Case {
         row: 11,
         what: "where it comes from",
-        block: with(name, FORGED.as_bytes()),
+        frames: claim(name),
         safe: Safe::Entered,
     });
-    let elsewhere = |what, block| Case { row: 13, what, block, safe: Safe::Elsewhere };
+    let elsewhere = |what, block| Case { row: 13, what, frames: whole(block), safe: Safe::Elsewhere };
     let connect = |host: &str| [field(":method", b"CONNECT"), field(":authority", host.as_bytes())].concat();
     let strangers = STRANGER_HOSTS.iter().flat_map(|host| {
         [
@@ -117,8 +117,8 @@ pub fn targets(authority: &str) -> Vec<Case> {
     });
     let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
     let forms = [host.to_ascii_uppercase(), format!("{host}.")].map(|form| {
-        let block = request("GET", "/", &authority.replacen(host, &form, 1));
-        Case { row: 12, what: "another form of the name", block, safe: Safe::As(b"/") }
+        let frames = whole(request("GET", "/", &authority.replacen(host, &form, 1)));
+        Case { row: 12, what: "another form of the name", frames, safe: Safe::As(b"/") }
     });
     let other = authority.replacen(host.split('.').next().unwrap_or(host), "ratings", 1);
     let other =
@@ -134,6 +134,69 @@ pub fn targets(authority: &str) -> Vec<Case> {
         .chain(claims)
         .chain(entered)
         .chain(strangers)
+        .collect()
+}
+
+/// A request for `/` by POST with a body and those trailers. Without being named in the head, none gets to an application that speaks
+/// HTTP/1.
+#[must_use]
+pub fn with_trailers(authority: &str, name: &str, block: &[u8]) -> Vec<u8> {
+    let head = [request("POST", "/", authority), field("trailer", name.as_bytes())].concat();
+    let body = frame(DATA, 0, 1, b"hello");
+    [headers(1, END_HEADERS, &head), body, headers(1, END_HEADERS | END_STREAM, block)].concat()
+}
+
+/// What follows a header block that is in order and is not what it announced, or not allowed there: rows 7 and 11, for proxies. A
+/// good request for `/` by POST at `authority` would be answered with 200.
+#[must_use]
+pub fn bodies(authority: &str) -> Vec<Case> {
+    let post = |name: &str, value: &[u8]| {
+        headers(1, END_HEADERS, &[request("POST", "/", authority), field(name, value)].concat())
+    };
+    let data = |flags, bytes: &[u8]| frame(DATA, flags, 1, bytes);
+    let trailers = |flags, block: &[u8]| headers(1, END_HEADERS | flags, block);
+    let announced =
+        |length: &str, rest: &[Vec<u8>]| [post("content-length", length.as_bytes()), rest.concat()].concat();
+    let ended = |name: &str, block: &[u8]| with_trailers(authority, name, block);
+    let late = |value: &[u8]| ended("x-late", &field("x-late", value));
+    let case = |row, safe| move |(what, frames)| Case { row, what, frames, safe };
+    let other = request("POST", HIDDEN, authority);
+    let refused = [
+        ("more than its length", announced("3", &[data(END_STREAM, b"hello")])),
+        ("less than its length", announced("5", &[data(END_STREAM, b"hel")])),
+        (
+            "less than its length, and trailers",
+            announced("5", &[data(0, b"hel"), trailers(END_STREAM, &field("x", b"1"))]),
+        ),
+        ("nothing of its length", announced("5", &[data(END_STREAM, b"")])),
+        (
+            "trailers that are not the end",
+            [post("trailer", b"x"), data(0, b"hello"), trailers(0, &field("x", b"1"))].concat(),
+        ),
+        ("a second request's header block", [post("x", b"1"), data(0, b"hello"), trailers(0, &other)].concat()),
+        ("CR and LF in a trailer's value", late(b"1\r\nX-Smuggled: 1")),
+        ("a bare LF in a trailer's value", late(b"1\nX-Smuggled: 1")),
+        ("NUL in a trailer's value", late(b"1\0")),
+        ("CR and LF in a trailer's name", ended("x", &field("x: 1\r\ny", b"1"))),
+        ("an upper-case name in trailers", ended("x-late", &field("X-Late", b"1"))),
+        ("connection in trailers", ended("connection", &field("connection", b"close"))),
+        ("transfer-encoding in trailers", ended("transfer-encoding", &field("transfer-encoding", b"chunked"))),
+    ];
+    let once = [
+        // Who reads as it comes has a whole request before it is too long.
+        ("more than its length, later", announced("3", &[data(0, b"hel"), data(END_STREAM, b"lo")])),
+        // They must not be there (RFC 9113 §8.1), and come to nothing: nobody behind is told.
+        ("pseudo fields in trailers", ended(":path", &field(":path", HIDDEN.as_bytes()))),
+        ("a request in trailers", ended("x", &other)),
+        ("a length in trailers", ended("content-length", &field("content-length", b"64"))),
+        ("a host in trailers", ended("host", &field("host", HIDDEN.as_bytes()))),
+    ];
+    let claims = ["x-forwarded-client-cert", "x_forwarded_client_cert", "forwarded", "x-isthmus-outcome"]
+        .map(|name| ("a claim in trailers", ended(name, &field(name, FORGED.as_bytes()))));
+    let refused = refused.into_iter().map(case(7, Safe::Refused));
+    refused
+        .chain(once.into_iter().map(case(7, Safe::Once)))
+        .chain(claims.into_iter().map(case(11, Safe::Cleaned)))
         .collect()
 }
 
@@ -153,6 +216,11 @@ const STREAMS: u32 = 20_000;
 
 fn headers(stream: u32, flags: u8, block: &[u8]) -> Vec<u8> {
     frame(HEADERS, flags, stream, block)
+}
+
+/// The frame of a stream that ends with its header block.
+fn whole(block: Vec<u8>) -> Vec<u8> {
+    headers(1, END_HEADERS | END_STREAM, &block)
 }
 
 /// Streams, each opened by `open` and followed by `then`.

@@ -35,6 +35,8 @@ pub enum Safe {
 
 /// What a request that asks for the wrong thing has in its target.
 pub const HIDDEN: &str = "/hidden";
+/// The name of a field that is hidden in another's value.
+pub const SMUGGLED: &str = "x-smuggled";
 /// What claims have in their value.
 pub const FORGED: &str = "forged";
 

@@ -12,6 +12,10 @@ use tokio::net::{TcpListener, TcpStream};
 pub struct Request {
     /// Its head, byte for byte, with the empty line.
     pub head: Vec<u8>,
+    /// What came between it and the end, without chunks: the first [`KEPT_MAX`](Recorder::KEPT_MAX) bytes.
+    pub body: Vec<u8>,
+    /// The lines behind the last chunk, byte for byte, without the empty one.
+    pub trailers: Vec<u8>,
 }
 
 impl Request {
@@ -22,17 +26,17 @@ impl Request {
         words.nth(1).unwrap_or_default()
     }
 
-    /// Whether the head says that anywhere, in any case.
+    /// Whether the head or the trailers say that anywhere, in any case.
     #[must_use]
     pub fn says(&self, text: &str) -> bool {
         self.count(text) > 0
     }
 
-    /// How often the head says that, in any case.
+    /// How often the head and the trailers say that, in any case.
     #[must_use]
     pub fn count(&self, text: &str) -> usize {
-        let head = String::from_utf8_lossy(&self.head).to_ascii_lowercase();
-        head.matches(&text.to_ascii_lowercase()).count()
+        let fields = [&self.head[..], &self.trailers].concat();
+        String::from_utf8_lossy(&fields).to_ascii_lowercase().matches(&text.to_ascii_lowercase()).count()
     }
 }
 
@@ -48,6 +52,8 @@ impl Recorder {
     pub const LARGE_TARGET: &str = "/large";
     /// More than any buffer on the way.
     pub const LARGE: usize = 8 << 20;
+    /// Bytes of a body that are remembered.
+    pub const KEPT_MAX: u64 = 4 << 10;
 
     /// Listens on the loopback until the runtime ends.
     ///
@@ -90,15 +96,16 @@ async fn serve(stream: TcpStream, requests: &Mutex<Vec<Request>>) -> io::Result<
             }
         }
         let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
-        if text.contains("\r\ntransfer-encoding: chunked\r\n") {
-            read_chunks(&mut stream).await?;
+        let (body, trailers) = if text.contains("\r\ntransfer-encoding: chunked\r\n") {
+            read_chunks(&mut stream).await?
         } else {
             let length =
                 text.split("\r\ncontent-length: ").nth(1).and_then(|rest| rest.split('\r').next()?.parse().ok());
-            let mut body = (&mut stream).take(length.unwrap_or(0));
-            tokio::io::copy(&mut body, &mut tokio::io::sink()).await?;
-        }
-        let request = Request { head };
+            let mut body = Vec::new();
+            keep(&mut stream, length.unwrap_or(0), &mut body).await?;
+            (body, Vec::new())
+        };
+        let request = Request { head, body, trailers };
         let large = request.target().starts_with(Recorder::LARGE_TARGET.as_bytes());
         requests.lock().unwrap_or_else(PoisonError::into_inner).push(request);
         let length = if large { Recorder::LARGE } else { 2 };
@@ -109,7 +116,17 @@ async fn serve(stream: TcpStream, requests: &Mutex<Vec<Request>>) -> io::Result<
     }
 }
 
-async fn read_chunks(stream: &mut BufReader<TcpStream>) -> io::Result<()> {
+/// Reads so many bytes, if they come, and appends what is to be remembered of them.
+async fn keep(stream: &mut BufReader<TcpStream>, length: u64, body: &mut Vec<u8>) -> io::Result<()> {
+    let room = Recorder::KEPT_MAX.saturating_sub(body.len() as u64).min(length);
+    let kept = (&mut *stream).take(room).read_to_end(body).await? as u64;
+    let passed = tokio::io::copy(&mut stream.take(length - room), &mut tokio::io::sink()).await?;
+    if kept + passed < length { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+}
+
+/// The body and the trailers.
+async fn read_chunks(stream: &mut BufReader<TcpStream>) -> io::Result<(Vec<u8>, Vec<u8>)> {
+    let mut body = Vec::new();
     loop {
         let mut line = String::new();
         if stream.read_line(&mut line).await? == 0 {
@@ -120,18 +137,19 @@ async fn read_chunks(stream: &mut BufReader<TcpStream>) -> io::Result<()> {
         if size == 0 {
             break;
         }
-        let mut chunk = stream.take(size + 2);
-        if tokio::io::copy(&mut chunk, &mut tokio::io::sink()).await? < size + 2 {
+        keep(stream, size, &mut body).await?;
+        let mut end = [0; 2];
+        stream.read_exact(&mut end).await?;
+    }
+    let mut trailers = Vec::new();
+    loop {
+        let before = trailers.len();
+        if stream.read_until(b'\n', &mut trailers).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-    }
-    // Trailers, and the empty line.
-    let mut line = String::new();
-    while line != "\r\n" {
-        line.clear();
-        if stream.read_line(&mut line).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        if &trailers[before..] == b"\r\n" {
+            trailers.truncate(before);
+            return Ok((body, trailers));
         }
     }
-    Ok(())
 }
