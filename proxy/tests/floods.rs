@@ -1,6 +1,6 @@
 //! Too much of what each by itself is allowed, on every listener of the data plane that takes HTTP/2: the connection ends or stalls,
-//! little of it reaches the application, memory stays flat, and who was there before is served on. One test, because the memory is
-//! the process's.
+//! little of it reaches the application, memory stays flat, and who was there before is served on. So is what only announces too much.
+//! One test, because the memory is the process's.
 
 #![allow(missing_docs)]
 
@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use federation::{get, status};
 use isthmus_tests::harness::{peak, resident};
-use isthmus_tests::hostile::Recorder;
 use isthmus_tests::hostile::frames::{END_HEADERS, END_STREAM, HEADERS, Outcome, Peer, WINDOW_UPDATE, frame, request};
 use isthmus_tests::hostile::http2::{self, Flood};
+use isthmus_tests::hostile::{Recorder, Request, grpc};
 use surfaces::{Surfaces, Way, authority};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 /// Requests of one flood that may reach the application: some begin before they are too many.
@@ -25,6 +26,8 @@ const OVER_WITHIN: Duration = Duration::from_secs(30);
 const LASTS: Duration = Duration::from_secs(1);
 /// How much the process may grow by one flood: its buffers on both ends, and what the allocator keeps.
 const GROWTH_MAX: u64 = 48 << 20;
+/// The same by a message that announces up to 4 GiB, or would unpack to as much.
+const ANNOUNCED_MAX: u64 = 8 << 20;
 /// Streams that a connection may have.
 const STREAMS: u32 = 256;
 /// The same by a client that opens all the streams that it may and reads none of them: a window and a buffer for each at the listener
@@ -42,6 +45,9 @@ async fn floods_cost_little_and_disturb_nobody() {
         for flood in &floods {
             flooded(&surfaces, way, flood).await;
         }
+    }
+    for way in Way::all() {
+        announced(&surfaces, way).await;
     }
     // There the application would have to speak HTTP/2 too.
     for way in Way::all().filter(|way| !way.detects()) {
@@ -79,6 +85,42 @@ async fn flooded(surfaces: &Surfaces, way: Way, Flood { what, frames, ends }: &F
     assert!(took < OVER_WITHIN, "{what} at {way:?}: {took:?}");
     assert!(bystander.is_served().await, "{what} at {way:?}: the bystander");
     assert_eq!(status(&get(surfaces.east.address, "/").await), "200", "{what} at {way:?}");
+}
+
+/// Row 8: messages of gRPC are the service's to read. Nobody on the way looks at what they announce: they arrive as they are.
+async fn announced(surfaces: &Surfaces, way: Way) {
+    let mut bystander = surfaces.bystander(way).await;
+    for message in &grpc::MESSAGES {
+        assert!(bystander.is_served().await);
+        drop(surfaces.recorder.take());
+        let before = resident(std::process::id());
+        let (status, most) = peak(std::process::id(), call(surfaces, way, message)).await;
+        let heard = surfaces.recorder.take();
+        let told = format!("{} at {way:?}: {status}, {heard:?}", message.what);
+        let as_it_is = |call: &Request| call.body == message.bytes && call.says(grpc::CONTENT_TYPE);
+        assert!(status == 200 && heard.len() == 1 && heard.iter().all(as_it_is), "{told}");
+        let grown = most.saturating_sub(before);
+        assert!(grown < ANNOUNCED_MAX, "{told}: grew by {grown}");
+        assert!(bystander.is_served().await, "{told}: the bystander");
+    }
+}
+
+/// The status that a call with that message is answered with, or 0.
+async fn call(surfaces: &Surfaces, way: Way, message: &grpc::Message) -> u16 {
+    // There the application would have to speak HTTP/2 too.
+    if !way.detects() {
+        let mut peer = surfaces.peer(way).await;
+        peer.send(&message.in_http2("/", &authority())).await;
+        return match peer.outcome(1).await {
+            Outcome::Answered(status) => status,
+            _ => 0,
+        };
+    }
+    let mut stream = surfaces.open(way).await;
+    stream.write_all(&message.in_http1("/", &authority())).await.expect("written");
+    let mut answer = Vec::new();
+    timeout(OVER_WITHIN, stream.read_to_end(&mut answer)).await.expect("an end in time").expect("an end");
+    status(&String::from_utf8_lossy(&answer)).parse().unwrap_or(0)
 }
 
 /// A connection with windows as large as they may be, and as many large answers as it may ask for, which are not read.

@@ -1,5 +1,7 @@
 //! Messages of gRPC that announce more than they are, and whom they may be sent to: row 8.
 
+use super::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, field, frame, request};
+
 /// The bytes of one call.
 #[derive(Clone, Copy, Debug)]
 pub struct Message {
@@ -10,6 +12,34 @@ pub struct Message {
     /// Flag, length and what there is of the rest.
     pub bytes: &'static [u8],
 }
+
+impl Message {
+    /// The frames of a call on stream 1, for what is between a client and a service.
+    #[must_use]
+    pub fn in_http2(&self, path: &str, authority: &str) -> Vec<u8> {
+        let fields = self.fields().flat_map(|(name, value)| field(name, value.as_bytes()));
+        let head = request("POST", path, authority).into_iter().chain(fields).collect::<Vec<u8>>();
+        [frame(HEADERS, END_HEADERS, 1, &head), frame(DATA, END_STREAM, 1, self.bytes)].concat()
+    }
+
+    /// The same as a request of HTTP/1.1, where nobody speaks HTTP/2.
+    #[must_use]
+    pub fn in_http1(&self, path: &str, authority: &str) -> Vec<u8> {
+        let fields: String = self.fields().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let length = self.bytes.len();
+        let framing = format!("Host: {authority}\r\nContent-Length: {length}\r\nConnection: close\r\n");
+        let head = format!("POST {path} HTTP/1.1\r\n{framing}{fields}\r\n");
+        [head.as_bytes(), self.bytes].concat()
+    }
+
+    fn fields(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let encoding = self.encoding.map(|encoding| ("grpc-encoding", encoding));
+        [("content-type", CONTENT_TYPE), ("te", "trailers")].into_iter().chain(encoding)
+    }
+}
+
+/// What every call says that it is.
+pub const CONTENT_TYPE: &str = "application/grpc";
 
 /// Every message. None of them may be taken, and none may cost what it announces.
 pub const MESSAGES: [Message; 5] = [
