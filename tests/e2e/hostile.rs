@@ -9,6 +9,7 @@ use isthmus_federation::data_dir::DataDir;
 use isthmus_identity::{LiveIdentity, PrivateKey, RootAuthority, TrustBundle};
 use isthmus_model::spiffe::SpiffeId;
 use isthmus_tests::harness::Loopback;
+use isthmus_tests::hostile::client_hello::{self, Reading};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -25,6 +26,8 @@ use crate::workload::{Client, INBOUND, Workload, answers_from, call};
 const REFUSED_WITHIN: Duration = Duration::from_secs(8);
 /// What a port may answer that is no handshake: a TLS alert or two.
 const ALERT_LEN_MAX: usize = 64;
+/// How a record begins that is a ServerHello (RFC 8446 §5.1).
+const HANDSHAKE: u8 = 22;
 /// Connections that say nothing.
 const IDLE: usize = 10_000;
 /// Addresses that they come from.
@@ -40,6 +43,10 @@ struct Surface {
     sni: &'static str,
     /// Whether other names lead nowhere.
     routes_by_name: bool,
+    /// Whether the name is looked at before TLS is ended. At the others the library may begin a handshake with what it takes for no
+    /// name, or for another. That is safe: `inbound` has a session only for its own services' names, without a dot behind, and `control`
+    /// is for whoever has a certificate or a token, whatever they call it.
+    looks_first: bool,
     pid: u32,
 }
 
@@ -57,6 +64,7 @@ async fn hostile_first_contact_is_refused_in_time_and_good_traffic_goes_on() {
             address: west.at(port::EAST_WEST),
             sni: "gateway.us-west.acme.mesh",
             routes_by_name: true,
+            looks_first: true,
             pid: gateway,
         },
         Surface {
@@ -64,6 +72,7 @@ async fn hostile_first_contact_is_refused_in_time_and_good_traffic_goes_on() {
             address: details.at(INBOUND),
             sni: "details.shop.svc.us-west.acme.mesh",
             routes_by_name: true,
+            looks_first: false,
             pid: details.sidecar.as_ref().and_then(|sidecar| sidecar.pid()).expect("it runs"),
         },
         Surface {
@@ -71,6 +80,7 @@ async fn hostile_first_contact_is_refused_in_time_and_good_traffic_goes_on() {
             address: west.at(port::CONTROL),
             sni: "gateway.us-west.acme.mesh",
             routes_by_name: false,
+            looks_first: false,
             pid: gateway,
         },
     ];
@@ -79,7 +89,7 @@ async fn hostile_first_contact_is_refused_in_time_and_good_traffic_goes_on() {
     let strangers = Strangers::new(&east);
     for surface in &surfaces {
         let before = resident(surface.pid);
-        tokio::join!(broken_hellos(surface), slow_hellos(surface), strangers.try_all(surface));
+        tokio::join!(broken_hellos(surface), odd_names(surface), slow_hellos(surface), strangers.try_all(surface));
         grown_little(surface, before);
     }
 
@@ -152,6 +162,30 @@ async fn broken_hellos(surface: &Surface) {
         let alert_only = heard.len() <= ALERT_LEN_MAX && !heard.starts_with(b"HTTP");
         assert!(alert_only, "{} {what}: {:?}", surface.what, String::from_utf8_lossy(&heard));
         println!("{}: {what}: closed after {:?}", surface.what, began.elapsed());
+    }
+}
+
+/// Row 12: ClientHellos that are in order but for the names that they ask for.
+async fn odd_names(surface: &Surface) {
+    let hello = client_hello(surface.sni).await;
+    for client_hello::Case { what, names, reading } in client_hello::cases(surface.sni) {
+        let mut stream = TcpStream::connect(surface.address).await.expect("it listens");
+        // The other side may close before it has read everything.
+        let _ = stream.write_all(&client_hello::with_names(&hello, &names)).await;
+        let mut kind = [0];
+        let first = timeout(REFUSED_WITHIN, stream.read(&mut kind)).await;
+        let first = first.unwrap_or_else(|_| panic!("{}: {what}: nothing after {REFUSED_WITHIN:?}", surface.what));
+        let begins = matches!(first, Ok(1)) && kind == [HANDSHAKE];
+        println!("{}: {what}: {}", surface.what, if begins { "a handshake" } else { "refused" });
+        match reading {
+            Reading::Right => assert!(begins, "{}: {what}: {first:?} {kind:?}", surface.what),
+            Reading::Lenient if !surface.looks_first => {}
+            Reading::Lenient | Reading::NoName => {
+                assert!(!begins, "{}: {what}: a handshake began", surface.what);
+                let heard = hears_until_closed(&mut stream, what).await;
+                assert!(heard.len() < ALERT_LEN_MAX, "{}: {what}: {heard:?}", surface.what);
+            }
+        }
     }
 }
 

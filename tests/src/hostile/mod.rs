@@ -5,6 +5,7 @@
 //! open, 3 bytes that are no field, 4 the host, 5 floods of HTTP/2, 6 what unpacks to too much, 7 what HTTP/2 can say and
 //! HTTP/1 cannot, 8 messages of gRPC, 9 paths, 11 claims, 12 a session's name and its requests', 13 what is nobody's to proxy.
 
+pub mod client_hello;
 pub mod frames;
 pub mod grpc;
 pub mod http1;
