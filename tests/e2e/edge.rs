@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 
 use crate::federation::{Cluster, SOON, federate, port};
+use crate::hostile::odd_names;
 use crate::workload::{HTTP, Mesh, Offer, TCP, Workload, manifests, service_export};
 
 const HTTPS: u16 = 8443;
@@ -125,6 +126,18 @@ async fn curl(cluster: &Cluster, host: &str, path: &str, more: &[&str]) -> Strin
     let args = ["-s", "-S", "-i", "-k", "--path-as-is", "--max-time", "20", "--resolve", &resolve];
     let output = run("curl", &[&args[..], more, &[&url]].concat()).await.expect("curl runs");
     String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_server_names_are_shown_no_certificate_or_that_of_one_right_name() {
+    let Some(edge) = edge().await else {
+        return eprintln!("SKIPPED: certificates for clients from outside need openssl");
+    };
+    // An address is no name, and nothing is shown to who asks for none. Who asks with a dot behind the name, or with more behind that, is
+    // shown what is valid for the name; each request's host is then held against it.
+    odd_names("edge", edge.east.at(HTTPS), "www.example.com", false).await;
+    let served = async || curl(&edge.east, "www.example.com", "/app/", &[]).await.contains(" 200");
+    wait_until(SOON, "somebody who asks for one right name", served).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -89,7 +89,9 @@ async fn hostile_first_contact_is_refused_in_time_and_good_traffic_goes_on() {
     let strangers = Strangers::new(&east);
     for surface in &surfaces {
         let before = resident(surface.pid);
-        tokio::join!(broken_hellos(surface), odd_names(surface), slow_hellos(surface), strangers.try_all(surface));
+        let Surface { what, address, sni, looks_first, .. } = *surface;
+        let odd = odd_names(what, address, sni, looks_first);
+        tokio::join!(broken_hellos(surface), odd, slow_hellos(surface), strangers.try_all(surface));
         grown_little(surface, before);
     }
 
@@ -165,25 +167,25 @@ async fn broken_hellos(surface: &Surface) {
     }
 }
 
-/// Row 12: ClientHellos that are in order but for the names that they ask for.
-async fn odd_names(surface: &Surface) {
-    let hello = client_hello(surface.sni).await;
-    for client_hello::Case { what, names, reading } in client_hello::cases(surface.sni) {
-        let mut stream = TcpStream::connect(surface.address).await.expect("it listens");
+/// Row 12: ClientHellos that are in order but for the names that they ask for. `looks_first` as in [`Surface`].
+pub(crate) async fn odd_names(at: &str, address: SocketAddr, sni: &str, looks_first: bool) {
+    let hello = client_hello(sni).await;
+    for client_hello::Case { what, names, reading } in client_hello::cases(sni) {
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
         // The other side may close before it has read everything.
         let _ = stream.write_all(&client_hello::with_names(&hello, &names)).await;
         let mut kind = [0];
         let first = timeout(REFUSED_WITHIN, stream.read(&mut kind)).await;
-        let first = first.unwrap_or_else(|_| panic!("{}: {what}: nothing after {REFUSED_WITHIN:?}", surface.what));
-        let begins = matches!(first, Ok(1)) && kind == [HANDSHAKE];
-        println!("{}: {what}: {}", surface.what, if begins { "a handshake" } else { "refused" });
+        assert!(first.is_ok(), "{at}: {what}: nothing after {REFUSED_WITHIN:?}");
+        let begins = matches!(first, Ok(Ok(1))) && kind == [HANDSHAKE];
+        println!("{at}: {what}: {}", if begins { "a handshake" } else { "refused" });
         match reading {
-            Reading::Right => assert!(begins, "{}: {what}: {first:?} {kind:?}", surface.what),
-            Reading::Lenient if !surface.looks_first => {}
+            Reading::Right => assert!(begins, "{at}: {what}: {first:?} {kind:?}"),
+            Reading::Lenient if !looks_first => {}
             Reading::Lenient | Reading::NoName => {
-                assert!(!begins, "{}: {what}: a handshake began", surface.what);
+                assert!(!begins, "{at}: {what}: a handshake began");
                 let heard = hears_until_closed(&mut stream, what).await;
-                assert!(heard.len() < ALERT_LEN_MAX, "{}: {what}: {heard:?}", surface.what);
+                assert!(heard.len() < ALERT_LEN_MAX, "{at}: {what}: {heard:?}");
             }
         }
     }
