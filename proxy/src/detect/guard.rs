@@ -120,7 +120,7 @@ pub(crate) struct Guarded<S> {
     /// What came so far; None once it is clear that it is bytes.
     seen: Option<Box<Seen>>,
     claims: Claims,
-    /// Whether the client was told anything, or will be: then it is no longer known what its words mean.
+    /// Whether the client was told anything, an end too, or will be: then it is no longer known what its words mean.
     answered: bool,
 }
 
@@ -189,6 +189,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.answered = true;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -22,9 +22,9 @@ pub const IDLE_MAX: Duration = Duration::from_secs(3600);
 /// How long nothing may move once one side is gone or takes no more: what it had to say is on its way then, and the other may wait
 /// for it to read.
 const BROKEN_IDLE_MAX: Duration = Duration::from_secs(10);
-/// What is thrown away of what a side goes on to say to one that takes no more, once the other direction has ended: as much as may
-/// have been on its way, in buffers of the kernel and windows. A side that never stops would keep everybody between busy for
-/// nobody.
+/// What is thrown away of what a side goes on to say to one that takes no more, once it was told all that the other said: as
+/// much as may have been on its way, in buffers of the kernel and windows. A side that never stops, or reads nothing before it
+/// has said more than that, would keep everybody between busy for nobody.
 const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// As much of it goes at once, before the other direction has its turn.
 const LINGER_BYTES_A_TURN: usize = 64 * 1024;
@@ -36,12 +36,13 @@ const BUFFER_MAX: usize = 32 * 1024;
 /// After so many fills in a row of less than a quarter a buffer is halved.
 const SMALL_FILLS: u8 = 8;
 
-/// Copies both ways; the end of one direction is passed on and the other goes on. So it does when a peer breaks off or takes no more:
-/// whoever has answered may close before it has read everything. What still comes for it is read and thrown away, within bounds, for a socket
-/// that is closed with something unread takes back what was written to it. Returns the bytes from `a` and from `b`.
+/// Copies both ways; the end of one direction is passed on and the other goes on. So it does when a peer breaks off or takes
+/// no more: whoever has answered may close before it has read everything. What still comes for it is read and thrown away,
+/// within bounds, for a socket that is closed with something unread takes back what was written to it. If it has answered
+/// nothing, both end at once. Returns the bytes from `a` and from `b`.
 ///
 /// # Errors
-/// The first I/O error, or [`io::ErrorKind::TimedOut`] after `idle` without a byte either way.
+/// An I/O error, of a source rather than of its sink, or [`io::ErrorKind::TimedOut`] after `idle` without a byte either way.
 pub async fn copy_both<A, B>(mut a: A, mut b: B, idle: Duration) -> io::Result<(u64, u64)>
 where
     A: AsyncRead + AsyncWrite + Unpin,
@@ -50,8 +51,11 @@ where
     let (moved, broken) = (Progress::default(), Notify::new());
     let (mut there, mut back) = (Lane::new(moved.clone()), Lane::new(moved.clone()));
     let both = poll_fn(|cx| {
-        let from_a = there.poll(cx, Pin::new(&mut a), Pin::new(&mut b), back.has_ended())?;
-        let from_b = back.poll(cx, Pin::new(&mut b), Pin::new(&mut a), there.has_ended())?;
+        let mut from_a = there.poll(cx, Pin::new(&mut a), Pin::new(&mut b), back.carried())?;
+        let from_b = back.poll(cx, Pin::new(&mut b), Pin::new(&mut a), there.carried())?;
+        if from_a.is_pending() && from_b.is_ready() {
+            from_a = there.poll(cx, Pin::new(&mut a), Pin::new(&mut b), back.carried())?;
+        }
         if there.is_broken() || back.is_broken() {
             broken.notify_one();
         }
@@ -66,7 +70,7 @@ where
         () = stuck => (0, 0),
         () = moved.stalled(idle) => return Err(io::ErrorKind::TimedOut.into()),
     };
-    [there.refused, back.refused, there.failed, back.failed].into_iter().flatten().next().map_or(Ok(copied), Err)
+    [there.failed, back.failed, there.refused, back.refused].into_iter().flatten().next().map_or(Ok(copied), Err)
 }
 
 /// One direction.
@@ -84,7 +88,7 @@ struct Lane {
     failed: Option<io::Error>,
     /// How the sink failed, which takes no more since then.
     refused: Option<io::Error>,
-    /// How much was thrown away that nobody waits for.
+    /// How much was thrown away since the other direction ended.
     lingered: usize,
     unflushed: bool,
 }
@@ -122,12 +126,13 @@ impl Lane {
         self.failed.is_some() || self.refused.is_some()
     }
 
-    fn has_ended(&self) -> bool {
-        self.stage == Stage::Ended
+    /// What it has carried in all, bytes, once it has ended.
+    fn carried(&self) -> Option<u64> {
+        (self.stage == Stage::Ended).then_some(self.total)
     }
 
     /// Moves what can be moved. Ready with the bytes in all once the end was passed on, or came where the sink takes no more, or
-    /// was waited for long enough: `is_last` if the other direction has ended.
+    /// is not worth to be waited for: after what the `other` direction has carried, if it has ended.
     ///
     /// # Errors
     /// A failure of the source that is not its peer's: it holds for both directions.
@@ -136,7 +141,7 @@ impl Lane {
         cx: &mut Context<'_>,
         mut from: Pin<&mut R>,
         mut to: Pin<&mut W>,
-        is_last: bool,
+        other: Option<u64>,
     ) -> Poll<io::Result<u64>> {
         loop {
             let waits = self.fill(cx, from.as_mut());
@@ -154,7 +159,7 @@ impl Lane {
                 Stage::Ended => return Poll::Ready(Ok(self.total)),
                 Stage::Ending => {}
                 Stage::Refused => {
-                    ready!(self.linger(cx, from.as_mut(), is_last));
+                    ready!(self.linger(cx, from.as_mut(), other));
                     self.stage = Stage::Ended;
                 }
                 Stage::Open => {
@@ -220,15 +225,18 @@ impl Lane {
         Poll::Ready(Ok(()))
     }
 
-    /// Throws away what comes. Ready once nothing more does, or enough has.
-    fn linger<R: AsyncRead>(&mut self, cx: &mut Context<'_>, mut from: Pin<&mut R>, is_last: bool) -> Poll<()> {
+    /// Throws away what comes. Ready once nothing more does, or enough has, or whoever says it was told nothing that it might lose.
+    fn linger<R: AsyncRead>(&mut self, cx: &mut Context<'_>, mut from: Pin<&mut R>, other: Option<u64>) -> Poll<()> {
+        if other == Some(0) {
+            return Poll::Ready(());
+        }
         let mut space = [0; 4 * 1024];
         let mut turn = 0;
         while turn < LINGER_BYTES_A_TURN {
             let mut buffer = ReadBuf::new(&mut space);
             let read = ready!(from.as_mut().poll_read(cx, &mut buffer));
             let came = buffer.filled().len();
-            if is_last {
+            if other.is_some() {
                 self.lingered += came;
             }
             if read.is_err() || came == 0 || self.lingered > LINGER_BYTES_MAX {
@@ -268,10 +276,10 @@ impl Lane {
     }
 }
 
-/// Whether the peer broke off, and not somebody between who will have no more of it.
+/// Whether the peer broke off, and not somebody between who will have no more of it: the guard of a port that may speak HTTP, or
+/// who cuts the sessions of a key that was denied.
 fn is_peers(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
-    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset)
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 /// Counts what moves, so that a timer per read is not needed.
@@ -356,8 +364,11 @@ mod tests {
         assert!(lane.buffer.capacity() < 2 * BUFFER_MIN);
     }
 
-    /// A source that gives something and then fails, both at once.
-    struct Failing(bool);
+    /// A source that gives something and then fails like that, both at once.
+    struct Failing(&'static [u8], io::ErrorKind);
+
+    const LAST_WORD: &[u8] = b"the last word";
+    const RESET: io::ErrorKind = io::ErrorKind::ConnectionReset;
 
     impl AsyncRead for Failing {
         fn poll_read(
@@ -365,11 +376,13 @@ mod tests {
             _: &mut Context<'_>,
             buf: &mut tokio::io::ReadBuf<'_>,
         ) -> Poll<io::Result<()>> {
-            if std::mem::replace(&mut self.0, true) {
-                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            match std::mem::take(&mut self.0) {
+                [] => Poll::Ready(Err(self.1.into())),
+                words => {
+                    buf.put_slice(words);
+                    Poll::Ready(Ok(()))
+                }
             }
-            buf.put_slice(b"the last word");
-            Poll::Ready(Ok(()))
         }
     }
 
@@ -377,8 +390,8 @@ mod tests {
     async fn what_came_before_an_error_arrives() {
         let (mut client, mut left) = duplex(64);
         let mut lane = Lane::new(Progress::default());
-        let mut failing = Failing(false);
-        let copied = poll_fn(|cx| lane.poll(cx, Pin::new(&mut failing), Pin::new(&mut left), false)).await;
+        let mut failing = Failing(LAST_WORD, RESET);
+        let copied = poll_fn(|cx| lane.poll(cx, Pin::new(&mut failing), Pin::new(&mut left), None)).await;
         assert_eq!(copied.expect("passed on"), 13);
         assert_eq!(lane.failed.expect("it is told").kind(), io::ErrorKind::ConnectionReset);
         let mut heard = String::new();
@@ -445,7 +458,7 @@ mod tests {
     async fn where_one_side_is_gone_and_the_other_reads_nothing_it_ends_soon() {
         let (right, _server) = duplex(4);
         let begun = tokio::time::Instant::now();
-        let left = tokio::io::join(Failing(false), tokio::io::sink());
+        let left = tokio::io::join(Failing(LAST_WORD, RESET), tokio::io::sink());
         let error = copy_both(left, right, IDLE_MAX).await.expect_err("it is told");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         assert!(begun.elapsed() <= 2 * BROKEN_IDLE_MAX, "{:?}", begun.elapsed());
@@ -455,6 +468,50 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let dialed = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
         (dialed, listener.accept().await.expect("accepted").0)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_somebody_between_breaks_off_ends_both_directions_at_once() {
+        let (left, _client) = duplex(64);
+        let begun = tokio::time::Instant::now();
+        let right = tokio::io::join(Failing(LAST_WORD, io::ErrorKind::Other), tokio::io::sink());
+        assert_eq!(copy_both(left, right, IDLE_MAX).await.expect_err("it is told").kind(), io::ErrorKind::Other);
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
+
+    /// Never stops, and counts what was read.
+    #[derive(Default)]
+    struct Endless(usize);
+
+    impl AsyncRead for Endless {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut tokio::io::ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            self.0 += buf.remaining();
+            buf.initialize_unfilled();
+            buf.set_filled(buf.capacity());
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_never_stops_is_heard_out_as_far_as_it_may_lose_an_answer() {
+        for (answer, at_least, at_most) in
+            [(&b"answer"[..], LINGER_BYTES_MAX, 2 * LINGER_BYTES_MAX), (b"", 0, 2 * LINGER_BYTES_A_TURN)]
+        {
+            let (mut endless, mut told) = (Endless::default(), Vec::new());
+            let (mut server, right) = duplex(64);
+            server.write_all(answer).await.expect("written");
+            drop(server);
+            let begun = tokio::time::Instant::now();
+            let left = tokio::io::join(&mut endless, &mut told);
+            let error = copy_both(left, Decided(right), IDLE_MAX).await.expect_err("it is told");
+            assert_eq!((error.kind(), begun.elapsed()), (io::ErrorKind::BrokenPipe, Duration::ZERO));
+            assert_eq!(told, answer);
+            assert!((at_least..at_most).contains(&endless.0), "{} bytes", endless.0);
+        }
     }
 
     #[tokio::test]
@@ -479,13 +536,15 @@ mod tests {
 
     /// On real sockets: who closes one with something unread takes back what it wrote.
     #[tokio::test]
-    async fn a_long_answer_arrives_whole_although_most_of_the_question_is_not_taken() {
+    async fn an_answer_arrives_whole_although_most_of_a_long_question_is_not_taken() {
         const LONG: usize = 4 << 20;
+        // So that the server's own system has it on its way at once.
+        const ANSWER: usize = 32 << 10;
         let ((mut client, left), (right, mut server)) = (pair().await, pair().await);
         let copying = tokio::spawn(copy_both(left, right, IDLE_MAX));
         let served = tokio::spawn(async move {
             server.read_exact(&mut [0; 1_000]).await.expect("the beginning");
-            let answer = vec![1; LONG];
+            let answer = vec![1; ANSWER];
             server.write_all(&answer).await.expect("taken");
         });
         // It reads only once it has said everything, which the server does not want to hear.
@@ -495,7 +554,7 @@ mod tests {
         let read = client.read_to_end(&mut answer).await;
         served.await.expect("answered");
         let _ = copying.await.expect("joined");
-        assert!(read.is_ok(), "{read:?} after {} bytes", answer.len());
+        assert!(read.is_ok() && answer.len() == ANSWER, "{read:?} after {} bytes", answer.len());
     }
 
     #[tokio::test(start_paused = true)]
