@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -29,8 +29,9 @@ const COPIED_FIRST: u64 = 64 * 1024;
 const PIECE: usize = 4 * 1024;
 /// Pieces that are passed on after one direction broke: an alert is one, a short answer too.
 const LAST_PIECES: usize = 4;
-/// A pipe's capacity, and so bytes per splice. An unprivileged process gets the usual 64 KiB once it has many.
-const CHUNK: usize = 256 * 1024;
+/// Bytes that are spliced at once: the capacity of a pipe that nobody asked for more (pipe(7)). With more at once, moving
+/// them costs more.
+const CHUNK: usize = 64 * 1024;
 
 /// What was moved, bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,17 +93,12 @@ pub async fn relay(
 struct Pipe {
     out: OwnedFd,
     into: OwnedFd,
-    capacity: usize,
 }
 
 fn pipe() -> rustix::io::Result<Pipe> {
     let (out, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-    let capacity = fcntl_setpipe_size(&into, CHUNK).unwrap_or(PIPE_USUAL);
-    Ok(Pipe { out, into, capacity })
+    Ok(Pipe { out, into })
 }
-
-/// The capacity of a pipe that nobody asked for more (pipe(7)).
-const PIPE_USUAL: usize = 64 * 1024;
 
 /// One direction of a session.
 struct OneWay<'a> {
@@ -209,7 +205,7 @@ impl OneWay<'_> {
         let (from, to): (&TcpStream, &TcpStream) = (self.from.as_ref(), self.to.as_ref());
         let mut total = 0;
         loop {
-            let fill = || retried(|| splice(from, None, &pipe.into, None, pipe.capacity, FLAGS));
+            let fill = || retried(|| splice(from, None, &pipe.into, None, CHUNK, FLAGS));
             let filled = from.async_io(Interest::READABLE, fill).await?;
             if filled == 0 {
                 return Ok(total);
