@@ -29,8 +29,8 @@ const COPIED_FIRST: u64 = 64 * 1024;
 const PIECE: usize = 4 * 1024;
 /// Pieces that are passed on after one direction broke: an alert is one, a short answer too.
 const LAST_PIECES: usize = 4;
-/// Bytes that are spliced at once: the capacity of a pipe that nobody asked for more (pipe(7)). With more at once, moving
-/// them costs more.
+/// Bytes that are spliced at once: the capacity of a pipe that nobody asked for more (pipe(7)). Larger ones move nothing any
+/// cheaper.
 const CHUNK: usize = 64 * 1024;
 
 /// What was moved, bytes.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokio::signal::ctrl_c;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Given on the command line, makes a missed target a failure.
 const STRICT: &str = "--strict";
@@ -139,8 +139,8 @@ impl fmt::Display for Report {
     }
 }
 
-/// Runs a bench as a program: prints its report, or why there is none. Ctrl-C drops the bench, and with it what
-/// it started.
+/// Runs a bench as a program: prints its report, or why there is none. Ctrl-C and SIGTERM drop the bench, and with it
+/// what it started.
 pub fn run(name: &str, bench: impl Future<Output = std::io::Result<Report>>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -150,7 +150,7 @@ pub fn run(name: &str, bench: impl Future<Output = std::io::Result<Report>>) -> 
     let measured = runtime.block_on(async {
         tokio::select! {
             measured = bench => measured,
-            _ = ctrl_c() => Err(std::io::Error::other("interrupted")),
+            stopped = stopped() => stopped.and(Err(std::io::Error::other("interrupted"))),
         }
     });
     match measured {
@@ -161,6 +161,16 @@ pub fn run(name: &str, bench: impl Future<Output = std::io::Result<Report>>) -> 
         }
         Err(error) => failed(name, &error),
     }
+}
+
+/// Resolves when somebody wants the program to end.
+async fn stopped() -> std::io::Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
 }
 
 fn failed(name: &str, error: &std::io::Error) -> ExitCode {
