@@ -355,5 +355,12 @@ mod tests {
         client.write_all(b"PING\r\n").await.expect("written");
         guarded.read_buf(&mut BytesMut::new()).await.expect("bytes");
         assert!(guarded.into_requests().is_none());
+        // Who was told the end can be answered no more.
+        let (mut client, near) = duplex(1_024);
+        let mut guarded = Guarded::new(near, false);
+        guarded.shutdown().await.expect("told");
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("written");
+        assert!(guarded.read_buf(&mut BytesMut::new()).await.is_err());
+        assert!(guarded.into_requests().is_none());
     }
 }
