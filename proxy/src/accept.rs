@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -131,8 +132,10 @@ pub(crate) struct Tasks {
 impl Lifetime {
     /// Runs `task` until it ends or its owner does.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        // Boxed first: what is spawned is moved a few times, and an async block has room for it twice.
-        let (task, stop) = (Box::pin(task), self.stop.clone());
+        // Boxed first: what is spawned is moved a few times, and an async block has room for it twice. And one type for all, or what
+        // runs tasks would be compiled for each.
+        let task: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(task);
+        let stop = self.stop.clone();
         self.tasks.spawn(async move {
             tokio::select! {
                 () = task => {}

@@ -116,7 +116,7 @@ impl Lines {
 /// has one whole, and can be served as what it is.
 #[derive(Debug)]
 pub(crate) struct Guarded<S> {
-    stream: S,
+    stream: Prefixed<S>,
     /// What came so far; None once it is clear that it is bytes.
     seen: Option<Box<Seen>>,
     claims: Claims,
@@ -145,15 +145,17 @@ impl Seen {
 
 impl<S> Guarded<S> {
     /// Of a client to whom the application has said something already, if it is `answered`.
-    pub(crate) fn new(stream: S, answered: bool) -> Self {
+    pub(crate) fn new(stream: Prefixed<S>, answered: bool) -> Self {
         Self { stream, seen: Some(Box::default()), claims: Claims::default(), answered }
     }
 
     /// The stream from its beginning, if it broke off because it is requests and the application, which is to be left now, has said
     /// nothing: what it was taken for has done no harm.
-    pub(crate) fn into_requests(self) -> Option<(Opening, Prefixed<S>)> {
+    pub(crate) fn into_requests(mut self) -> Option<(Opening, Prefixed<S>)> {
         let Seen { read, requests, .. } = *self.seen.filter(|_| !self.answered)?;
-        Some((requests?, Prefixed::new(read.freeze(), self.stream)))
+        let opening = requests?;
+        self.stream.put_back(read);
+        Some((opening, self.stream))
     }
 }
 
@@ -196,6 +198,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
@@ -304,7 +307,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_comes_as_bytes_breaks_off_before_its_line_is_whole() {
         let (mut client, near) = duplex(1_024);
-        let mut guarded = Guarded::new(near, false);
+        let mut guarded = Guarded::new(Prefixed::new(Bytes::new(), near), false);
         let mut read = BytesMut::new();
         client.write_all(b"GET / HT").await.expect("written");
         guarded.read_buf(&mut read).await.expect("not clear yet");
@@ -312,14 +315,14 @@ mod tests {
         assert!(guarded.read_buf(&mut read).await.is_err());
         assert_eq!(&read[..], b"GET / HT", "and the application has no request");
         let (mut client, near) = duplex(1_024);
-        let mut guarded = Guarded::new(near, false);
+        let mut guarded = Guarded::new(Prefixed::new(Bytes::new(), near), false);
         for part in ["GET", " key\r\n", "SET a:b\r\n", "GET / HTTP/1.1\r\n"] {
             client.write_all(part.as_bytes()).await.expect("written");
             guarded.read_buf(&mut read).await.expect("bytes stay bytes");
         }
         // HTTP/0.9, from a server that reads headers all the same.
         let (mut client, near) = duplex(1_024);
-        let mut guarded = Guarded::new(near, false);
+        let mut guarded = Guarded::new(Prefixed::new(Bytes::new(), near), false);
         let mut read = BytesMut::with_capacity(1_024);
         client.write_all(b"GET /admin\r\n").await.expect("written");
         guarded.read_buf(&mut read).await.expect("not clear yet");
@@ -331,7 +334,7 @@ mod tests {
     async fn what_was_taken_for_bytes_by_mistake_is_served_from_its_beginning_if_nobody_answered() {
         for answered in [false, true] {
             let (mut client, near) = duplex(1_024);
-            let mut guarded = Guarded::new(near, false);
+            let mut guarded = Guarded::new(Prefixed::new(Bytes::new(), near), false);
             let mut read = BytesMut::new();
             client.write_all(b"GET ").await.expect("written");
             guarded.read_buf(&mut read).await.expect("not clear yet");
@@ -351,13 +354,13 @@ mod tests {
         }
         // Bytes are never given back.
         let (mut client, near) = duplex(1_024);
-        let mut guarded = Guarded::new(near, false);
+        let mut guarded = Guarded::new(Prefixed::new(Bytes::new(), near), false);
         client.write_all(b"PING\r\n").await.expect("written");
         guarded.read_buf(&mut BytesMut::new()).await.expect("bytes");
         assert!(guarded.into_requests().is_none());
         // Who was told the end can be answered no more.
         let (mut client, near) = duplex(1_024);
-        let mut guarded = Guarded::new(near, false);
+        let mut guarded = Guarded::new(Prefixed::new(Bytes::new(), near), false);
         guarded.shutdown().await.expect("told");
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("written");
         assert!(guarded.read_buf(&mut BytesMut::new()).await.is_err());

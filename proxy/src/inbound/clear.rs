@@ -15,7 +15,6 @@ use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ServiceName;
 use isthmus_model::policy::landing_at;
 use isthmus_model::spiffe::SpiffeId;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -25,14 +24,14 @@ use crate::detect::{CLIENT_FIRST_WITHIN, DETECT_WITHIN, Guarded, Heard, Hearing,
 use crate::limits::Pending;
 use crate::message::authority::{self, requested_or};
 use crate::message::fields::take_outcome;
-use crate::message::server::{Carries, HEAD_WITHIN, serve_http1, serve_http2};
+use crate::message::server::{Answering, HEAD_WITHIN, serve_client};
 use crate::message::upgrade::is_tunnel;
 use crate::message::{Body, Received, reply};
 use crate::metrics::{Direction, Reason, ReasonLabels};
 use crate::plaintext::CONNECT_WITHIN;
 use crate::plaintext::deliver::{Admitted, Arrival, Caller};
 use crate::plane::DataPlane;
-use crate::tcp::{IDLE_MAX, Prefixed, connect, copy_both};
+use crate::tcp::{IDLE_MAX, Prefixed, Stream, connect, copy_both};
 
 /// A connection in the clear.
 struct Clear {
@@ -69,7 +68,7 @@ impl Clear {
         let heard = pending.wait(self.listen(&mut stream), drain, self.arrival.plane.metrics()).await;
         let Some(heard) = heard else { return Ok(()) };
         let (Heard { opening, read, said }, application) = heard?;
-        let stream = Prefixed::new(read, stream);
+        let stream = Prefixed::new(read, Box::new(stream) as Stream);
         let Some(application) = application.filter(|_| opening == Opening::Opaque) else {
             // One that waits would be all that an application looks at that takes one at a time, and is dropped.
             self.requests(opening, stream).await;
@@ -89,18 +88,10 @@ impl Clear {
         Ok(())
     }
 
-    async fn requests<S>(self: &Arc<Self>, opening: Opening, stream: S)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let drain = self.arrival.life.drain.clone();
-        if opening == Opening::Http2 {
-            let clear = self.clone();
-            let answer = move |request| clear.clone().answer(request);
-            serve_http2(stream, Carries::One, async move { drain.cancelled().await }, answer).await;
-        } else {
-            serve_http1(stream, &drain, |request| self.clone().answer(request)).await;
-        }
+    async fn requests(self: &Arc<Self>, opening: Opening, stream: Prefixed<Stream>) {
+        let clear = self.clone();
+        let answer = move |request| -> Answering { Box::pin(clear.clone().answer(request)) };
+        serve_client(stream, opening, None, &self.arrival.life.drain, Arc::new(answer)).await;
     }
 
     /// Hears what the connection speaks, as far as that is not known, and connects to the application if it may be bytes.

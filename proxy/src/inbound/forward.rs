@@ -136,7 +136,7 @@ async fn tunnel(session: &Arc<Session>, port: u16, admitted: &Admitted, request:
         let detect = admitted.protocol == AppProtocol::Detect;
         session.arrival.life.spawn(async move {
             let copied = match hyper::upgrade::on(request).await {
-                Ok(peer) if detect => return within::serve(within, port, TokioIo::new(peer), stream).await,
+                Ok(peer) if detect => return within::serve(within, port, Box::new(TokioIo::new(peer)), stream).await,
                 Ok(peer) => copy_both(TokioIo::new(peer), stream, IDLE_MAX).await,
                 Err(error) => Err(std::io::Error::other(error)),
             };

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -13,14 +12,11 @@ use tokio_util::sync::CancellationToken;
 use super::forward;
 use super::session::Session;
 use crate::detect::{Guarded, Heard, Hearing, Opening};
-use crate::message::server::{Carries, serve_http1, serve_http2};
-use crate::tcp::{IDLE_MAX, Prefixed, copy_both};
+use crate::message::server::{Answering, serve_client};
+use crate::tcp::{IDLE_MAX, Prefixed, Stream, copy_both};
 
 /// Serves what `peer` opened for `port`; `application` is connected.
-pub(super) async fn serve<C>(session: Arc<Session>, port: u16, mut peer: C, mut application: TcpStream)
-where
-    C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+pub(super) async fn serve(session: Arc<Session>, port: u16, mut peer: Stream, mut application: TcpStream) {
     let drain = session.arrival.life.drain.clone();
     let mut hearing = Hearing::guarding();
     let ended = tokio::select! {
@@ -45,14 +41,13 @@ where
     }
 }
 
-async fn requests<C>(session: Arc<Session>, port: u16, opening: Opening, peer: C, drain: CancellationToken)
-where
-    C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    if opening == Opening::Http2 {
-        let answer = move |request| forward::answer_within(session.clone(), port, request);
-        serve_http2(peer, Carries::One, async move { drain.cancelled().await }, answer).await;
-    } else {
-        serve_http1(peer, &drain, |request| forward::answer_within(session.clone(), port, request)).await;
-    }
+async fn requests(
+    session: Arc<Session>,
+    port: u16,
+    opening: Opening,
+    peer: Prefixed<Stream>,
+    drain: CancellationToken,
+) {
+    let answer = move |request| -> Answering { Box::pin(forward::answer_within(session.clone(), port, request)) };
+    serve_client(peer, opening, None, &drain, Arc::new(answer)).await;
 }

@@ -7,19 +7,18 @@ use std::time::Duration;
 use isthmus_identity::PublicCertificates;
 use isthmus_model::http_route::Scheme;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::request::{House, Visitor, answer};
 use crate::accept::{Accepted, Accepting, BindError};
-use crate::detect::{Heard, Hearing, Opening};
+use crate::detect::{Heard, Hearing};
 use crate::handshake;
 use crate::limits::{Gate, Limits, Pending};
-use crate::message::server::{Carries, HEAD_WITHIN, serve_http1_outside, serve_http2};
+use crate::message::server::{Answering, HEAD_WITHIN, serve_client};
 use crate::metrics::Direction;
 use crate::plane::DataPlane;
-use crate::tcp::{Prefixed, give_up_unread};
+use crate::tcp::{Prefixed, Stream, give_up_unread};
 
 /// How long a client may leave unread what it was sent: as long as nginx's `send_timeout`.
 const UNREAD_MAX: Duration = Duration::from_secs(60);
@@ -92,7 +91,7 @@ async fn connection(house: Arc<House>, tls: Option<TlsAcceptor>, accepted: Accep
     let metrics = house.plane.metrics().clone();
     let visitor = |name| Visitor { house, name, from, life, entry };
     let Some(tls) = tls else {
-        return Box::pin(serve(visitor(None), stream, waiting.pend(), &drain)).await;
+        return Box::pin(serve(visitor(None), Box::new(stream), waiting.pend(), &drain)).await;
     };
     let handshake = tokio::select! {
         handshake = handshake::accept_new(&tls, stream, waiting.pend(), &metrics) => handshake,
@@ -100,26 +99,18 @@ async fn connection(house: Arc<House>, tls: Option<TlsAcceptor>, accepted: Accep
     };
     let Some(tls) = handshake else { return };
     let name = tls.get_ref().1.server_name().map(str::to_ascii_lowercase);
-    Box::pin(serve(visitor(name), tls, waiting.pend(), &drain)).await;
+    Box::pin(serve(visitor(name), Box::new(tls), waiting.pend(), &drain)).await;
 }
 
 /// Serves HTTP, whichever version the client opens with. A client that was let in and says nothing is pending as a new one is.
-async fn serve<S>(visitor: Visitor, mut stream: S, pending: Pending, drain: &CancellationToken)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn serve(visitor: Visitor, mut stream: Stream, pending: Pending, drain: &CancellationToken) {
     let mut hearing = Hearing::new(None);
     let opened = pending.wait(hearing.http(&mut stream, HEAD_WITHIN), drain, visitor.house.plane.metrics());
     if !matches!(opened.await, Some(Ok(()))) {
         return;
     }
     let Heard { opening, read, .. } = hearing.heard();
-    let (quiet, visitor, stream) = (visitor.house.quiet, Arc::new(visitor), Prefixed::new(read, stream));
-    if opening == Opening::Http2 {
-        let ending = drain.clone();
-        let answer = move |request| answer(visitor.clone(), request);
-        serve_http2(stream, Carries::Outside(quiet), async move { ending.cancelled().await }, answer).await;
-    } else {
-        serve_http1_outside(stream, quiet, drain, |request| answer(visitor.clone(), request)).await;
-    }
+    let (quiet, visitor) = (visitor.house.quiet, Arc::new(visitor));
+    let answer = move |request| -> Answering { Box::pin(answer(visitor.clone(), request)) };
+    serve_client(Prefixed::new(read, stream), opening, Some(quiet), drain, Arc::new(answer)).await;
 }

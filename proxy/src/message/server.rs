@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::quiet::{is_watched, watched};
 use super::{Body, Received};
+use crate::detect::Opening;
+use crate::tcp::{Prefixed, Stream};
 
 /// A request's head has to be complete after this, and a client's connection without requests is closed. As long as the
 /// idle timeouts of common clients' pools, so that they close first.
@@ -170,6 +172,33 @@ fn http1_builder() -> http1::Builder {
     builder
 }
 
+/// How a client's requests are answered: one type for all who do, as [`Stream`] is for what they come by.
+pub type Handler = Arc<dyn Fn(Request<Received>) -> Answering + Send + Sync>;
+
+/// An answer to come.
+pub type Answering = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+
+/// Serves one client's requests, in the version that it opened with. Of one from outside, `quiet` says how long nothing may move: on
+/// its connection, if that is of HTTP/1, or else on a stream.
+pub async fn serve_client(
+    stream: Prefixed<Stream>,
+    opening: Opening,
+    quiet: Option<Duration>,
+    drain: &CancellationToken,
+    handle: Handler,
+) {
+    if opening == Opening::Http2 {
+        let carries = quiet.map_or(Carries::One, Carries::Outside);
+        let handle = move |request| handle(request);
+        return Box::pin(serve_http2(stream, carries, drain.clone().cancelled_owned(), handle)).await;
+    }
+    // Boxed, so that whoever is not watched has no room for it.
+    match quiet {
+        Some(quiet) => Box::pin(watched(quiet, serve_http1(stream, drain, |request| handle(request)))).await,
+        None => serve_http1(stream, drain, |request| handle(request)).await,
+    }
+}
+
 /// Serves HTTP/1.1 until the peer closes, or until `drain` and the request under way is answered.
 pub async fn serve_http1<I, H, F>(io: I, drain: &CancellationToken, handle: H)
 where
@@ -189,16 +218,6 @@ where
     if let Err(error) = ended {
         tracing::debug!(%error, "HTTP/1 connection ended");
     }
-}
-
-/// The same for a client from outside: its connection ends when nothing has moved on it for as long as `quiet`.
-pub async fn serve_http1_outside<I, H, F>(io: I, quiet: Duration, drain: &CancellationToken, handle: H)
-where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    H: Fn(Request<Received>) -> F,
-    F: Future<Output = Response<Body>>,
-{
-    watched(quiet, serve_http1(io, drain, handle)).await;
 }
 
 /// Serves HTTP/2 until the peer closes, until a client has been without requests for [`HEAD_WITHIN`], or until `drain` and every

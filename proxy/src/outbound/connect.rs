@@ -77,7 +77,7 @@ impl Opened {
     /// Copies to and from `client` until both sides ended; first what the instance has `said` already.
     pub(super) async fn copy<S>(self, said: Bytes, client: S) -> io::Result<(u64, u64)>
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         match self.way {
             Way::Tunnel(stream, lease) => {

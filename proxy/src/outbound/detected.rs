@@ -2,15 +2,14 @@
 
 use std::io;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::connect::{OpenError, Opened, open};
-use super::listener::{OnHttp2, serve_requests};
+use super::listener::serve_requests;
 use super::request::Client;
 use super::target::Target;
 use crate::detect::{CLIENT_FIRST_WITHIN, DETECT_WITHIN, Guarded, Heard, Hearing, Opening};
-use crate::tcp::Prefixed;
+use crate::tcp::{Prefixed, Stream};
 
 /// Why a connection ended before it was clear what it speaks, or while its bytes were copied.
 #[derive(Debug, thiserror::Error)]
@@ -23,27 +22,15 @@ enum Ended {
 
 /// Serves a connection for `target`: as requests if it turns out to be HTTP, else as bytes. `opened` is the way there, if it was
 /// opened already; otherwise it is opened when the client waits for the server to speak.
-pub(super) async fn serve<S>(client: Client, target: &Target, opened: Option<Opened>, stream: S, on_http2: OnHttp2<S>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+pub(super) async fn serve(client: Client, target: &Target, opened: Option<Opened>, stream: Stream) {
     let (service, entry) = (target.service.name.clone(), client.entry.clone());
-    if let Err(error) = listen(client, target, opened, stream, on_http2).await {
+    if let Err(error) = listen(client, target, opened, stream).await {
         tracing::debug!(%service, %error, "connection ended");
     }
     drop(entry);
 }
 
-async fn listen<S>(
-    client: Client,
-    target: &Target,
-    opened: Option<Opened>,
-    mut stream: S,
-    on_http2: OnHttp2<S>,
-) -> Result<(), Ended>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn listen(client: Client, target: &Target, opened: Option<Opened>, mut stream: Stream) -> Result<(), Ended> {
     let mut hearing = Hearing::new(Some(Instant::now() + DETECT_WITHIN));
     let pending = client.entry.pend();
     let deciding = async {
@@ -65,9 +52,6 @@ where
     let Some(opened) = pending.wait(deciding, &client.life.drain, client.plane.metrics()).await else { return Ok(()) };
     let opened = opened?;
     let Heard { opening, read, said, .. } = hearing.heard();
-    if opening == Opening::Http2 {
-        on_http2(&stream);
-    }
     let stream = Prefixed::new(read, stream);
     match (opening, opened) {
         // Where nobody guards the application, this side does.
@@ -75,9 +59,6 @@ where
             let mut guarded = Guarded::new(stream, !said.is_empty());
             let copied = opened.copy(said, &mut guarded).await;
             let Some((opening, stream)) = guarded.into_requests() else { return Ok(copied.map(drop)?) };
-            if opening == Opening::Http2 {
-                on_http2(stream.get_ref().get_ref());
-            }
             serve_requests(client, opening, stream).await;
         }
         (Opening::Opaque, Some(opened)) => opened.copy(said, stream).await.map(drop)?,
@@ -93,15 +74,18 @@ where
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
+    use std::pin::Pin;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Poll};
+    use std::time::Duration;
 
     use isthmus_identity::LiveIdentity;
     use isthmus_model::catalog::{AppProtocol, ServicePort};
     use isthmus_model::snapshot::{Coverage, Service, Site, Snapshot};
     use prometheus_client::metrics::gauge::Gauge;
     use prometheus_client::registry::Registry;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
     use tokio::sync::watch;
     use tokio_util::sync::CancellationToken;
 
@@ -110,10 +94,37 @@ mod tests {
     use crate::accept::Tasks;
     use crate::limits::{Gate, Limits};
     use crate::metrics::Direction;
+    use crate::tcp::ByteStream;
     use crate::{DataPlane, Metrics};
 
-    /// Whether the stream was told to be one of HTTP/2.
-    static TOLD: AtomicBool = AtomicBool::new(false);
+    /// A stream that notes whether it is to be given up when it is not read.
+    struct Noting(DuplexStream, Arc<AtomicBool>);
+
+    impl ByteStream for Noting {
+        fn give_up_unread(&self, _: Duration) {
+            self.1.store(true, Ordering::Relaxed);
+        }
+    }
+
+    impl AsyncRead for Noting {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Noting {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, buf)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
 
     #[tokio::test]
     async fn a_stream_that_turns_out_to_be_http2_is_treated_as_one() {
@@ -145,13 +156,15 @@ mod tests {
             let life = tasks.life().clone();
             let client = Client { plane, scope, stranger: None, exit: None, within_connect: false, life, entry };
             let (mut near, far) = duplex(1 << 16);
+            let noted = Arc::new(AtomicBool::new(false));
+            let far = Box::new(Noting(far, noted.clone()));
             tokio::spawn(async move {
                 let target = Target { service, port };
-                serve(client, &target, None, far, |_| TOLD.store(true, Ordering::Relaxed)).await;
+                serve(client, &target, None, far).await;
             });
             near.write_all(opens).await.expect("written");
             near.read_u8().await.expect("settings, or an answer");
-            assert_eq!(TOLD.load(Ordering::Relaxed), expected);
+            assert_eq!(noted.load(Ordering::Relaxed), expected);
         }
     }
 }

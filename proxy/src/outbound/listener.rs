@@ -9,8 +9,6 @@ use bytes::Bytes;
 use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ServiceName;
 use isthmus_model::route::Found;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::connect::{Opened, open};
@@ -22,10 +20,10 @@ use super::target::{Target, target};
 use crate::accept::{Accepted, Accepting, BindError, Owner};
 use crate::detect::{Heard, Hearing, Opening};
 use crate::limits::{Gate, Limits};
-use crate::message::server::{Carries, HEAD_WITHIN, PING_EVERY, PONG_WITHIN, serve_http1, serve_http2};
+use crate::message::server::{Answering, HEAD_WITHIN, PING_EVERY, PONG_WITHIN, serve_client};
 use crate::metrics::Direction;
 use crate::plane::DataPlane;
-use crate::tcp::{Prefixed, give_up_unread, original};
+use crate::tcp::{Prefixed, Stream, give_up_unread, original};
 
 /// A client that has not said its first word after this is not going to.
 const FIRST_BYTE_WITHIN: Duration = HEAD_WITHIN;
@@ -120,13 +118,13 @@ fn connection(
             Some(original) => Box::pin(redirected(plane, original, forwarded, accepted)),
             None => {
                 let (client, stream) = client(plane, Scope::Federation, None, accepted);
-                http(client, stream, reads_always)
+                http(client, stream)
             }
         },
         Mode::Egress { .. } => {
             let (mut client, stream) = client(plane, Scope::Federation, Some(accepted.peer.ip()), accepted);
             client.exit = exit;
-            http(client, stream, reads_always)
+            http(client, stream)
         }
     }
 }
@@ -163,11 +161,11 @@ async fn for_target(plane: DataPlane, target: Target, stranger: Option<IpAddr>, 
     match target.port.protocol {
         AppProtocol::Http | AppProtocol::Http2 => {
             let (client, stream) = client(plane, scope(), stranger, accepted);
-            http(client, stream, reads_always).await;
+            http(client, stream).await;
         }
         AppProtocol::Detect => {
             let (client, stream) = client(plane, scope(), stranger, accepted);
-            detected(client, target, None, stream, reads_always).await;
+            detected(client, target, None, stream).await;
         }
         AppProtocol::Tcp => Box::pin(bytes(plane, target, stranger, accepted)).await,
     }
@@ -187,54 +185,33 @@ async fn bytes(plane: DataPlane, target: Target, stranger: Option<IpAddr>, accep
 }
 
 /// An accepted connection, as its requests see it.
-fn client(plane: DataPlane, scope: Scope, stranger: Option<IpAddr>, accepted: Accepted) -> (Client, TcpStream) {
+fn client(plane: DataPlane, scope: Scope, stranger: Option<IpAddr>, accepted: Accepted) -> (Client, Stream) {
     let Accepted { stream, peer: _, life, entry } = accepted;
     give_up_unread(&stream, UNREAD_MAX);
     let entry = Arc::new(entry);
-    (Client { plane, scope, stranger, exit: None, within_connect: false, life, entry }, stream)
+    (Client { plane, scope, stranger, exit: None, within_connect: false, life, entry }, Box::new(stream))
 }
-
-/// What is done with a client's stream once it is known to speak HTTP/2.
-pub(super) type OnHttp2<S> = fn(&S);
-
-/// A client of HTTP/2 that does not read its connection is gone.
-fn reads_always(stream: &TcpStream) {
-    give_up_unread(stream, UNREAD_HTTP2_MAX);
-}
-
-/// Of what a CONNECT opened, only the connection that it is on can be given up.
-pub(super) fn is_carried<S>(_: &S) {}
 
 /// Serves HTTP. Opaque, because what comes within a client's CONNECT is a connection of its own again.
-pub(super) fn http<S>(client: Client, mut stream: S, on_http2: OnHttp2<S>) -> Pin<Box<dyn Future<Output = ()> + Send>>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+pub(super) fn http(client: Client, mut stream: Stream) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
         let Some((opening, read)) = opened(&client, &mut stream).await else { return };
-        if opening == Opening::Http2 {
-            on_http2(&stream);
-        }
         serve_requests(client, opening, Prefixed::new(read, stream)).await;
     })
 }
 
 /// Serves a connection to a port of which nobody knows what it speaks; `opened` is the way there, if there is one already.
-pub(super) fn detected<S>(
+pub(super) fn detected(
     client: Client,
     target: Target,
     opened: Option<Opened>,
-    stream: S,
-    on_http2: OnHttp2<S>,
-) -> Pin<Box<dyn Future<Output = ()> + Send>>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    Box::pin(async move { detected::serve(client, &target, opened, stream, on_http2).await })
+    stream: Stream,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move { detected::serve(client, &target, opened, stream).await })
 }
 
 /// Waits for the client's first words, as long as it may take and there is room.
-async fn opened<S: AsyncRead + Unpin>(client: &Client, stream: &mut S) -> Option<(Opening, Bytes)> {
+async fn opened(client: &Client, stream: &mut Stream) -> Option<(Opening, Bytes)> {
     let mut hearing = Hearing::new(None);
     let hears = hearing.http(stream, FIRST_BYTE_WITHIN);
     let opened = client.entry.pend().wait(hears, &client.life.drain, client.plane.metrics()).await?;
@@ -247,16 +224,12 @@ async fn opened<S: AsyncRead + Unpin>(client: &Client, stream: &mut S) -> Option
 }
 
 /// Serves a client's requests, in the version that it opened with.
-pub(super) async fn serve_requests<S>(client: Client, opening: Opening, stream: S)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let drain = client.life.drain.clone();
+pub(super) async fn serve_requests(client: Client, opening: Opening, stream: Prefixed<Stream>) {
     if opening == Opening::Http2 {
-        let handle = move |request| client.clone().answer(request);
-        Box::pin(serve_http2(stream, Carries::One, async move { drain.cancelled().await }, handle)).await;
-    } else {
-        // The connection keeps room for one answer under way as long as it lives.
-        serve_http1(stream, &drain, |request| Box::pin(client.clone().answer(request))).await;
+        // A client of HTTP/2 that does not read its connection is gone.
+        stream.get_ref().give_up_unread(UNREAD_HTTP2_MAX);
     }
+    let drain = client.life.drain.clone();
+    let handle = move |request| -> Answering { Box::pin(client.clone().answer(request)) };
+    serve_client(stream, opening, None, &drain, Arc::new(handle)).await;
 }

@@ -224,7 +224,7 @@ impl Client {
         let within = self.within(target);
         self.life.spawn(async move {
             match hyper::upgrade::on(request).await {
-                Ok(stream) => listener::http(within, TokioIo::new(stream), listener::is_carried).await,
+                Ok(stream) => listener::http(within, Box::new(TokioIo::new(stream))).await,
                 Err(error) => tracing::debug!(%error, "a CONNECT ended before it began"),
             }
         });
@@ -242,9 +242,7 @@ impl Client {
         let (within, target) = (self.within(target), target.clone());
         self.life.spawn(async move {
             match hyper::upgrade::on(request).await {
-                Ok(stream) => {
-                    listener::detected(within, target, Some(opened), TokioIo::new(stream), listener::is_carried).await;
-                }
+                Ok(stream) => listener::detected(within, target, Some(opened), Box::new(TokioIo::new(stream))).await,
                 Err(error) => tracing::debug!(%error, "a CONNECT ended before it began"),
             }
         });

@@ -6,13 +6,13 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio_util::io::poll_read_buf;
@@ -30,9 +30,10 @@ const LINGER_BYTES_MAX: usize = 16 * 1024 * 1024;
 const LINGER_BYTES_A_TURN: usize = 64 * 1024;
 /// What a direction begins with, and comes back to.
 const BUFFER_MIN: usize = 8 * 1024;
-/// What it has in bulk: two TLS records. Each byte is copied several times on its way, and of larger pieces it has left the
-/// processor's near cache before the next copy.
-const BUFFER_MAX: usize = 32 * 1024;
+/// What it has in bulk: what fills two TLS records (RFC 8446 §5.1) with the head of its frame (RFC 9113 §4.1), for a few bytes more
+/// would be a record of their own. Each byte is copied several times on its way, and of larger pieces it has left the processor's
+/// near cache before the next copy.
+const BUFFER_MAX: usize = 2 * 16 * 1024 - 9;
 /// After so many fills in a row of less than a quarter a buffer is halved.
 const SMALL_FILLS: u8 = 8;
 
@@ -43,18 +44,27 @@ const SMALL_FILLS: u8 = 8;
 ///
 /// # Errors
 /// An I/O error, of a source rather than of its sink, or [`io::ErrorKind::TimedOut`] after `idle` without a byte either way.
-pub async fn copy_both<A, B>(mut a: A, mut b: B, idle: Duration) -> io::Result<(u64, u64)>
+pub async fn copy_both<A, B>(a: A, b: B, idle: Duration) -> io::Result<(u64, u64)>
 where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
+    A: AsyncRead + AsyncWrite + Send,
+    B: AsyncRead + AsyncWrite + Send,
 {
+    copy(pin!(a), pin!(b), idle).await
+}
+
+/// Either side, whatever it is: there are a dozen pairs of kinds, and what copies is compiled once.
+trait Side: AsyncRead + AsyncWrite + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Send> Side for S {}
+
+async fn copy(mut a: Pin<&mut dyn Side>, mut b: Pin<&mut dyn Side>, idle: Duration) -> io::Result<(u64, u64)> {
     let (moved, broken) = (Progress::default(), Notify::new());
     let (mut there, mut back) = (Lane::new(moved.clone()), Lane::new(moved.clone()));
     let both = poll_fn(|cx| {
-        let mut from_a = there.poll(cx, Pin::new(&mut a), Pin::new(&mut b), back.carried())?;
-        let from_b = back.poll(cx, Pin::new(&mut b), Pin::new(&mut a), there.carried())?;
+        let mut from_a = there.poll(cx, a.as_mut(), b.as_mut(), back.carried())?;
+        let from_b = back.poll(cx, b.as_mut(), a.as_mut(), there.carried())?;
         if from_a.is_pending() && from_b.is_ready() {
-            from_a = there.poll(cx, Pin::new(&mut a), Pin::new(&mut b), back.carried())?;
+            from_a = there.poll(cx, a.as_mut(), b.as_mut(), back.carried())?;
         }
         if there.is_broken() || back.is_broken() {
             broken.notify_one();
@@ -136,11 +146,11 @@ impl Lane {
     ///
     /// # Errors
     /// A failure of the source that is not its peer's: it holds for both directions.
-    fn poll<R: AsyncRead, W: AsyncWrite>(
+    fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        mut from: Pin<&mut R>,
-        mut to: Pin<&mut W>,
+        mut from: Pin<&mut dyn AsyncRead>,
+        mut to: Pin<&mut dyn AsyncWrite>,
         other: Option<u64>,
     ) -> Poll<io::Result<u64>> {
         loop {
@@ -178,7 +188,7 @@ impl Lane {
     }
 
     /// Writes what was read. Where nothing was, that is made sure of, or the end is passed on. Whether more may have come meanwhile.
-    fn pass_on<W: AsyncWrite>(&mut self, cx: &mut Context<'_>, mut to: Pin<&mut W>) -> Poll<io::Result<bool>> {
+    fn pass_on(&mut self, cx: &mut Context<'_>, mut to: Pin<&mut dyn AsyncWrite>) -> Poll<io::Result<bool>> {
         if self.written < self.buffer.len() {
             ready!(self.drain(cx, to.as_mut()))?;
             return Poll::Ready(Ok(true));
@@ -198,9 +208,10 @@ impl Lane {
     }
 
     /// Reads as long as there is something, and room for it. Whether nothing is there now.
-    fn fill<R: AsyncRead>(&mut self, cx: &mut Context<'_>, mut from: Pin<&mut R>) -> bool {
+    fn fill(&mut self, cx: &mut Context<'_>, mut from: Pin<&mut dyn AsyncRead>) -> bool {
         while self.stage == Stage::Open && self.failed.is_none() && self.written == 0 && self.buffer.len() < self.size {
-            match poll_read_buf(from.as_mut(), cx, &mut self.buffer) {
+            let room = self.size - self.buffer.len();
+            match poll_read_buf(from.as_mut(), cx, &mut (&mut self.buffer).limit(room)) {
                 Poll::Ready(Ok(0)) => self.stage = Stage::Ending,
                 Poll::Ready(Ok(_)) => self.moved.note(),
                 Poll::Ready(Err(error)) => self.failed = Some(error),
@@ -211,7 +222,7 @@ impl Lane {
     }
 
     /// Writes all that was read.
-    fn drain<W: AsyncWrite>(&mut self, cx: &mut Context<'_>, mut to: Pin<&mut W>) -> Poll<io::Result<()>> {
+    fn drain(&mut self, cx: &mut Context<'_>, mut to: Pin<&mut dyn AsyncWrite>) -> Poll<io::Result<()>> {
         while self.written < self.buffer.len() {
             match ready!(to.as_mut().poll_write(cx, &self.buffer[self.written..]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -226,7 +237,7 @@ impl Lane {
     }
 
     /// Throws away what comes. Ready once nothing more does, or enough has, or whoever says it was told nothing that it might lose.
-    fn linger<R: AsyncRead>(&mut self, cx: &mut Context<'_>, mut from: Pin<&mut R>, other: Option<u64>) -> Poll<()> {
+    fn linger(&mut self, cx: &mut Context<'_>, mut from: Pin<&mut dyn AsyncRead>, other: Option<u64>) -> Poll<()> {
         if other == Some(0) {
             return Poll::Ready(());
         }
@@ -264,12 +275,12 @@ impl Lane {
         self.buffer.clear();
         self.small_fills = if filled < self.size / 4 { self.small_fills + 1 } else { 0 };
         if filled >= self.size && self.size < BUFFER_MAX {
-            self.size *= 2;
+            self.size = (2 * self.size).min(BUFFER_MAX);
             self.buffer.reserve(self.size);
         } else if self.small_fills >= SMALL_FILLS {
             self.small_fills = 0;
             if self.size > BUFFER_MIN {
-                self.size /= 2;
+                self.size = (self.size / 2).max(BUFFER_MIN);
                 self.buffer = BytesMut::with_capacity(self.size);
             }
         }
@@ -355,7 +366,7 @@ mod tests {
 
         let mut lane = Lane::new(Progress::default());
         let mut sizes = Vec::new();
-        for filled in [BUFFER_MIN, 2 * BUFFER_MIN, 4 * BUFFER_MIN].into_iter().chain([100; 40]) {
+        for filled in [BUFFER_MIN, 2 * BUFFER_MIN, BUFFER_MAX].into_iter().chain([100; 40]) {
             lane.buffer.resize(filled, 0);
             lane.fit();
             sizes.push(lane.size);
@@ -388,10 +399,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_came_before_an_error_arrives() {
-        let (mut client, mut left) = duplex(64);
+        let (mut client, left) = duplex(64);
         let mut lane = Lane::new(Progress::default());
-        let mut failing = Failing(LAST_WORD, RESET);
-        let copied = poll_fn(|cx| lane.poll(cx, Pin::new(&mut failing), Pin::new(&mut left), None)).await;
+        let (mut failing, mut left) = (pin!(Failing(LAST_WORD, RESET)), pin!(left));
+        let copied = poll_fn(|cx| lane.poll(cx, failing.as_mut(), left.as_mut(), None)).await;
         assert_eq!(copied.expect("passed on"), 13);
         assert_eq!(lane.failed.expect("it is told").kind(), io::ErrorKind::ConnectionReset);
         let mut heard = String::new();

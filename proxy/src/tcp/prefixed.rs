@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Reads `prefix` first, then the stream.
@@ -18,6 +18,12 @@ impl<S> Prefixed<S> {
     /// `stream` with `prefix` put back.
     pub fn new(prefix: Bytes, stream: S) -> Self {
         Self { prefix, stream }
+    }
+
+    /// Puts back what was `read` last.
+    pub fn put_back(&mut self, mut read: BytesMut) {
+        read.extend_from_slice(&self.prefix);
+        self.prefix = read.freeze();
     }
 
     /// The stream.
