@@ -97,9 +97,9 @@ async fn connection(house: Arc<House>, tls: Option<TlsAcceptor>, accepted: Accep
         handshake = handshake::accept_new(&tls, stream, waiting.pend(), &metrics) => handshake,
         () = drain.cancelled() => return,
     };
-    let Some(tls) = handshake else { return };
+    let Some(tls) = handshake.map(Box::new) else { return };
     let name = tls.get_ref().1.server_name().map(str::to_ascii_lowercase);
-    Box::pin(serve(visitor(name), Box::new(tls), waiting.pend(), &drain)).await;
+    Box::pin(serve(visitor(name), tls, waiting.pend(), &drain)).await;
 }
 
 /// Serves HTTP, whichever version the client opens with. A client that was let in and says nothing is pending as a new one is.

@@ -148,16 +148,19 @@ impl Drop for Excused {
 }
 
 /// Runs what serves a stream until it is through, or until nothing has moved for that long.
-pub(super) async fn watched(within: Duration, serving: impl Future<Output = ()>) {
+pub(super) fn watched(within: Duration, serving: impl Future<Output = ()>) -> impl Future<Output = ()> {
     let activity = Activity::new();
+    // Boxed before anything waits for it, or there would be room for it outside of the box too.
     let mut serving = Box::pin(WATCHED.scope(activity.clone(), serving));
-    tokio::select! {
-        () = serving.as_mut() => return,
-        () = activity.quiet(within) => {}
+    async move {
+        tokio::select! {
+            () = serving.as_mut() => return,
+            () = activity.quiet(within) => {}
+        }
+        tracing::debug!("a stream from outside is given up: nothing has moved on it");
+        activity.0.over.cancel();
+        let _ = timeout(LAST_WORD_WITHIN, serving).await;
     }
-    tracing::debug!("a stream from outside is given up: nothing has moved on it");
-    activity.0.over.cancel();
-    let _ = timeout(LAST_WORD_WITHIN, serving).await;
 }
 
 /// Whether the task that runs is watched already, or is what such a one started.

@@ -187,15 +187,15 @@ pub async fn serve_client(
     drain: &CancellationToken,
     handle: Handler,
 ) {
-    if opening == Opening::Http2 {
-        let carries = quiet.map_or(Carries::One, Carries::Outside);
-        let handle = move |request| handle(request);
-        return Box::pin(serve_http2(stream, carries, drain.clone().cancelled_owned(), handle)).await;
-    }
-    // Boxed, so that whoever is not watched has no room for it.
-    match quiet {
-        Some(quiet) => Box::pin(watched(quiet, serve_http1(stream, drain, |request| handle(request)))).await,
-        None => serve_http1(stream, drain, |request| handle(request)).await,
+    // Each in a box of its own, so that a connection has room for what it is and no more.
+    match (opening, quiet) {
+        (Opening::Http2, _) => {
+            let carries = quiet.map_or(Carries::One, Carries::Outside);
+            let handle = move |request| handle(request);
+            Box::pin(serve_http2(stream, carries, drain.clone().cancelled_owned(), handle)).await;
+        }
+        (_, Some(quiet)) => watched(quiet, serve_http1(stream, drain, |request| handle(request))).await,
+        (_, None) => Box::pin(serve_http1(stream, drain, |request| handle(request))).await,
     }
 }
 

@@ -224,12 +224,16 @@ async fn opened(client: &Client, stream: &mut Stream) -> Option<(Opening, Bytes)
 }
 
 /// Serves a client's requests, in the version that it opened with.
-pub(super) async fn serve_requests(client: Client, opening: Opening, stream: Prefixed<Stream>) {
+pub(super) fn serve_requests(
+    client: Client,
+    opening: Opening,
+    stream: Prefixed<Stream>,
+) -> impl Future<Output = ()> + Send {
     if opening == Opening::Http2 {
         // A client of HTTP/2 that does not read its connection is gone.
         stream.get_ref().give_up_unread(UNREAD_HTTP2_MAX);
     }
     let drain = client.life.drain.clone();
     let handle = move |request| -> Answering { Box::pin(client.clone().answer(request)) };
-    serve_client(stream, opening, None, &drain, Arc::new(handle)).await;
+    async move { serve_client(stream, opening, None, &drain, Arc::new(handle)).await }
 }

@@ -276,7 +276,8 @@ impl Lane {
         self.small_fills = if filled < self.size / 4 { self.small_fills + 1 } else { 0 };
         if filled >= self.size && self.size < BUFFER_MAX {
             self.size = (2 * self.size).min(BUFFER_MAX);
-            self.buffer.reserve(self.size);
+            // Not reserved, which would take twice as much where what is there is a little less than half.
+            self.buffer = BytesMut::with_capacity(self.size);
         } else if self.small_fills >= SMALL_FILLS {
             self.small_fills = 0;
             if self.size > BUFFER_MIN {
@@ -373,6 +374,13 @@ mod tests {
         }
         assert_eq!((sizes[1], sizes[2], sizes.last()), (BUFFER_MAX, BUFFER_MAX, Some(&BUFFER_MIN)));
         assert!(lane.buffer.capacity() < 2 * BUFFER_MIN);
+
+        let (halved, full) = ([100; SMALL_FILLS as usize], [BUFFER_MIN, 2 * BUFFER_MIN, BUFFER_MAX]);
+        for filled in full.into_iter().chain(halved).chain(full) {
+            lane.buffer.resize(filled.min(lane.size), 0);
+            lane.fit();
+            assert!(lane.buffer.capacity() <= BUFFER_MAX, "{} for {}", lane.buffer.capacity(), lane.size);
+        }
     }
 
     /// A source that gives something and then fails like that, both at once.

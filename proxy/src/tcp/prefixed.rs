@@ -73,3 +73,21 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_put_back_comes_before_what_was_not_read_yet() {
+        let mut stream = Prefixed::new(Bytes::from_static(b"one two"), &b" three"[..]);
+        let mut read = BytesMut::zeroed(3);
+        stream.read_exact(&mut read).await.expect("read");
+        stream.put_back(read);
+        let mut whole = String::new();
+        stream.read_to_string(&mut whole).await.expect("read to the end");
+        assert_eq!(whole, "one two three");
+    }
+}

@@ -38,6 +38,16 @@ impl ByteStream for TokioIo<Upgraded> {
 }
 
 #[cfg(test)]
-impl ByteStream for tokio::io::DuplexStream {
-    fn give_up_unread(&self, _: Duration) {}
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_written_in_parts_goes_in_one_call() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let stream: Stream =
+            Box::new(TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected"));
+        assert!(stream.is_write_vectored());
+    }
 }
