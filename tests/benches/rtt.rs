@@ -1,8 +1,5 @@
 //! What a call costs over a link of 50 ms round trip, in round trips: warm, and the first of a fresh sidecar.
 //!
-//! Warm calls are taken twice: one at a time, of which each finds the processors' caches as the 50 ms before have left them,
-//! and then beside as many others as a sidecar of some use has.
-//!
 //! The link is the WAN emulator's, and its round trip is taken in turns with the calls, by a plain TCP echo over a link of
 //! the same shape: what timers and the machine add to the one, they add to the other.
 
@@ -27,7 +24,6 @@ use isthmus_tests::harness::{Loopback, http as plain};
 use isthmus_tests::wan::Link;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 
 use federation::{Cluster, federate, host, port};
 use workload::{Client, HTTP, TCP, Workload, answers_from};
@@ -38,8 +34,6 @@ const ONE_WAY: Duration = Duration::from_millis(25);
 const ROUNDS: usize = 300;
 /// Fresh sidecars for each kind of first call.
 const FRESH: u8 = 5;
-/// Connections that call all the time, for the second of them: each 20 times a second.
-const CALLERS: usize = 10;
 /// The target for a warm call, without the round trip.
 const OVERHEAD_MAX: Duration = Duration::from_millis(1);
 /// The target for a first call, in round trips.
@@ -112,32 +106,10 @@ async fn echo_server() -> io::Result<SocketAddr> {
     Ok(address)
 }
 
-/// Warm calls, one at a time and beside others. Returns the round trip of the link alone.
+/// Warm calls by every way, in turns. Returns the round trip of the link alone.
 async fn warm(stage: &Stage, report: &mut Report) -> io::Result<Duration> {
     let client = Client::run(&stage.near, "productpage", 30).await;
     answers_from(client.outbound(), SERVICE, "us-west").await;
-    let trip = by_every_way(stage, &client, "", report).await?;
-    let mut callers = JoinSet::new();
-    for _ in 0..CALLERS {
-        let mut kept = Kept::open(client.outbound()).await?;
-        callers.spawn(async move {
-            loop {
-                if let Err(error) = kept.get().await {
-                    return error;
-                }
-            }
-        });
-    }
-    let others = format!(" beside {CALLERS} callers");
-    tokio::select! {
-        measured = by_every_way(stage, &client, &others, report) => measured.map(drop)?,
-        Some(ended) = callers.join_next() => return Err(ended.unwrap_or_else(io::Error::other)),
-    }
-    Ok(trip)
-}
-
-/// Warm calls by every way, in turns. Returns the round trip of the link alone.
-async fn by_every_way(stage: &Stage, client: &Client, beside: &str, report: &mut Report) -> io::Result<Duration> {
     let vip: SocketAddr = (stage.near.vip(SERVICE).await, HTTP).into();
     let mut echo = TcpStream::connect(stage.echo.address()).await?;
     echo.set_nodelay(true)?;
@@ -169,14 +141,14 @@ async fn by_every_way(stage: &Stage, client: &Client, beside: &str, report: &mut
     }
     let [link, ways @ ..] = seen.map(Samples::from_iter);
     let trip = link.percentile(50);
-    report.figure(format!("the link alone{beside}, p50 of {ROUNDS}"), Quantity::Time(trip));
-    report.figure(format!("the link alone{beside}, p99"), Quantity::Time(link.percentile(99)));
+    report.figure(format!("the link alone, p50 of {ROUNDS}"), Quantity::Time(trip));
+    report.figure("the link alone, p99", Quantity::Time(link.percentile(99)));
     let names = ["GET by the sidecar", "GET by the gateway's egress", "GET at the virtual address"];
     let names = names.into_iter().chain(["a line through a CONNECT tunnel", "a CONNECT, until the server's greeting"]);
     for (name, way) in names.zip(&ways) {
         let over = |percent| Quantity::Time(way.percentile(percent).saturating_sub(link.percentile(percent)));
-        report.below(format!("{name}, warm{beside}: p50 over the link's"), over(50), Quantity::Time(OVERHEAD_MAX));
-        report.figure(format!("{name}, warm{beside}: p99 over the link's"), over(99));
+        report.below(format!("{name}, warm: p50 over the link's"), over(50), Quantity::Time(OVERHEAD_MAX));
+        report.figure(format!("{name}, warm: p99 over the link's"), over(99));
     }
     Ok(trip)
 }
