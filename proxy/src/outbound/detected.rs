@@ -89,6 +89,7 @@ mod tests {
     use tokio::sync::watch;
     use tokio_util::sync::CancellationToken;
 
+    use super::super::listener;
     use super::super::request::Scope;
     use super::*;
     use crate::accept::Tasks;
@@ -128,7 +129,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_that_turns_out_to_be_http2_is_treated_as_one() {
-        for (opens, expected) in [(&b"GET / HTTP/1.1\r\n\r\n"[..], false), (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", true)]
+        let openings = [(&b"GET / HTTP/1.1\r\n\r\n"[..], false), (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", true)];
+        for (is_declared, (opens, expected)) in
+            [false, true].into_iter().flat_map(|is| openings.map(|opens| (is, opens)))
         {
             let site = Site {
                 federation: "acme.mesh".parse().expect("valid"),
@@ -159,12 +162,14 @@ mod tests {
             let noted = Arc::new(AtomicBool::new(false));
             let far = Box::new(Noting(far, noted.clone()));
             tokio::spawn(async move {
-                let target = Target { service, port };
-                serve(client, &target, None, far).await;
+                if is_declared {
+                    return listener::http(client, far).await;
+                }
+                serve(client, &Target { service, port }, None, far).await;
             });
             near.write_all(opens).await.expect("written");
             near.read_u8().await.expect("settings, or an answer");
-            assert_eq!(noted.load(Ordering::Relaxed), expected);
+            assert_eq!(noted.load(Ordering::Relaxed), expected, "declared: {is_declared}");
         }
     }
 }
