@@ -25,6 +25,7 @@ async fn a_sidecar_is_the_workload_of_the_user_that_it_runs_as_and_no_token_is_n
     let client = Client::of_own_user(&east, "us-east.sock", "productpage", 30);
     let what = "the sidecar to be ready";
     wait_until(SOON, what, async || client.is_ready().await).await;
+    answers_from(client.outbound(), "reviews", "us-east").await;
     let story = call(client.outbound(), "reviews").await.expect("answered");
     assert_eq!(story["caller"], "spiffe://us-east.acme.mesh/ns/shop/sa/productpage");
 
