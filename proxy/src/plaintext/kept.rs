@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::message::{Body, replay, streams};
 
@@ -34,6 +36,8 @@ struct Host {
     open: usize,
     /// Most recently used last.
     idle: Vec<(Instant, Http1)>,
+    /// What closes them in time, as long as there are any: one for all of them, however often they come and go.
+    sweeper: Option<AbortOnDropHandle<()>>,
     /// The first that has room is used, so that the others come to be idle.
     http2: Vec<Shared>,
     limit: Limit,
@@ -139,9 +143,14 @@ impl Kept {
     /// An idle HTTP/1 connection.
     pub(super) fn take(&self, address: SocketAddr) -> Option<Http1> {
         let mut hosts = self.hosts();
-        let host = hosts.get_mut(&address)?;
-        host.expire();
-        host.idle.pop().map(|(_, idle)| idle)
+        let idle = &mut hosts.get_mut(&address)?.idle;
+        while let Some((since, last)) = idle.pop() {
+            if !last.sender.is_closed() {
+                // Those before it have been idle for longer still.
+                return (since.elapsed() < IDLE_MAX).then_some(last);
+            }
+        }
+        None
     }
 
     /// A place on an HTTP/2 connection that has room.
@@ -190,32 +199,34 @@ impl Kept {
         if used.sender.is_closed() || host.idle.len() >= IDLE_PER_ADDRESS {
             return;
         }
-        let first = host.idle.is_empty();
         host.idle.push((Instant::now(), used));
-        drop(hosts);
-        if first {
-            let kept = self.clone();
-            tokio::spawn(async move { kept.sweep(address).await });
+        if host.sweeper.is_none() {
+            let kept = Arc::downgrade(self);
+            host.sweeper = Some(AbortOnDropHandle::new(tokio::spawn(sweep(kept, address))));
         }
     }
 
-    /// Closes idle connections to `address` in time; ends when there are none.
-    async fn sweep(&self, address: SocketAddr) {
-        loop {
-            tokio::time::sleep(IDLE_MAX).await;
-            let mut hosts = self.hosts();
-            let Some(host) = hosts.get_mut(&address) else { return };
-            host.expire();
-            if host.idle.is_empty() {
-                return;
-            }
+    /// Closes what has been idle for long, and says when the next will have been; `None` when none is left, and with that the sweeper
+    /// is done.
+    fn expire(&self, address: SocketAddr) -> Option<Instant> {
+        let mut hosts = self.hosts();
+        let host = hosts.get_mut(&address)?;
+        let now = Instant::now();
+        host.idle.retain(|(since, idle)| now.duration_since(*since) < IDLE_MAX && !idle.sender.is_closed());
+        let next = host.idle.first().map(|(since, _)| *since + IDLE_MAX);
+        if next.is_none() {
+            host.sweeper = None;
         }
+        next
     }
 }
 
-impl Host {
-    fn expire(&mut self) {
-        self.idle.retain(|(since, idle)| since.elapsed() < IDLE_MAX && !idle.sender.is_closed());
+/// Closes idle connections to `address` in time; ends when there are none.
+async fn sweep(kept: Weak<Kept>, address: SocketAddr) {
+    let mut next = Some(Instant::now() + IDLE_MAX);
+    while let Some(at) = next {
+        sleep_until(at).await;
+        next = kept.upgrade().and_then(|kept| kept.expire(address));
     }
 }
 
@@ -267,5 +278,86 @@ impl Drop for Returning {
                 }
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+    use tokio::runtime::Handle;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    fn address() -> SocketAddr {
+        ([127, 0, 0, 1], 9080).into()
+    }
+
+    async fn connection() -> (Http1, DuplexStream) {
+        let (near, far) = duplex(1 << 10);
+        let opened = http1::handshake(TokioIo::new(near)).await;
+        let (sender, connection) = opened.expect("nothing is said yet");
+        tokio::spawn(connection);
+        (Http1 { sender, cut: Arc::default() }, far)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn however_often_connections_are_used_one_task_closes_those_that_are_no_longer() {
+        let kept = Arc::new(Kept::default());
+        let _slot = kept.open(address()).expect("room");
+        let tasks = || Handle::current().metrics().num_alive_tasks();
+        let (first, mut far) = connection().await;
+        kept.put(address(), first);
+        let before = tasks();
+        for _ in 0..100 {
+            let again = kept.take(address()).expect("idle");
+            sleep(IDLE_MAX / 10).await;
+            kept.put(address(), again);
+        }
+        assert_eq!(tasks(), before, "one for the connection and one for all that are idle");
+
+        assert_eq!(far.read(&mut [0]).await.expect("in order"), 0, "closed, since nobody used it");
+        assert!(kept.take(address()).is_none());
+        sleep(IDLE_MAX).await;
+        assert_eq!(tasks(), 0, "nothing is left to close");
+        let (second, mut far) = connection().await;
+        kept.put(address(), second);
+        let since = Instant::now();
+        assert_eq!(far.read(&mut [0]).await.expect("in order"), 0, "closed as the first was");
+        assert!(since.elapsed() <= IDLE_MAX + Duration::from_millis(1), "in time: {:?}", since.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_left_of_an_address_without_connections() {
+        let kept = Arc::new(Kept::default());
+        for _ in 0..10 {
+            let slot = kept.open(address()).expect("room");
+            let (idle, far) = connection().await;
+            kept.put(address(), idle);
+            drop((slot, far));
+            tokio::task::yield_now().await;
+        }
+        tokio::time::timeout(IDLE_MAX / 2, async {
+            while Handle::current().metrics().num_alive_tasks() > 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await
+        .expect("tasks end with what they are for");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_its_peer_closed_is_not_taken_and_one_beneath_it_is() {
+        let kept = Arc::new(Kept::default());
+        let _slot = kept.open(address()).expect("room");
+        let (open, _far) = connection().await;
+        let (closed, far) = connection().await;
+        kept.put(address(), open);
+        kept.put(address(), closed);
+        drop(far);
+        tokio::task::yield_now().await;
+        assert!(!kept.take(address()).expect("one is open").sender.is_closed());
+        assert!(kept.take(address()).is_none(), "and the other is not kept");
     }
 }
