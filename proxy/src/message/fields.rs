@@ -31,6 +31,18 @@ const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// What says something about one connection, whether `Connection` nominates it or not.
+static HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    EXPECT,
+];
 
 /// What a data plane tells the calling one about a response that is its own and not the application's. It
 /// counts only from an authenticated session, is taken out of whatever applications and clients send,
@@ -101,28 +113,17 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
         .get_all(CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
+        .flat_map(|value| value.split(',').map(str::trim))
+        // What goes anyway, `keep-alive` above all, is not worth a name of its own.
+        .filter(|name| !HOP_BY_HOP.iter().any(|own| own.as_str().eq_ignore_ascii_case(name)))
+        .filter_map(|name| name.parse().ok())
         .collect();
     let codings = headers.get_all(TE).iter().filter_map(|te| te.to_str().ok()).flat_map(|te| te.split(','));
     let trailers = codings.into_iter().any(|coding| coding.trim().eq_ignore_ascii_case("trailers"));
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     }
-    for name in nominated {
-        headers.remove(name);
-    }
-    for name in [
-        CONNECTION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        TE,
-        TRANSFER_ENCODING,
-        UPGRADE,
-        EXPECT,
-    ] {
+    for name in nominated.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);
     }
     if trailers {
