@@ -17,6 +17,7 @@ use isthmus_identity::{BearerToken, LiveIdentity};
 use isthmus_model::catalog::LocalCatalog;
 use isthmus_model::snapshot::Snapshot;
 use isthmus_proxy::accept::patiently;
+use isthmus_proxy::opening::LoadBalancers;
 use isthmus_proxy::outbound::{Mode, OutboundListener};
 use isthmus_proxy::unix_socket::UnixServer;
 use isthmus_proxy::{DataPlane, Metrics};
@@ -94,9 +95,11 @@ impl Gateway {
         join: Option<BearerToken>,
         shutdown: CancellationToken,
     ) -> anyhow::Result<Self> {
-        let east_west =
-            patiently(async || EastWestListener::bind(config.listen.east_west, &config.proxy_protocol.east_west))
-                .await?;
+        let east_west = patiently(async || {
+            let load_balancers = LoadBalancers::new(&config.proxy_protocol.east_west, "proxy_protocol.east_west");
+            EastWestListener::bind(config.listen.east_west, load_balancers)
+        })
+        .await?;
         let control = patiently(async || ControlListener::bind(config.listen.control)).await?;
         let mut member = enroll(&config, config.advertised(east_west.local_addr()), join).await?;
         let admin = patiently(async || AdminServer::bind(&config).await).await?;
@@ -242,7 +245,8 @@ impl Parts {
         self.tasks.spawn(egress.serve(self.shutdown.clone()));
         self.tasks.spawn(vips.keep(self.shutdown.clone()));
         if let Some(config) = &self.config.ingress {
-            ingress::start(config, &self.plane, &self.tasks, &self.shutdown).await?;
+            let load_balancers = &self.config.proxy_protocol.ingress;
+            ingress::start(config, load_balancers, &self.plane, &self.tasks, &self.shutdown).await?;
         }
         Ok(())
     }

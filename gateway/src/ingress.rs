@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use ipnet::IpNet;
 use isthmus_identity::{PublicCertificates, Reading};
 use isthmus_proxy::DataPlane;
 use isthmus_proxy::accept::patiently;
 use isthmus_proxy::ingress::{IngressListener, Security};
+use isthmus_proxy::opening::LoadBalancers;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,6 +28,7 @@ type Stamps = BTreeMap<PathBuf, (Option<SystemTime>, u64)>;
 /// Certificates that cannot be used, or an address that cannot be listened on.
 pub async fn start(
     config: &Ingress,
+    load_balancers: &[IpNet],
     plane: &DataPlane,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
@@ -40,7 +43,11 @@ pub async fn start(
     let secure = Security::Tls(certificates.clone());
     let clear = config.http.map(|address| (address, Security::None));
     for (address, security) in [(config.https, secure)].into_iter().chain(clear) {
-        let bind = async || IngressListener::bind(address, plane.clone(), security.clone(), config.stream_idle_timeout);
+        let bind = async || {
+            let load_balancers = LoadBalancers::new(load_balancers, "proxy_protocol.ingress");
+            let (plane, security, quiet) = (plane.clone(), security.clone(), config.stream_idle_timeout);
+            IngressListener::bind(address, plane, security, load_balancers, quiet)
+        };
         let listener = patiently(bind).await.context("ingress")?;
         tasks.spawn(listener.serve(shutdown.clone()));
     }

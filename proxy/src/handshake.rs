@@ -11,6 +11,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::limits::Pending;
 use crate::metrics::{Metrics, Reason};
+use crate::tcp::Prefixed;
 
 /// How long a handshake may take. Two round trips of the slowest WAN, with room.
 pub const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
@@ -24,20 +25,31 @@ where
     within(pending, metrics, async { tls.accept(stream).await.map(Some) }).await
 }
 
+/// A connection that can be looked at before it is read.
+pub trait Unread {
+    /// Whether it says anything. False when it ends before its first byte.
+    fn begins(&self) -> impl Future<Output = bool> + Send;
+}
+
+impl Unread for TcpStream {
+    async fn begins(&self) -> bool {
+        matches!(self.peek(&mut [0]).await, Ok(1..))
+    }
+}
+
+impl Unread for Prefixed<TcpStream> {
+    async fn begins(&self) -> bool {
+        self.has_prefix() || self.get_ref().begins().await
+    }
+}
+
 /// As [`accept`], on a new connection. One that the peer closes before its first byte is `None` and not counted: so
 /// do those who look whether anything listens, the gateway's own probes among them.
-pub async fn accept_new(
-    tls: &TlsAcceptor,
-    stream: TcpStream,
-    pending: Pending,
-    metrics: &Metrics,
-) -> Option<TlsStream<TcpStream>> {
-    let handshake = async {
-        match stream.peek(&mut [0]).await {
-            Ok(1..) => tls.accept(stream).await.map(Some),
-            Ok(0) | Err(_) => Ok(None),
-        }
-    };
+pub async fn accept_new<S>(tls: &TlsAcceptor, stream: S, pending: Pending, metrics: &Metrics) -> Option<TlsStream<S>>
+where
+    S: AsyncRead + AsyncWrite + Unread + Unpin,
+{
+    let handshake = async { if stream.begins().await { tls.accept(stream).await.map(Some) } else { Ok(None) } };
     within(pending, metrics, handshake).await
 }
 

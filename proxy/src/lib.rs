@@ -23,6 +23,7 @@ pub mod ingress;
 pub mod limits;
 pub mod message;
 pub mod metrics;
+pub mod opening;
 pub mod outbound;
 pub mod passthrough;
 pub mod plaintext;

@@ -325,6 +325,24 @@ impl Pending {
         self.displaced.cancelled().await;
     }
 
+    /// What was read, unless the connection has to make room before that, which is counted as a failed handshake, or its listener
+    /// stops.
+    pub async fn unless_cut<T>(
+        &self,
+        reading: impl Future<Output = T>,
+        stop: &CancellationToken,
+        metrics: &Metrics,
+    ) -> Option<T> {
+        tokio::select! {
+            read = reading => Some(read),
+            () = self.displaced() => {
+                metrics.handshake_failed(Reason::Displaced);
+                None
+            }
+            () = stop.cancelled() => None,
+        }
+    }
+
     /// What comes of `waiting`, after which the connection is no longer pending. None when it has to make room, which is
     /// counted, or when its listener drains.
     pub(crate) async fn wait<T>(

@@ -133,7 +133,7 @@ async fn unread(surfaces: &Surfaces, way: Way) {
         peer.send(&frame(WINDOW_UPDATE, 0, 0, &0x7000_0000_u32.to_be_bytes())).await;
         let block = request("GET", Recorder::LARGE_TARGET, &authority());
         // There one source has as many requests as one connection, and the bystander is of the same.
-        let others = u32::from(way == Way::Ingress);
+        let others = u32::from(way.is_edge());
         for number in 0..STREAMS - others {
             peer.send(&frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, &block)).await;
         }

@@ -15,12 +15,13 @@ use isthmus_identity::LiveIdentity;
 use isthmus_model::path::canonical;
 use isthmus_model::snapshot::{Service, Snapshot};
 use isthmus_tests::hostile::frames::{
-    COMPRESSION_ERROR, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, Outcome, PROTOCOL_ERROR, field, frame,
-    request, split_last,
+    COMPRESSION_ERROR, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, Outcome, PROTOCOL_ERROR, Stream, field,
+    frame, request, split_last,
 };
 use isthmus_tests::hostile::{FORGED, HIDDEN, Request, SMUGGLED, Safe, http1, http2};
-use surfaces::{BYSTANDER, CLIENTS, SESSIONS, SNI, Surfaces, Way, authority};
+use surfaces::{BALANCERS_HEADER, BYSTANDER, CLIENTS, SESSIONS, SNI, Surfaces, Way, authority};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// A connection that is refused is closed by then.
@@ -30,7 +31,11 @@ const TOO_LARGE: usize = 64 * 1024;
 
 /// Writes everything and reads to the end of the connection.
 async fn exchange(surfaces: &Surfaces, way: Way, bytes: &[u8], what: &str) -> String {
-    let stream = surfaces.open(way).await;
+    say_all(surfaces.open(way).await, bytes, &format!("{what} at {way:?}")).await
+}
+
+/// The same on a connection that was opened.
+async fn say_all(stream: impl Stream, bytes: &[u8], what: &str) -> String {
     let (mut read, mut write) = tokio::io::split(stream);
     let mut answer = Vec::new();
     let writing = async {
@@ -39,7 +44,7 @@ async fn exchange(surfaces: &Surfaces, way: Way, bytes: &[u8], what: &str) -> St
     };
     let reading = timeout(CLOSED_WITHIN, read.read_to_end(&mut answer));
     let (closed, ()) = tokio::join!(reading, writing);
-    assert!(closed.is_ok(), "{what} at {way:?}: still open after {}", String::from_utf8_lossy(&answer));
+    assert!(closed.is_ok(), "{what}: still open after {}", String::from_utf8_lossy(&answer));
     String::from_utf8_lossy(&answer).into_owned()
 }
 
@@ -48,7 +53,7 @@ fn is_target(way: Way, got: &[u8], sent: &[u8]) -> bool {
     let sent = String::from_utf8_lossy(sent);
     let (path, query) = sent.split_once('?').map_or((&*sent, None), |(path, query)| (path, Some(query)));
     let canonical = canonical(path).map(|path| query.map_or(path.to_string(), |query| format!("{path}?{query}")));
-    got == sent.as_bytes() || (way == Way::Ingress && canonical.is_ok_and(|canonical| canonical.as_bytes() == got))
+    got == sent.as_bytes() || (way.is_edge() && canonical.is_ok_and(|canonical| canonical.as_bytes() == got))
 }
 
 /// What came to the application, without the bystanders'.
@@ -145,6 +150,56 @@ async fn requests_of_http1_for_somebody_else() {
     let surfaces = Surfaces::start().await;
     for way in CLIENTS {
         replay_http1(&surfaces, way, &http1::targets(&authority())).await;
+    }
+}
+
+/// What a load balancer says comes first, whole and once; and who may not say it is not believed.
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_a_connection_is_a_load_balancer_has_to_say_and_nobody_else_may() {
+    let surfaces = Surfaces::start().await;
+    let mut bystanders = [surfaces.bystander(Way::Balanced).await, surfaces.bystander(Way::Ingress).await];
+    let get =
+        format!("GET / HTTP/1.1\r\nHost: {}\r\nX-Forwarded-For: {FORGED}\r\nConnection: close\r\n\r\n", authority());
+    let version_2 = |command: u8| {
+        let addresses = [192, 0, 2, 7, 198, 51, 100, 1, 0x9C, 0x40, 0, 80];
+        [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[0x20 | command, 0x11, 0, 12], &addresses].concat()
+    };
+    let say = async |way: Way, header: &[u8]| {
+        let stream = TcpStream::connect(surfaces.address(way)).await.expect("connected");
+        let what = format!("{} at {way:?}", header.escape_ascii());
+        let answer = say_all(stream, &[header, get.as_bytes()].concat(), &what).await;
+        (answer, heard(&surfaces), what)
+    };
+    for (header, client) in [
+        (BALANCERS_HEADER.to_vec(), "192.0.2.7"),
+        (version_2(1), "192.0.2.7"),
+        (b"PROXY TCP6 2001:db8::7 2001:db8::1 40000 80\r\n".to_vec(), "2001:db8::7"),
+        // What it opens for itself, to see whether it is answered.
+        (version_2(0), "127.0.0.1"),
+        (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1"),
+    ] {
+        let (answer, heard, what) = say(Way::Balanced, &header).await;
+        let [request] = &heard[..] else { panic!("{what}: {answer} {heard:?}") };
+        assert!(
+            request.says(&format!("\r\nx-forwarded-for: {client}\r\n")) && !request.says(FORGED),
+            "{what}: {heard:?}"
+        );
+        assert_eq!(status(&answer), "200", "{what}");
+    }
+    let twice = [BALANCERS_HEADER, BALANCERS_HEADER].concat();
+    for (way, header) in [
+        (Way::Balanced, &b""[..]),
+        (Way::Balanced, b"PROXY TCP4 192.0.2.7\r\n"),
+        (Way::Balanced, b"PROXY TCP4 192.0.2.7 198.51.100.1 +40000 80\r\n"),
+        (Way::Balanced, &twice),
+        (Way::Ingress, BALANCERS_HEADER),
+        (Way::Ingress, &version_2(1)),
+    ] {
+        let (answer, heard, what) = say(way, header).await;
+        assert!(heard.is_empty() && (answer.is_empty() || status(&answer) == "400"), "{what}: {answer} {heard:?}");
+    }
+    for bystander in &mut bystanders {
+        assert!(bystander.is_served().await);
     }
 }
 

@@ -4,7 +4,7 @@
 use std::io::Read;
 
 use bolero::check;
-use isthmus_proxy::passthrough::{CLIENT_HELLO_MAX, Malformed, Progress, sni};
+use isthmus_proxy::opening::{CLIENT_HELLO_MAX, Malformed, Progress, sni};
 use tokio_rustls::rustls::server::Acceptor;
 
 use crate::bends::{Bends, corpus};

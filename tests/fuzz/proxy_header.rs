@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use bolero::check;
 use bolero::generator::*;
-use isthmus_proxy::passthrough::proxy_protocol::{Header, Malformed, Progress, header};
+use isthmus_proxy::opening::proxy_protocol::{Header, Malformed, Progress, header};
 
 use crate::bends::{Bends, corpus};
 use crate::prefixes::{Answer, agree};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{GatewayConfig, Ingress, duration, size};
+use super::{GatewayConfig, Ingress, ProxyProtocol, duration, size};
 
 impl fmt::Display for GatewayConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -18,8 +18,12 @@ impl fmt::Display for GatewayConfig {
         for (name, address) in self.listen.all() {
             writeln!(f, "  {name}: {}", quoted(&address.to_string()))?;
         }
-        let balancers = self.proxy_protocol.east_west.iter().map(|network| quoted(&network.to_string()));
-        writeln!(f, "proxy_protocol:\n  east_west: [{}]", balancers.collect::<Vec<_>>().join(", "))?;
+        writeln!(f, "proxy_protocol:")?;
+        let ProxyProtocol { east_west, ingress } = &self.proxy_protocol;
+        for (listener, balancers) in [("east_west", east_west), ("ingress", ingress)] {
+            let balancers = balancers.iter().map(|network| quoted(&network.to_string()));
+            writeln!(f, "  {listener}: [{}]", balancers.collect::<Vec<_>>().join(", "))?;
+        }
         if let Some(socket) = &self.control_socket {
             writeln!(f, "control_socket:\n  path: {}\n  workloads:", quoted(&socket.path.to_string_lossy()))?;
             for (uid, workload) in &socket.workloads {

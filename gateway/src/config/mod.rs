@@ -140,6 +140,8 @@ pub struct Ingress {
 pub struct ProxyProtocol {
     /// Before the east-west port.
     pub east_west: Vec<IpNet>,
+    /// Before the listeners for clients from outside.
+    pub ingress: Vec<IpNet>,
 }
 
 /// DNS for names that are not the federation's.

@@ -80,13 +80,13 @@ fn gateway(top: &mut Section<'_>, base: &Path) -> Option<GatewayConfig> {
     let data_dir = top.required("data_dir", path);
     let manifests = top.required("manifests", path);
     let listen = listen(top);
-    let proxy_protocol = top.section("proxy_protocol", proxy_protocol);
+    let has_ingress = top.has("ingress");
+    let proxy_protocol = top.section("proxy_protocol", |section| proxy_protocol(section, has_ingress));
     let has_socket = top.has("control_socket");
     let control_socket = top.section("control_socket", |section| has_socket.then(|| control_socket(section, base)));
     let advertise = advertise(top, listen.as_ref());
     let vip_range = vip_range(top, &own_addresses(listen.as_ref(), advertise));
     let opaque_ports = opaque_ports(top);
-    let has_ingress = top.has("ingress");
     let ingress = top.section("ingress", |section| has_ingress.then(|| ingress(section, base, listen.as_ref())));
     let dns = top.section("dns", |section| dns(section, listen.as_ref()));
     let ttl = top.scalar("workload_certificate_ttl", within(CERTIFICATE_TTL_MIN, CERTIFICATE_TTL_MAX));
@@ -286,7 +286,7 @@ fn range(text: &str) -> Result<IpNet, String> {
 }
 
 /// Load balancers, each by its address or its network.
-fn proxy_protocol(section: &mut Section<'_>) -> ProxyProtocol {
+fn proxy_protocol(section: &mut Section<'_>, has_ingress: bool) -> ProxyProtocol {
     let network = |text: &str| {
         let network = text.parse::<IpAddr>().map(IpNet::from).or_else(|_| range(text))?;
         if network.prefix_len() == 0 {
@@ -297,8 +297,14 @@ fn proxy_protocol(section: &mut Section<'_>) -> ProxyProtocol {
             _ => Ok(network),
         }
     };
-    let east_west = section.list("east_west", LOAD_BALANCERS_MAX, network).unwrap_or_default();
-    ProxyProtocol { east_west: east_west.into_iter().map(|network| network.value).collect() }
+    let mut listed = |listener| section.list(listener, LOAD_BALANCERS_MAX, network).unwrap_or_default();
+    let (east_west, ingress) = (listed("east_west"), listed("ingress"));
+    if let Some(first) = ingress.first().filter(|_| !has_ingress) {
+        let problem = "`proxy_protocol.ingress`: there is no `ingress` that they could stand before";
+        section.report(first.line, problem.to_owned());
+    }
+    let networks = |listed: Vec<Located<IpNet>>| listed.into_iter().map(|network| network.value).collect();
+    ProxyProtocol { east_west: networks(east_west), ingress: networks(ingress) }
 }
 
 fn vip_range(top: &mut Section<'_>, own: &[IpAddr]) -> Option<IpNet> {

@@ -82,6 +82,10 @@ fn load_balancers_are_addresses_or_networks() {
     assert_eq!(shown, ["10.0.0.7/32", "10.1.0.0/24", "2001:db8::/64"]);
     assert_eq!(GatewayConfig::parse(&found.to_string(), Path::new("")).expect("valid"), found);
     let many = vec!["10.0.0.7"; 65].join(", ");
+    let ingress = "ingress: {gateway: a, https: 1.1.1.1:1, certificates: t}";
+    let found = config(&format!("{ingress}\nproxy_protocol: {{ingress: [10.0.0.7]}}\n"));
+    assert_eq!(GatewayConfig::parse(&found.to_string(), Path::new("")).expect("valid"), found);
+    assert_eq!((found.proxy_protocol.ingress.len(), found.proxy_protocol.east_west.len()), (1, 0));
     let problem = the_problem(&format!("proxy_protocol: {{east_west: [{many}]}}\n"));
     assert_eq!(problem, "6: `proxy_protocol.east_west` takes 64 entries at most, found 65");
 }
@@ -155,7 +159,8 @@ fn each_value_is_checked() {
             "proxy_protocol: {east_west: [\"::ffff:10.0.0.7\"]}\n",
             "6: `proxy_protocol.east_west`: ::ffff:10.0.0.7/128 is of IPv4: write 10.0.0.7",
         ),
-        ("proxy_protocol: {dns: [10.0.0.7]}\n", "6: `proxy_protocol.dns` is not a field; there are east_west"),
+        ("proxy_protocol: {dns: [10.0.0.7]}\n", "6: `proxy_protocol.dns` is not a field; there are east_west, ingress"),
+        ("proxy_protocol: {ingress: [10.0.0.7]}\n", "6: `proxy_protocol.ingress`: there is no `ingress`"),
         ("vip_range: 10.11.0.1/16\n", "6: `vip_range`: 10.11.0.1/16 has bits behind its prefix: write 10.11.0.0/16"),
         ("vip_range: 10.11.0.0/31\n", "6: `vip_range`: 10.11.0.0/31 has no room"),
         ("vip_range: 127.0.0.0/8\n", "6: `vip_range`: 127.0.0.0/8 has the gateway's own address 127.0.0.1 in it"),

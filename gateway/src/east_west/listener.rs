@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ipnet::IpNet;
 use isthmus_federation::caller::PeerStream;
 use isthmus_federation::serve::UNREAD_MAX;
 use isthmus_identity::ClientAuth;
@@ -13,8 +12,9 @@ use isthmus_model::snapshot::Service;
 use isthmus_proxy::accept::{Accepted, Accepting, BindError};
 use isthmus_proxy::inbound::serve_terminated;
 use isthmus_proxy::limits::{Entry, Pending};
-use isthmus_proxy::metrics::{Direction, Reason, ReasonLabels};
-use isthmus_proxy::passthrough::{ClientHello, Opening, OpeningError, relay};
+use isthmus_proxy::metrics::{Direction, Reason};
+use isthmus_proxy::opening::{ClientHello, LoadBalancers, Opening, usable};
+use isthmus_proxy::passthrough::relay;
 use isthmus_proxy::tcp::{Prefixed, give_up_unread};
 use isthmus_proxy::{DataPlane, Metrics, handshake};
 use tokio::net::TcpStream;
@@ -24,7 +24,6 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::load::Load;
-use super::load_balancers::LoadBalancers;
 use super::sni::Meaning;
 
 /// How long a ClientHello may take, with the load balancer's header before it. They fit a few segments of the slowest WAN.
@@ -73,8 +72,7 @@ impl EastWestListener {
     ///
     /// # Errors
     /// [`BindError`].
-    pub fn bind(address: SocketAddr, load_balancers: &[IpNet]) -> Result<Self, BindError> {
-        let load_balancers = LoadBalancers::new(load_balancers);
+    pub fn bind(address: SocketAddr, load_balancers: LoadBalancers) -> Result<Self, BindError> {
         Ok(Self { accepting: Accepting::bind(address, Direction::EastWest)?, load_balancers })
     }
 
@@ -138,54 +136,14 @@ impl Shared {
     /// Reads whose a connection is and what it wants, and counts it for whose it is. `None`, counted, when that comes to
     /// nothing.
     async fn open(&self, accepted: Accepted) -> Option<(Admitted, ClientHello, Pending)> {
-        let Accepted { mut stream, mut peer, mut entry, .. } = accepted;
-        let mut pending = entry.pend();
+        let Accepted { mut stream, peer, mut entry, .. } = accepted;
+        let (stop, metrics) = (&self.shutdown, self.metrics());
         let mut opening = Opening::new(&mut stream, HELLO_TIMEOUT);
-        if self.load_balancers.contain(peer.ip()) {
-            let said = self.unless_cut(&pending, opening.proxy_header()).await?;
-            self.load_balancers.note(peer, &said);
-            // One that a load balancer opens for itself stays its own.
-            if let Some(client) = self.usable(peer, said)? {
-                if let Err(reason) = entry.move_to(client.ip()) {
-                    self.metrics().refused.get_or_create(&ReasonLabels { reason }).inc();
-                    return None;
-                }
-                drop(pending);
-                pending = entry.pend();
-                peer = client;
-            }
-        }
-        let hello = self.unless_cut(&pending, opening.client_hello()).await?;
-        let hello = self.usable(peer, hello)?;
+        let peer = self.load_balancers.client(&mut opening, peer, &mut entry, stop, metrics).await?;
+        let pending = entry.pend();
+        let hello = pending.unless_cut(opening.client_hello(), stop, metrics).await?;
+        let hello = usable(hello, peer, metrics)?;
         Some((Admitted { stream, peer, entry }, hello, pending))
-    }
-
-    /// What was read, unless the connection has to make room before that, or the gateway stops.
-    async fn unless_cut<T>(&self, pending: &Pending, reading: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
-            read = reading => Some(read),
-            () = pending.displaced() => {
-                self.metrics().handshake_failed(Reason::Displaced);
-                None
-            }
-            () = self.shutdown.cancelled() => None,
-        }
-    }
-
-    fn usable<T>(&self, peer: SocketAddr, read: Result<T, OpeningError>) -> Option<T> {
-        let error = match read {
-            Ok(read) => return Some(read),
-            Err(OpeningError::Nothing) => return None,
-            Err(error) => error,
-        };
-        let reason = match error {
-            OpeningError::Timeout => Reason::Timeout,
-            OpeningError::ProxyHeader(_) => Reason::ProxyHeader,
-            _ => Reason::Tls,
-        };
-        tracing::debug!(%peer, %error, "a connection that cannot be routed");
-        self.metrics().handshake_failed(reason);
-        None
     }
 
     fn metrics(&self) -> &Metrics {

@@ -8,7 +8,6 @@
 
 mod listener;
 mod load;
-mod load_balancers;
 mod sni;
 
 pub use listener::EastWestListener;

@@ -17,11 +17,14 @@ use crate::handshake;
 use crate::limits::{Gate, Limits, Pending};
 use crate::message::server::{Answering, HEAD_WITHIN, serve_client};
 use crate::metrics::Direction;
+use crate::opening::{LoadBalancers, Opening};
 use crate::plane::DataPlane;
 use crate::tcp::{Prefixed, Stream, give_up_unread};
 
 /// How long a client may leave unread what it was sent: as long as nginx's `send_timeout`.
 const UNREAD_MAX: Duration = Duration::from_secs(60);
+/// How long a load balancer's header may take. It is sent with the connection.
+const HEADER_WITHIN: Duration = Duration::from_secs(5);
 
 /// How a listener speaks HTTP.
 #[derive(Clone, Debug)]
@@ -46,6 +49,7 @@ pub struct IngressListener {
     accepting: Accepting,
     plane: DataPlane,
     security: Security,
+    load_balancers: LoadBalancers,
     quiet: Duration,
 }
 
@@ -54,8 +58,14 @@ impl IngressListener {
     ///
     /// # Errors
     /// When the address cannot be listened on.
-    pub fn bind(address: SocketAddr, plane: DataPlane, security: Security, quiet: Duration) -> Result<Self, BindError> {
-        Ok(Self { accepting: Accepting::bind(address, Direction::Ingress)?, plane, security, quiet })
+    pub fn bind(
+        address: SocketAddr,
+        plane: DataPlane,
+        security: Security,
+        load_balancers: LoadBalancers,
+        quiet: Duration,
+    ) -> Result<Self, BindError> {
+        Ok(Self { accepting: Accepting::bind(address, Direction::Ingress)?, plane, security, load_balancers, quiet })
     }
 
     /// The bound address.
@@ -66,7 +76,7 @@ impl IngressListener {
 
     /// Serves until `shutdown`, then lets requests under way finish.
     pub async fn serve(self, shutdown: CancellationToken) {
-        let Self { accepting, plane, security, quiet } = self;
+        let Self { accepting, plane, security, load_balancers, quiet } = self;
         let metrics = plane.metrics().clone();
         let tls = match &security {
             Security::Tls(certificates) => Some(TlsAcceptor::from(certificates.server_config(&[b"h2", b"http/1.1"]))),
@@ -75,20 +85,24 @@ impl IngressListener {
         let (scheme, port) = (security.scheme(), accepting.local_addr().port());
         let requests = Gate::new(Limits::PUBLIC_REQUESTS, Gauge::default());
         let house = Arc::new(House { plane, security, requests, scheme, port, quiet });
+        let load_balancers = Arc::new(load_balancers);
         let handle = |accepted| {
-            let (house, tls) = (house.clone(), tls.clone());
-            async move { Box::pin(connection(house, tls, accepted)).await }
+            let (house, tls, load_balancers) = (house.clone(), tls.clone(), load_balancers.clone());
+            async move { Box::pin(connection(house, tls, &load_balancers, accepted)).await }
         };
         accepting.run(&metrics, shutdown, handle).await;
     }
 }
 
-async fn connection(house: Arc<House>, tls: Option<TlsAcceptor>, accepted: Accepted) {
-    let Accepted { stream, peer, life, entry } = accepted;
-    let entry = Arc::new(entry);
+async fn connection(house: Arc<House>, tls: Option<TlsAcceptor>, load_balancers: &LoadBalancers, accepted: Accepted) {
+    let Accepted { mut stream, peer, life, mut entry } = accepted;
     give_up_unread(&stream, UNREAD_MAX);
-    let (drain, from, waiting) = (life.drain.clone(), peer.ip().to_canonical(), entry.clone());
-    let metrics = house.plane.metrics().clone();
+    let (drain, metrics) = (life.drain.clone(), house.plane.metrics().clone());
+    let mut opening = Opening::new(&mut stream, HEADER_WITHIN);
+    let Some(client) = load_balancers.client(&mut opening, peer, &mut entry, &drain, &metrics).await else { return };
+    let stream = Prefixed::new(opening.rest(), stream);
+    let entry = Arc::new(entry);
+    let (from, waiting) = (client.ip().to_canonical(), entry.clone());
     let visitor = |name| Visitor { house, name, from, life, entry };
     let Some(tls) = tls else {
         return Box::pin(serve(visitor(None), Box::new(stream), waiting.pend(), &drain)).await;

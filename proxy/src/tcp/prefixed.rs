@@ -26,6 +26,11 @@ impl<S> Prefixed<S> {
         self.prefix = read.freeze();
     }
 
+    /// Whether something that was put back is not read again yet.
+    pub fn has_prefix(&self) -> bool {
+        !self.prefix.is_empty()
+    }
+
     /// The stream.
     pub fn get_ref(&self) -> &S {
         &self.stream

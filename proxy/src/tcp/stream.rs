@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::give_up_unread;
+use super::{Prefixed, give_up_unread};
 
 /// By what a client is reached. One type for all kinds: for each of its own, hyper's servers would be compiled once more, which is a
 /// hundred kilobytes that every sidecar has in memory. What it costs, an indirect call a read or a write, is nothing beside these.
@@ -26,9 +26,15 @@ impl ByteStream for TcpStream {
     }
 }
 
-impl ByteStream for TlsStream<TcpStream> {
+impl<S: ByteStream> ByteStream for Prefixed<S> {
     fn give_up_unread(&self, after: Duration) {
-        give_up_unread(self.get_ref().0, after);
+        self.get_ref().give_up_unread(after);
+    }
+}
+
+impl<S: ByteStream> ByteStream for TlsStream<S> {
+    fn give_up_unread(&self, after: Duration) {
+        self.get_ref().0.give_up_unread(after);
     }
 }
 

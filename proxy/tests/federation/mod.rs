@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use isthmus_identity::{
     ClientAuth, ClusterAuthority, INTERMEDIATE_LIFETIME, LiveIdentity, PrivateKey, RootAuthority, TrustBundle,
 };
@@ -24,8 +25,9 @@ use isthmus_model::spiffe::SpiffeId;
 use isthmus_proxy::inbound::{InboundListener, serve_terminated};
 use isthmus_proxy::ingress::{IngressListener, Security};
 use isthmus_proxy::message::quiet::QUIET_DEFAULT;
+use isthmus_proxy::opening::{LoadBalancers, Opening};
 use isthmus_proxy::outbound::{Mode, OutboundListener};
-use isthmus_proxy::passthrough::{Opening, relay};
+use isthmus_proxy::passthrough::relay;
 use isthmus_proxy::{DataPlane, Demand, Metrics};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -152,6 +154,15 @@ impl Federation {
 
     /// The same, where nothing may be quiet for longer.
     pub fn ingress_quiet(&self, outbound: &Outbound, quiet: Duration) -> SocketAddr {
+        self.edge(outbound, &[], quiet)
+    }
+
+    /// The same behind load balancers.
+    pub fn ingress_behind(&self, outbound: &Outbound, load_balancers: &[IpNet]) -> SocketAddr {
+        self.edge(outbound, load_balancers, QUIET_DEFAULT)
+    }
+
+    fn edge(&self, outbound: &Outbound, load_balancers: &[IpNet], quiet: Duration) -> SocketAddr {
         let backend = Backend { service: service(), port: HTTP, weight: 1 };
         let rule = Rule {
             matches: vec![Match::default()],
@@ -166,7 +177,8 @@ impl Federation {
         let name = NamespacedName { namespace: "shop".parse().expect("valid"), name: "all".to_owned() };
         let routes = Routes::of(&OrdMap::unit(name, Arc::new(route)), "public");
         outbound.view.send_modify(|view| *view = Arc::new(Snapshot { routes, ..Snapshot::clone(view) }));
-        let listener = IngressListener::bind(ANY_PORT, outbound.plane.clone(), Security::None, quiet).expect("bound");
+        let (plane, load_balancers) = (outbound.plane.clone(), LoadBalancers::new(load_balancers, "here"));
+        let listener = IngressListener::bind(ANY_PORT, plane, Security::None, load_balancers, quiet).expect("bound");
         let address = listener.local_addr();
         tokio::spawn(listener.serve(self.shutdown.clone()));
         address

@@ -51,13 +51,15 @@ pub enum Way {
     ClearDetected,
     /// What clients from outside come to, by a route for every host.
     Ingress,
+    /// The same behind a load balancer, which says whose the connection is.
+    Balanced,
     /// A data plane's session with a sidecar.
     Inbound,
     /// The same with a gateway, for instances without a sidecar.
     Terminated,
 }
 
-pub const CLIENTS: [Way; 9] = [
+pub const CLIENTS: [Way; 10] = [
     Way::Outbound,
     Way::WithinConnect,
     Way::Egress,
@@ -67,6 +69,7 @@ pub const CLIENTS: [Way; 9] = [
     Way::Clear,
     Way::ClearDetected,
     Way::Ingress,
+    Way::Balanced,
 ];
 pub const SESSIONS: [Way; 2] = [Way::Inbound, Way::Terminated];
 
@@ -82,7 +85,7 @@ impl Way {
 
     /// Whether its connections were opened for one service, by who may not open another within.
     pub fn takes_no_connect(self) -> bool {
-        self.is_clear() || matches!(self, Self::WithinConnect | Self::WithinTunnel | Self::Ingress)
+        self.is_clear() || self.is_edge() || matches!(self, Self::WithinConnect | Self::WithinTunnel)
     }
 
     /// Whether the application is called as its client calls it: without a sidecar it would be, too.
@@ -90,9 +93,14 @@ impl Way {
         matches!(self, Self::Clear | Self::ClearDetected)
     }
 
+    /// Whether clients from outside come by it.
+    pub fn is_edge(self) -> bool {
+        matches!(self, Self::Ingress | Self::Balanced)
+    }
+
     /// Whether nobody vouches for who comes by it.
     pub fn is_strangers(self) -> bool {
-        self.is_clear() || matches!(self, Self::Egress | Self::Vip | Self::Detected | Self::Ingress)
+        self.is_clear() || self.is_edge() || matches!(self, Self::Egress | Self::Vip | Self::Detected)
     }
 
     /// Whether what is no HTTP passes as bytes.
@@ -115,6 +123,7 @@ pub struct Surfaces {
     clear: SocketAddr,
     clear_detected: SocketAddr,
     ingress: SocketAddr,
+    balanced: SocketAddr,
     west: Workload,
     /// The same, where nobody said what its ports speak.
     unsaid: Workload,
@@ -122,6 +131,9 @@ pub struct Surfaces {
     attacker: LiveIdentity,
     _detecting: Outbound,
 }
+
+/// Where clients behind the load balancer come from, as it says.
+pub const BALANCERS_HEADER: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 40000 80\r\n";
 
 /// The name that sessions are opened under.
 pub const SNI: &str = "reviews.shop.svc.us-west.acme.mesh";
@@ -141,6 +153,7 @@ impl Surfaces {
         let egress = federation.listen_as(&east, Mode::Egress { allow_loopback: false });
         let vip = federation.listen_as(&east, Mode::Service { name: service(), port: HTTP });
         let ingress = federation.ingress(&east);
+        let balanced = federation.ingress_behind(&east, &[LOOPBACK.into()]);
         let unsaid = federation.workload("us-west", recorder.address(), tcp).await;
         unsaid.unsay();
         let detecting = remote("us-west", OtherRegion, splicing_gateway(unsaid.address).await);
@@ -160,6 +173,7 @@ impl Surfaces {
             clear,
             clear_detected,
             ingress,
+            balanced,
             west,
             unsaid,
             terminating,
@@ -168,7 +182,7 @@ impl Surfaces {
         }
     }
 
-    fn address(&self, way: Way) -> SocketAddr {
+    pub fn address(&self, way: Way) -> SocketAddr {
         match way {
             Way::Outbound | Way::WithinConnect => self.east.address,
             Way::Egress => self.egress,
@@ -178,6 +192,7 @@ impl Surfaces {
             Way::Clear => self.clear,
             Way::ClearDetected => self.clear_detected,
             Way::Ingress => self.ingress,
+            Way::Balanced => self.balanced,
             Way::Inbound => self.west.address,
             Way::Terminated => self.terminating.address,
         }
@@ -195,6 +210,10 @@ impl Surfaces {
                 stream.write_all(connect.as_bytes()).await.expect("written");
                 let head = read_head(&mut stream).await;
                 assert_eq!(status(&head), "200", "{head}");
+                Box::new(stream)
+            }
+            Way::Balanced => {
+                stream.write_all(BALANCERS_HEADER).await.expect("written");
                 Box::new(stream)
             }
             Way::Inbound | Way::Terminated => {

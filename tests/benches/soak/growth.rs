@@ -4,6 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::federation::resident;
+use isthmus_tests::harness::anonymous;
 use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,8 @@ pub(crate) struct Watched {
 pub(crate) struct Sample {
     pub(crate) at: Duration,
     pub(crate) resident: u64,
+    /// Of it, what no file backs.
+    pub(crate) anonymous: u64,
     pub(crate) descriptors: usize,
 }
 
@@ -44,8 +47,8 @@ impl Growth {
         while stop.run_until_cancelled(turn.tick()).await.is_some() {
             let at = self.began.elapsed();
             for process in &mut self.processes {
-                let (resident, descriptors) = (resident(process.pid), descriptors(process.pid));
-                process.samples.push(Sample { at, resident, descriptors });
+                let (resident, anonymous) = (resident(process.pid), anonymous(process.pid));
+                process.samples.push(Sample { at, resident, anonymous, descriptors: process.descriptors() });
             }
         }
     }
@@ -58,10 +61,10 @@ impl Watched {
         [last / 3, last * 2 / 3, last].map(|index| self.samples[index])
     }
 
-    /// Bytes of resident memory per minute by least squares, from the first third on.
-    pub(crate) fn slope(&self) -> f64 {
+    /// Bytes per minute by least squares, from the first third on, of what `size` takes of a sample.
+    pub(crate) fn slope(&self, size: fn(&Sample) -> u64) -> f64 {
         let settled = &self.samples[self.samples.len() / 3..];
-        let points = settled.iter().map(|sample| (sample.at.as_secs_f64() / 60.0, sample.resident as f64));
+        let points = settled.iter().map(|sample| (sample.at.as_secs_f64() / 60.0, size(sample) as f64));
         slope(&points.collect::<Vec<_>>())
     }
 

@@ -8,11 +8,14 @@ use tokio::time::sleep;
 
 use crate::faults::Ledger;
 use crate::federation::metric;
-use crate::growth::{Growth, Watched};
+use crate::growth::{Growth, Sample, Watched};
 use crate::load::{Done, Failure, Kind};
 use crate::stage::Stage;
 
-/// Growth of resident memory per minute, in bytes, over a long run.
+/// What grows: all that is resident, and what of it is no file's. The difference is the binary, as it is first run.
+const RESIDENT: (&str, fn(&Sample) -> u64) = ("resident memory", |sample| sample.resident);
+const ANONYMOUS: (&str, fn(&Sample) -> u64) = ("memory of no file", |sample| sample.anonymous);
+/// Growth of memory per minute, in bytes, over a long run.
 const SLOPE_MAX: u64 = 100_000;
 /// The same while pools and caches still fill: less than a request's worth for each request.
 const SLOPE_MAX_SHORT: u64 = 20_000_000;
@@ -64,23 +67,25 @@ fn no_excuse(kind: Kind, done: &Done, failure: &Failure, ledger: &Ledger) -> Opt
 }
 
 pub(crate) fn on_growth(report: &mut Report, growth: &Growth, long: bool) {
-    let columns = ["RSS at 1/3", "at 2/3", "at the end", "kB a minute", "descriptors"];
-    let [third, two_thirds, end, slope, descriptors] = columns;
-    println!("  {:<38} {third:>10} {two_thirds:>10} {end:>10} {slope:>12} {descriptors:>16}", "process");
+    let columns = ["RSS at 1/3", "at 2/3", "at the end", "kB a minute", "of no file", "descriptors"];
+    let [third, two_thirds, end, slope, own, descriptors] = columns;
+    println!("  {:<38} {third:>10} {two_thirds:>10} {end:>10} {slope:>12} {own:>10} {descriptors:>16}", "process");
     for process in &growth.processes {
         let samples = process.thirds();
         let [third, two_thirds, end] = samples.map(|sample| Quantity::Bytes(sample.resident).to_string());
         let descriptors = samples.map(|sample| sample.descriptors.to_string()).join(" / ");
-        let slope = process.slope() / 1e3;
-        println!("  {:<38} {third:>10} {two_thirds:>10} {end:>10} {slope:>12.1} {descriptors:>16}", process.name);
+        let [slope, own] = [RESIDENT, ANONYMOUS].map(|(_, size)| process.slope(size) / 1e3);
+        let name = &process.name;
+        println!("  {name:<38} {third:>10} {two_thirds:>10} {end:>10} {slope:>12.1} {own:>10.1} {descriptors:>16}");
     }
     println!();
-    let steepest = growth.processes.iter().max_by(|a, b| a.slope().total_cmp(&b.slope()));
-    let slope = steepest.map_or(0.0, Watched::slope).max(0.0);
     let limit = if long { SLOPE_MAX } else { SLOPE_MAX_SHORT };
-    let name = steepest.map_or("", |process| &process.name);
-    let what = format!("steepest growth of resident memory, a minute ({name})");
-    report.below(what, Quantity::Bytes(slope as u64), Quantity::Bytes(limit));
+    for (memory, size) in [RESIDENT, ANONYMOUS] {
+        let slopes = growth.processes.iter().map(|process| (process.slope(size), &process.name));
+        let Some((slope, name)) = slopes.max_by(|(a, _), (b, _)| a.total_cmp(b)) else { continue };
+        let what = format!("steepest growth of {memory}, a minute ({name})");
+        report.below(what, Quantity::Bytes(slope.max(0.0) as u64), Quantity::Bytes(limit));
+    }
 }
 
 /// The load is over: nothing of it may be left open.

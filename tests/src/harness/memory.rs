@@ -14,8 +14,22 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// When it does not run.
 #[must_use]
 pub fn resident(pid: u32) -> u64 {
+    field(pid, "VmRSS:")
+}
+
+/// The part of it that no file backs: what it allocated, and stacks. The rest is its binary, as far as that has run.
+///
+/// # Panics
+/// When it does not run.
+#[must_use]
+pub fn anonymous(pid: u32) -> u64 {
+    field(pid, "RssAnon:")
+}
+
+/// Of `/proc/PID/status`, in bytes; there it is in units of 1024 (proc(5)).
+fn field(pid: u32, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
 }
 

@@ -23,7 +23,7 @@ mod process;
 mod wait;
 
 pub use loopback::Loopback;
-pub use memory::{peak, resident};
+pub use memory::{anonymous, peak, resident};
 pub use netns::Netns;
 pub use process::{Process, Spawn};
 pub use wait::{wait_for, wait_until};

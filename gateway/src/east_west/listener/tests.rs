@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use isthmus_federation::caller;
 use isthmus_proxy::accept::raise_file_limit;
-use isthmus_proxy::metrics::DirectionLabels;
+use isthmus_proxy::metrics::{DirectionLabels, ReasonLabels};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
@@ -39,8 +39,8 @@ impl Port {
         let (plane, client) = gateway_and_client();
         let (newcomer_server, newcomers) = mpsc::channel(1);
         let (gateway_server, _) = mpsc::channel(1);
-        let networks = [IpNet::from(IpAddr::from(BALANCER))];
-        let listener = EastWestListener::bind(([0, 0, 0, 0], 0).into(), &networks).expect("a port");
+        let load_balancers = LoadBalancers::new(&[IpAddr::from(BALANCER).into()], "here");
+        let listener = EastWestListener::bind(([0, 0, 0, 0], 0).into(), load_balancers).expect("a port");
         let address = ([127, 0, 0, 1], listener.local_addr().port()).into();
         let (metrics, shutdown) = (plane.metrics().clone(), CancellationToken::new());
         tokio::spawn(listener.serve(plane, gateway_server, newcomer_server, shutdown.clone()));

@@ -1,4 +1,9 @@
-//! Reads what a connection opens with, without losing a byte of it.
+//! What a connection opens with, read without losing a byte of it: whose it is, from a load balancer's header
+//! ([`load_balancers`], [`proxy_protocol`]), and whom it is for, from the ClientHello (by [`sni`]).
+
+mod client_hello;
+mod load_balancers;
+pub mod proxy_protocol;
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,8 +13,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, timeout_at};
 
-use super::client_hello::{self, CLIENT_HELLO_MAX, sni};
-use super::proxy_protocol;
+pub use client_hello::{CLIENT_HELLO_MAX, Malformed, Progress, sni};
+pub use load_balancers::LoadBalancers;
+
+use crate::metrics::{Metrics, Reason};
 
 /// A first buffer that holds the common ClientHello whole, key share for X25519MLKEM768 included.
 const FIRST_READ: usize = 2048;
@@ -49,6 +56,29 @@ pub enum OpeningError {
     Io(io::Error),
 }
 
+impl OpeningError {
+    /// What it counts as among failed handshakes, if it is one.
+    fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Nothing => None,
+            Self::Timeout => Some(Reason::Timeout),
+            Self::ProxyHeader(_) => Some(Reason::ProxyHeader),
+            _ => Some(Reason::Tls),
+        }
+    }
+}
+
+/// What was read of a connection, unless that failed, which is counted.
+pub fn usable<T>(read: Result<T, OpeningError>, peer: SocketAddr, metrics: &Metrics) -> Option<T> {
+    read.inspect_err(|error| {
+        if let Some(reason) = error.reason() {
+            tracing::debug!(%peer, %error, "a connection that cannot be routed");
+            metrics.handshake_failed(reason);
+        }
+    })
+    .ok()
+}
+
 /// The first bytes of a connection, and until when they have to be there.
 pub struct Opening<'s, S> {
     stream: &'s mut S,
@@ -82,6 +112,12 @@ impl<'s, S: AsyncRead + Unpin> Opening<'s, S> {
         let header = self.read(header).await?;
         self.bytes.advance(header.len);
         Ok(header.source)
+    }
+
+    /// What was read and not taken: to be put back with [`Prefixed`](crate::tcp::Prefixed).
+    #[must_use]
+    pub fn rest(self) -> Bytes {
+        self.bytes.freeze()
     }
 
     /// Reads the ClientHello.

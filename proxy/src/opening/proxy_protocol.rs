@@ -211,5 +211,4 @@ fn crc32c(sum: u32, byte: &u8) -> u32 {
 }
 
 #[cfg(test)]
-#[path = "proxy_protocol_tests.rs"]
 mod tests;

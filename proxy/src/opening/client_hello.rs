@@ -190,5 +190,4 @@ fn one_name(extension: &[u8]) -> Result<String, Malformed> {
 }
 
 #[cfg(test)]
-#[path = "client_hello_tests.rs"]
 mod tests;

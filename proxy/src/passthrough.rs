@@ -234,5 +234,4 @@ fn retried(call: impl Fn() -> rustix::io::Result<usize>) -> io::Result<usize> {
 }
 
 #[cfg(test)]
-#[path = "relay_tests.rs"]
 mod tests;
