@@ -14,7 +14,7 @@ mod plans;
 mod tried;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

@@ -12,10 +12,10 @@ use prometheus_client::registry::Registry;
 use super::ejection::Failure;
 use super::*;
 
-const PORT: u16 = 80;
+pub(crate) const PORT: u16 = 80;
 const EJECTED_FIRST: Duration = Duration::from_secs(1);
 
-fn service(endpoints: u8) -> Arc<Service> {
+pub(crate) fn service(endpoints: u8) -> Arc<Service> {
     let endpoint = |last: u8| Endpoint {
         address: [10, 0, 0, last].into(),
         ports: BTreeMap::from([(PORT, 8080)]),
@@ -55,7 +55,7 @@ fn remote(number: u8, instances: u32) -> RemoteBackend {
     }
 }
 
-fn balancer() -> Balancer {
+pub(crate) fn balancer() -> Balancer {
     Balancer::new(Arc::new(Metrics::register(&mut Registry::default())))
 }
 

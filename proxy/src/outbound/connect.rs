@@ -15,11 +15,12 @@ use isthmus_model::snapshot::Site;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::exchange::{ATTEMPTS_MAX, SESSIONS_PER_ATTEMPT, authority};
+use super::attempts::{Attempts, Missed};
+use super::exchange::{SESSIONS_PER_ATTEMPT, authority};
 use super::target::Target;
 use crate::balance::ejection::Failure;
 use crate::balance::permits::{Kind, Overflow, Permit};
-use crate::balance::{Load, Pick, Tried};
+use crate::balance::{Load, Pick};
 use crate::detect::Hearing;
 use crate::limits::Entry;
 use crate::message::Body;
@@ -99,7 +100,7 @@ enum Miss {
 }
 
 /// Opens a way to `target`, for a `stranger` if the client is not the workload beside, trying destinations in the plan's order. No
-/// byte of the client's was sent when one fails, so the next is always tried.
+/// byte of the client's was sent when one fails, so there is always another attempt.
 pub(super) async fn open(plane: &DataPlane, target: &Target, stranger: Option<IpAddr>) -> Result<Opened, OpenError> {
     let name = &target.service.name;
     let site = plane.snapshot().site.clone();
@@ -111,13 +112,9 @@ pub(super) async fn open(plane: &DataPlane, target: &Target, stranger: Option<Ip
     };
     let place = stranger.map(|source| traffic.permits().enter(source, limits)).transpose().map_err(crowded)?;
     let permit = traffic.permits().take(Kind::Connections, limits).map_err(full)?;
-    let mut tried = Tried::default();
+    let mut attempts = Attempts::new(plane.balancer(), &traffic, &target.service, target.port.port);
     let mut last = None;
-    for _ in 0..ATTEMPTS_MAX {
-        let random = plane.balancer().random();
-        let Some(mut pick) = traffic.pick(&target.service, target.port.port, &tried, random, Instant::now()) else {
-            break;
-        };
+    while let Some(mut pick) = attempts.next(last.as_ref().map(|(missed, _)| *missed)).await {
         let pending = traffic.permits().take(Kind::Pending, limits).map_err(full)?;
         let opened = open_at(plane, target, &site, &mut pick).await;
         drop(pending);
@@ -131,21 +128,21 @@ pub(super) async fn open(plane: &DataPlane, target: &Target, stranger: Option<Ip
                 return Err(OpenError::Denied(name.clone(), reason));
             }
             Err(miss @ (Miss::Unreachable(_) | Miss::Busy(_))) => {
-                let reason = match miss {
+                let (missed, reason) = match miss {
                     Miss::Unreachable(reason) => {
                         pick.failed(Failure::Unreachable, Instant::now());
-                        reason
+                        (Missed::Unreached, reason)
                     }
-                    Miss::Busy(reason) | Miss::Denied(reason) => reason,
+                    Miss::Busy(reason) | Miss::Denied(reason) => (Missed::Busy, reason),
                 };
                 tracing::debug!(service = %name, destination = ?pick.key(), reason, "not reached");
-                last = Some(reason);
-                tried.note(&pick);
+                last = Some((missed, reason));
+                attempts.note(&pick);
             }
         }
     }
     Err(match last {
-        Some(reason) => OpenError::Unreachable(name.clone(), reason),
+        Some((_, reason)) => OpenError::Unreachable(name.clone(), reason),
         None => OpenError::Nowhere(name.clone()),
     })
 }

@@ -1,9 +1,9 @@
 //! One request through the federation: attempts, and when another one is safe.
 //!
-//! | what happened | another attempt elsewhere |
+//! | what happened | another attempt ([`Attempts`] says where) |
 //! | --- | --- |
 //! | never sent (no connection, refused stream, the far side says so) | always, if the body is still whole |
-//! | sent, no response headers came (session broke, fell silent) | idempotent methods, within the budget, after a pause |
+//! | sent, no response headers came (session broke, fell silent) | idempotent methods |
 //! | a response came, whatever it says | never |
 
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use isthmus_model::catalog::AppProtocol;
 use isthmus_model::name::ClusterName;
 use isthmus_model::route::{Destination, DestinationKey};
 use isthmus_model::snapshot::Site;
-use isthmus_model::traffic::Retries;
 use tokio::time::{Instant as Deadline, timeout_at};
 
+use super::attempts::{Attempts, Missed};
 use super::request::Answer;
 use super::target::Target;
+use crate::balance::Pick;
 use crate::balance::ejection::Failure;
-use crate::balance::permits::{Kind, Overflow, Permit};
-use crate::balance::{Pick, Tried};
+use crate::balance::permits::{Kind, Overflow};
 use crate::message::authority::passed_on;
 use crate::message::body::BodyError;
 use crate::message::fields::{Outcome, strip_claims, strip_hop_by_hop, take_outcome, take_version, tell_version};
@@ -34,9 +34,6 @@ use crate::plaintext::AppError;
 use crate::plane::DataPlane;
 use crate::tunnel::{DialError, SESSIONS_USUAL, SendError};
 
-/// Destinations that one request tries. Two of the own cluster, then two of each level further away: with the
-/// own cluster and two others dead at once, the next is reached.
-pub(super) const ATTEMPTS_MAX: usize = 6;
 /// Sessions that one attempt may find closing under its hands: all that there usually are, and a new one.
 pub(super) const SESSIONS_PER_ATTEMPT: usize = SESSIONS_USUAL + 1;
 
@@ -154,6 +151,14 @@ impl Failed {
         let failure = if sent { Failure::Broken } else { Failure::Unreachable };
         Self { sent, failure: Some(failure), reason: error.to_string() }
     }
+
+    fn missed(&self) -> Missed {
+        match self {
+            Self { sent: true, .. } => Missed::Sent,
+            Self { failure: None, .. } => Missed::Busy,
+            Self { failure: Some(_), .. } => Missed::Unreached,
+        }
+    }
 }
 
 /// Sends `request` to the service; the answer is the service's, or says why there is none. It has to have begun `within` a time, if
@@ -182,21 +187,14 @@ pub(crate) async fn send(
         Ok(permit) => permit,
         Err(overflow) => return reply::text(StatusCode::SERVICE_UNAVAILABLE, &format!("{name}: {overflow}")).into(),
     };
-    traffic.budget().earn(&policy.retries, Instant::now());
-    let mut tried = Tried::default();
+    let mut attempts = Attempts::new(plane.balancer(), &traffic, &target.service, target.port.port);
     let mut last: Option<Failed> = None;
-    let mut retrying: Option<Permit> = None;
-    for attempt in 0..ATTEMPTS_MAX {
-        let random = plane.balancer().random();
-        if retrying.is_some() {
-            tokio::time::sleep(pause(&policy.retries, attempt, random)).await;
-        }
-        let Some(pick) = traffic.pick(&target.service, target.port.port, &tried, random, Instant::now()) else { break };
-        if attempt > 0 {
+    while let Some(pick) = attempts.next(last.as_ref().map(Failed::missed)).await {
+        if last.is_some() {
             plane.metrics().retries.get_or_create(&ServiceLabels { service: name.to_string() }).inc();
         }
         let cluster = cluster_of(&pick.destination, &site);
-        let failed = match Box::pin(attempt_at(plane, target, &site, &outgoing, pick, &mut tried)).await {
+        let failed = match Box::pin(attempt_at(plane, target, &site, &outgoing, pick, &mut attempts)).await {
             Ok(response) => {
                 let response = response.map(|body| outgoing.body.keep(body, permit));
                 return Answer { response, cluster: Some(cluster) };
@@ -210,25 +208,14 @@ pub(crate) async fn send(
         if outgoing.is_overdue() {
             return reply::text(StatusCode::GATEWAY_TIMEOUT, &format!("{name} did not answer in time")).into();
         }
-        let mut again = outgoing.body.is_intact();
-        if again && failed.sent {
-            retrying = retrying.or_else(|| traffic.permits().take(Kind::Retries, &policy.limits).ok());
-            let may = outgoing.is_idempotent() && retrying.is_some();
-            again = may && traffic.budget().spend(&policy.retries, Instant::now());
-        }
+        let mut may = || !failed.sent || (outgoing.is_idempotent() && attempts.take_retry());
+        let again = outgoing.body.is_intact() && may();
         last = Some(failed);
         if !again {
             break;
         }
     }
     no_answer(target, last).into()
-}
-
-/// How long to wait before what was sent is sent again: drawn anew each time, so that those whom one failure met do not come
-/// back together.
-fn pause(retries: &Retries, attempt: usize, random: u64) -> Duration {
-    let doubled = retries.pause.saturating_mul(1 << attempt.saturating_sub(1).min(10));
-    doubled.min(retries.pause_max).mul_f64((random & 0xFFFF) as f64 / 65_536.0)
 }
 
 fn cluster_of(destination: &Destination, site: &Site) -> ClusterName {
@@ -265,7 +252,7 @@ async fn attempt_at(
     site: &Arc<Site>,
     outgoing: &Outgoing,
     mut pick: Pick,
-    tried: &mut Tried,
+    attempts: &mut Attempts<'_>,
 ) -> Result<Response<Body>, Failed> {
     let direct = match (&pick.destination, pick.key()) {
         (Destination::Local(endpoint), DestinationKey::Local(address)) if endpoint.sidecar_port.is_none() => {
@@ -314,7 +301,7 @@ async fn attempt_at(
             if let Some(failure) = failed.failure.filter(|_| !outgoing.body.broke()) {
                 pick.failed(failure, Instant::now());
             }
-            tried.note(&pick);
+            attempts.note(&pick);
             Err(failed)
         }
     }

@@ -5,6 +5,7 @@
 //! open proxy: what is not a service of the federation is refused, except that a redirected connection to
 //! elsewhere goes where it was going, and that a gateway leads to the hosts outside that its operator listed.
 
+mod attempts;
 mod connect;
 mod detected;
 mod elsewhere;
