@@ -5,6 +5,7 @@
 mod federation;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use federation::{
@@ -205,6 +206,43 @@ async fn whoever_may_not_answer_for_the_service_gets_no_request() {
     let response = get(east.address, "/").await;
     assert_eq!(status(&response), "503", "{response}");
     assert_eq!(east.plane.metrics().tunnels.get(), 0);
+}
+
+/// An application that reads the first `broken` requests and closes without a word. It tells how many it got.
+async fn stumbling_app(broken: usize) -> (std::net::SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind(federation::ANY_PORT).await.expect("bound");
+    let (address, seen) = (listener.local_addr().expect("bound"), Arc::new(AtomicUsize::new(0)));
+    let counted = seen.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            read_head(&mut stream).await;
+            if counted.fetch_add(1, Ordering::SeqCst) >= broken {
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                stream.write_all(answer).await.expect("written");
+            }
+        }
+    });
+    (address, seen)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_only_instance_that_stumbles_is_asked_again_what_may_be_asked_twice() {
+    let federation = Federation::found(&["us-east"]);
+    for (method, broken, expected, asked) in [("GET", 2, "200", 3), ("GET", 3, "502", 3), ("POST", 1, "502", 1)] {
+        let (app, seen) = stumbling_app(broken).await;
+        let only = reviews(vec![endpoint("shop/legacy", app, app, None)], vec![]);
+        let east = federation.outbound("us-east", only).await;
+        let response = request(east.address, method, "/", "", "").await;
+        assert_eq!(status(&response), expected, "{method} {broken}: {response}");
+        assert_eq!(seen.load(Ordering::SeqCst), asked, "{method} {broken}");
+    }
+    // Nobody saw it: that is so for every method.
+    let dead = dead().await;
+    let east = federation.outbound("us-east", reviews(vec![endpoint("shop/legacy", dead, dead, None)], vec![])).await;
+    let response = request(east.address, "POST", "/", "", "").await;
+    assert_eq!(status(&response), "503", "{response}");
+    let labels = metrics::ServiceLabels { service: "shop/reviews".to_owned() };
+    assert_eq!(east.plane.metrics().retries.get_or_create(&labels).get(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,8 +6,8 @@ use std::process::Output;
 use std::time::Duration;
 
 use isthmus_tests::harness::wait_until;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::federation::{Cluster, SOON, federate, port};
 use crate::hostile::odd_names;
@@ -15,6 +15,8 @@ use crate::workload::{HTTP, Mesh, Offer, TCP, Workload, manifests, service_expor
 
 const HTTPS: u16 = 8443;
 const CLEAR: u16 = 8080;
+/// The host of a load balancer.
+const BALANCER: u8 = 60;
 
 /// Runs a tool of the operator's, if it is there.
 async fn run(program: &str, args: &[&str]) -> Option<Output> {
@@ -50,6 +52,24 @@ async fn mirror(address: SocketAddr) {
                     lines.get_mut().write_all(answer.as_bytes()).await.expect("written");
                     head.clear();
                 }
+            });
+        }
+    });
+}
+
+/// A load balancer that says, in version 2 of the PROXY protocol, that all its clients come from 192.0.2.7.
+async fn balancer(cluster: &Cluster) {
+    let (own, to) = (cluster.host(BALANCER).into(), cluster.at(HTTPS));
+    let listener = TcpListener::bind(SocketAddr::new(own, HTTPS)).await.expect("bound");
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let socket = TcpSocket::new_v4()?;
+                socket.bind(SocketAddr::new(own, 0))?;
+                let mut edge = socket.connect(to).await?;
+                edge.write_all(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\xc6\x33\x64\x01\x9c\x40\x20\xfb")
+                    .await?;
+                copy_bidirectional(&mut client, &mut edge).await
             });
         }
     });
@@ -103,6 +123,7 @@ async fn edge() -> Option<Edge> {
     let mut config = fs::read_to_string(east.path("gateway.yaml")).expect("written");
     let (https, http) = (east.at(HTTPS), east.at(CLEAR));
     config += &format!("ingress: {{gateway: public, https: \"{https}\", http: \"{http}\", certificates: tls}}\n");
+    config += &format!("proxy_protocol: {{ingress: [{}]}}\n", east.host(BALANCER));
     fs::write(east.path("gateway.yaml"), config).expect("written");
     federate(&mut clusters).await;
     let [east, west] = clusters;
@@ -209,6 +230,28 @@ async fn clients_from_outside_reach_services_by_routes() {
     wait_until(SOON, "the new certificate", async || curl(east, "www.example.net", "/", &[]).await.contains(" 404"))
         .await;
     assert!(curl(east, "shop.example.org", "/", &[]).await.contains(" 404"), "the last good one is shown");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_load_balancer_the_client_is_who_it_says() {
+    let Some(edge) = edge().await else {
+        return eprintln!("SKIPPED: clients from outside need openssl and curl");
+    };
+    let east = &edge.east;
+    balancer(east).await;
+    let its_address = east.host(BALANCER).to_string();
+    let through = format!("www.example.com:{HTTPS}:{its_address}:{HTTPS}");
+    let served = async || curl(east, "www.example.com", "/app/", &[]).await.contains(" 200");
+    wait_until(SOON, "a route", served).await;
+    for version in ["--http1.1", "--http2"] {
+        let forged = ["-H", "X-Forwarded-For: 1.2.3.4"];
+        let answer =
+            curl(east, "www.example.com", "/app/", &[&[version, "--connect-to", &through], &forged[..]].concat());
+        let answer = answer.await;
+        assert!(answer.contains(" 200") && answer.contains("x-forwarded-for: 192.0.2.7\n"), "{version}: {answer}");
+    }
+    let wordless = curl(east, "www.example.com", "/app/", &["--interface", &its_address]).await;
+    assert!(wordless.starts_with("curl: ("), "what comes from there without a header is closed: {wordless}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
