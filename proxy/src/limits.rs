@@ -232,13 +232,22 @@ impl Entry {
     /// source if that has too many, else of the source that has the most.
     #[must_use]
     pub fn pend(&self) -> Pending {
-        let limits = &self.gate.limits;
+        self.pend_within(self.gate.limits.pending_per_source)
+    }
+
+    /// The same for one of a load balancer, whose clients are not known yet: it may have all places, but is the first to make room.
+    #[must_use]
+    pub fn pend_for_many(&self) -> Pending {
+        self.pend_within(self.gate.limits.pending)
+    }
+
+    fn pend_within(&self, per_source: usize) -> Pending {
         let id = self.gate.next.fetch_add(1, Ordering::Relaxed);
         let displaced = CancellationToken::new();
         let mut queues = self.gate.queues();
-        if queues.of(self.source) >= limits.pending_per_source {
+        if queues.of(self.source) >= per_source {
             queues.displace(self.source);
-        } else if queues.total >= limits.pending
+        } else if queues.total >= self.gate.limits.pending
             && let Some(fullest) = queues.fullest()
         {
             queues.displace(fullest);

@@ -182,7 +182,11 @@ impl Metrics {
         registry.register("requests", "Finished requests", metrics.requests.clone());
         let help = "Time from a request to its response headers";
         registry.register_with_unit("request_latency", help, Unit::Seconds, metrics.latency.clone());
-        registry.register("retries", "Requests sent again elsewhere", metrics.retries.clone());
+        registry.register(
+            "retries",
+            "Requests sent again, elsewhere or where they were refused",
+            metrics.retries.clone(),
+        );
         registry.register("ejections", "Destinations taken out after failures", metrics.ejections.clone());
         registry.register("tunnel_sessions", "Open tunnel sessions", metrics.tunnels.clone());
         let help = "TLS handshakes that failed";

@@ -34,13 +34,13 @@ pub struct ClientHello {
 #[derive(Debug, thiserror::Error)]
 pub enum OpeningError {
     /// Not complete in time.
-    #[error("no complete ClientHello in time")]
+    #[error("what it opens with is not complete in time")]
     Timeout,
     /// Closed before the first byte: somebody looked whether anything listens.
     #[error("the connection closed before its first byte")]
     Nothing,
     /// Closed in the middle.
-    #[error("the connection closed before a complete ClientHello")]
+    #[error("the connection closed before what it opens with was complete")]
     Closed,
     /// Complete, without a name.
     #[error("the ClientHello names no server")]
@@ -57,21 +57,20 @@ pub enum OpeningError {
 }
 
 impl OpeningError {
-    /// What it counts as among failed handshakes, if it is one.
-    fn reason(&self) -> Option<Reason> {
+    /// What it counts as among failed handshakes, if it is one: `usual`, where what was read is at fault.
+    fn reason(&self, usual: Reason) -> Option<Reason> {
         match self {
             Self::Nothing => None,
             Self::Timeout => Some(Reason::Timeout),
-            Self::ProxyHeader(_) => Some(Reason::ProxyHeader),
-            _ => Some(Reason::Tls),
+            _ => Some(usual),
         }
     }
 }
 
-/// What was read of a connection, unless that failed, which is counted.
-pub fn usable<T>(read: Result<T, OpeningError>, peer: SocketAddr, metrics: &Metrics) -> Option<T> {
+/// What was read of a connection, unless that failed, which is counted by its reason: `usual`, where what was read is at fault.
+pub fn usable<T>(read: Result<T, OpeningError>, usual: Reason, peer: SocketAddr, metrics: &Metrics) -> Option<T> {
     read.inspect_err(|error| {
-        if let Some(reason) = error.reason() {
+        if let Some(reason) = error.reason(usual) {
             tracing::debug!(%peer, %error, "a connection that cannot be routed");
             metrics.handshake_failed(reason);
         }
@@ -117,7 +116,8 @@ impl<'s, S: AsyncRead + Unpin> Opening<'s, S> {
     /// What was read and not taken: to be put back with [`Prefixed`](crate::tcp::Prefixed).
     #[must_use]
     pub fn rest(self) -> Bytes {
-        self.bytes.freeze()
+        // Frozen, a buffer stays even if nothing is in it.
+        if self.bytes.is_empty() { Bytes::new() } else { self.bytes.freeze() }
     }
 
     /// Reads the ClientHello.

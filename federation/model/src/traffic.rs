@@ -151,7 +151,8 @@ impl Default for Limits {
     }
 }
 
-/// What is sent again. What was never sent is, whatever this says: nobody saw it.
+/// What is sent again. What was never sent goes elsewhere whatever this says, for nobody saw it; where nobody else is left, this says how
+/// often those that refused it are tried over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retries {
     /// Retries that a request earns, in per mille.

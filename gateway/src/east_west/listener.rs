@@ -142,7 +142,7 @@ impl Shared {
         let peer = self.load_balancers.client(&mut opening, peer, &mut entry, stop, metrics).await?;
         let pending = entry.pend();
         let hello = pending.unless_cut(opening.client_hello(), stop, metrics).await?;
-        let hello = usable(hello, peer, metrics)?;
+        let hello = usable(hello, Reason::Tls, peer, metrics)?;
         Some((Admitted { stream, peer, entry }, hello, pending))
     }
 

@@ -1,8 +1,8 @@
 //! How many requests may be sent a second time.
 //!
 //! A token bucket per service: every request earns a part of a retry, by default a fifth, and time earns a few, so that a
-//! service in trouble gets at most that much more load than it had. What was never sent costs nothing, for
-//! nobody saw it.
+//! service in trouble gets at most that much more load than it had. What was never sent goes elsewhere for nothing, for nobody saw it; to be
+//! tried over where it was refused costs a retry, as long as half of what may be saved is there for what was sent.
 
 use std::time::Instant;
 
@@ -30,8 +30,17 @@ impl RetryBudget {
 
     /// Takes one retry, if there is one.
     pub fn spend(&mut self, policy: &Retries, now: Instant) -> bool {
+        self.spend_above(0, policy, now)
+    }
+
+    /// The same, if half of what may be saved is left then.
+    pub fn spend_spare(&mut self, policy: &Retries, now: Instant) -> bool {
+        self.spend_above(policy.saved_max * 1_000 / 2, policy, now)
+    }
+
+    fn spend_above(&mut self, left_milli: u64, policy: &Retries, now: Instant) -> bool {
         self.tick(policy, now);
-        let enough = self.saved_milli >= 1_000;
+        let enough = self.saved_milli >= left_milli + 1_000;
         if enough {
             self.saved_milli -= 1_000;
         }

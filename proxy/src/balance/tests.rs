@@ -137,7 +137,7 @@ fn who_answers_late_gets_little_until_that_is_forgotten() {
         |now| (0..100).filter(|_| fixture.pick(&Tried::default(), now).is_some_and(|pick| *pick.key() == slow)).count();
     assert_eq!(picks(now), 0);
     assert!(picks(start + Duration::from_secs(11)) > 20, "it may be better by now");
-    tried.note(&fixture.pick(&Tried::default(), now).expect("the quick one"));
+    tried.note(&fixture.pick(&Tried::default(), now).expect("the quick one"), false);
     assert_eq!(*fixture.pick(&tried, now).expect("the slow one").key(), slow, "better than nothing");
 }
 
@@ -229,7 +229,7 @@ fn tried_destinations_are_not_tried_again() {
     for _ in 0..3 {
         let pick = fixture.pick(&tried, now).expect("another destination");
         assert!(!tried.contains(pick.key()));
-        tried.note(&pick);
+        tried.note(&pick, false);
     }
     assert!(fixture.pick(&tried, now).is_none());
 }
@@ -268,7 +268,7 @@ fn when_all_are_ejected_all_are_tried() {
     }
     let mut tried = Tried::default();
     for _ in 0..2 {
-        tried.note(&fixture.pick(&tried, now + Duration::from_millis(1)).expect("another destination"));
+        tried.note(&fixture.pick(&tried, now + Duration::from_millis(1)).expect("another destination"), false);
     }
     assert!(fixture.pick(&tried, now).is_none());
 }
@@ -301,7 +301,7 @@ fn a_request_looks_further_away_before_it_has_tried_every_near_instance() {
     for _ in 0..4 {
         let pick = fixture.pick(&tried, now).expect("a destination");
         pick.failed(Failure::Unreachable, now);
-        tried.note(&pick);
+        tried.note(&pick, false);
         remote.push(matches!(pick.key(), DestinationKey::Remote(..)));
     }
     assert_eq!(remote, [false, false, true, false]);

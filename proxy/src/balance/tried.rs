@@ -16,29 +16,48 @@ pub const TRIES_PER_GATEWAY: usize = 3;
 /// Destinations that failed one request.
 #[derive(Debug, Default)]
 pub struct Tried {
-    destinations: Vec<(DestinationKey, Proximity)>,
+    destinations: Vec<Destination>,
+}
+
+#[derive(Debug)]
+struct Destination {
+    key: DestinationKey,
+    proximity: Proximity,
+    /// Whether it may be tried over.
+    promptly: bool,
 }
 
 impl Tried {
-    /// Remembers a destination.
-    pub fn note(&mut self, pick: &Pick) {
-        self.destinations.push((pick.key().clone(), pick.proximity));
+    /// Remembers a destination, and whether it failed so `promptly` that it may be tried over.
+    pub fn note(&mut self, pick: &Pick, promptly: bool) {
+        self.destinations.push(Destination { key: pick.key().clone(), proximity: pick.proximity, promptly });
+    }
+
+    /// Whether there are any that failed promptly.
+    #[must_use]
+    pub fn has_prompt(&self) -> bool {
+        self.destinations.iter().any(|tried| tried.promptly)
+    }
+
+    /// From now on, those count as not tried.
+    pub fn forget_prompt(&mut self) {
+        self.destinations.retain(|tried| !tried.promptly);
     }
 
     /// Whether a destination failed this request.
     #[must_use]
     pub fn contains(&self, key: &DestinationKey) -> bool {
-        self.destinations.iter().any(|(tried, _)| tried == key)
+        self.destinations.iter().any(|tried| tried.key == *key)
     }
 
     /// Whether trying a destination again could reach another instance than before.
     pub(super) fn may_repeat(&self, key: &DestinationKey) -> bool {
-        let tries = self.destinations.iter().filter(|(tried, _)| tried == key).count();
+        let tries = self.destinations.iter().filter(|tried| tried.key == *key).count();
         matches!(key, DestinationKey::Remote(..)) && tries < TRIES_PER_GATEWAY
     }
 
     /// Whether enough of a level failed this request.
     pub(super) fn has_enough_of(&self, level: Proximity) -> bool {
-        self.destinations.iter().filter(|(_, proximity)| *proximity == level).count() >= TRIES_PER_LEVEL
+        self.destinations.iter().filter(|tried| tried.proximity == level).count() >= TRIES_PER_LEVEL
     }
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Opening, OpeningError, usable};
 use crate::limits::Entry;
-use crate::metrics::{Metrics, ReasonLabels};
+use crate::metrics::{Metrics, Reason, ReasonLabels};
 
 /// The load balancers of one listener.
 #[derive(Debug)]
@@ -31,8 +31,8 @@ impl LoadBalancers {
         Self { networks: networks.to_vec(), setting, is_told: AtomicBool::new(false) }
     }
 
-    /// Whose connection it is: the one's that a listed load balancer says, or who connected. From then on it counts as that one's. `None`,
-    /// counted by its reason, when that comes to nothing.
+    /// Whose connection it is: the one's that a listed load balancer says, or who connected. From then on it counts as that one's. `None`
+    /// when that comes to nothing; what failed is counted by its reason.
     pub async fn client(
         &self,
         opening: &mut Opening<'_, TcpStream>,
@@ -44,12 +44,12 @@ impl LoadBalancers {
         if !self.contain(peer.ip()) {
             return Some(peer);
         }
-        let pending = entry.pend();
+        let pending = entry.pend_for_many();
         let said = pending.unless_cut(opening.proxy_header(), stop, metrics).await?;
         drop(pending);
         self.note(peer, &said);
         // One that a load balancer opens for itself stays its own.
-        let Some(client) = usable(said, peer, metrics)? else { return Some(peer) };
+        let Some(client) = usable(said, Reason::ProxyHeader, peer, metrics)? else { return Some(peer) };
         if let Err(reason) = entry.move_to(client.ip()) {
             metrics.refused.get_or_create(&ReasonLabels { reason }).inc();
             return None;

@@ -2,8 +2,8 @@
 //!
 //! | how it failed | the next attempt |
 //! | --- | --- |
-//! | nobody was reached | elsewhere, at once; where there is nobody else, those that were tried, after a pause and within the budget |
-//! | it was sent | if its caller takes a retry: elsewhere, or else those that were tried, after a pause |
+//! | nobody was reached | elsewhere, at once; where there is nobody else, one of those that failed promptly, after a pause and within the budget |
+//! | it was sent | the same, always after a pause, if its caller takes a retry |
 //! | there was no room | elsewhere, at once |
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use isthmus_model::snapshot::Service;
 use isthmus_model::traffic::Retries;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::balance::permits::{Kind, Permit};
 use crate::balance::{Balancer, Pick, Traffic, Tried};
@@ -19,20 +19,20 @@ use crate::balance::{Balancer, Pick, Traffic, Tried};
 /// Destinations that one request or connection tries. Two of the own cluster, then two of each level further away: with the own cluster and
 /// two others dead at once, the next is reached.
 const ATTEMPTS_MAX: usize = 6;
-/// How often those that were all tried in vain are tried over: as often as Istio does. A restart that takes no longer than a few tens
-/// of milliseconds is bridged; what is gone for longer is told soon.
-const ROUNDS_MAX: usize = 2;
+/// How many of these may go to who failed before: as many as Istio's retries. A restart that takes no longer than a few tens of
+/// milliseconds is bridged; what is gone for longer is told soon.
+const OVER_MAX: usize = 2;
 /// Who took longer to fail is not tried over: whoever waits for it would wait as long again. Two round trips of the slowest WAN.
 const PROMPT: Duration = Duration::from_millis(500);
 
 /// How an attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Missed {
-    /// It may have been seen. There is a next attempt only if [`take_retry`](Attempts::take_retry) gave one.
+    /// It may have been seen. There is another attempt only where [`take_retry`](Attempts::take_retry) gave one.
     Sent,
     /// Nobody saw it.
     Unreached,
-    /// Nobody saw it, and nobody is to blame.
+    /// Nobody saw it, and to come back soon is of no use.
     Busy,
 }
 
@@ -42,66 +42,99 @@ pub(super) struct Attempts<'a> {
     traffic: &'a Arc<Traffic>,
     service: &'a Arc<Service>,
     port: u16,
+    /// No pause is longer.
+    deadline: Option<Instant>,
     tried: Tried,
-    /// Attempts that were begun.
-    begun: usize,
-    /// When the last was.
+    /// How the last one failed.
+    missed: Option<Missed>,
+    /// When it was begun.
     at: Instant,
-    /// How often those that were tried were tried over.
-    rounds: usize,
+    begun: usize,
+    /// Those of them that went to who failed before.
+    over: usize,
     /// One of the service's places for retries.
     place: Option<Permit>,
 }
 
 impl<'a> Attempts<'a> {
     /// None yet, which earns a part of a retry.
-    pub(super) fn new(balancer: &'a Balancer, traffic: &'a Arc<Traffic>, service: &'a Arc<Service>, port: u16) -> Self {
-        let now = Instant::now();
-        traffic.budget().earn(&service.traffic.retries, now.into_std());
-        Self { balancer, traffic, service, port, tried: Tried::default(), begun: 0, at: now, rounds: 0, place: None }
+    pub(super) fn new(
+        balancer: &'a Balancer,
+        traffic: &'a Arc<Traffic>,
+        (service, port): (&'a Arc<Service>, u16),
+        deadline: Option<Instant>,
+    ) -> Self {
+        let (at, tried) = (Instant::now(), Tried::default());
+        traffic.budget().earn(&service.traffic.retries, at.into_std());
+        let (missed, begun, over, place) = (None, 0, 0, None);
+        Self { balancer, traffic, service, port, deadline, tried, missed, at, begun, over, place }
     }
 
-    /// Where the first attempt goes, or the next, by how the last one failed. `None` when there is nobody, or were enough.
-    pub(super) async fn next(&mut self, missed: Option<Missed>) -> Option<Pick> {
+    /// Where the first attempt goes, or the next. `None` when there is nobody, or were enough.
+    pub(super) async fn next(&mut self) -> Option<Pick> {
         if self.begun == ATTEMPTS_MAX {
             return None;
         }
-        let prompt = self.at.elapsed() <= PROMPT;
-        if missed == Some(Missed::Sent) {
+        let is_paid = self.missed == Some(Missed::Sent);
+        if is_paid {
             self.pause().await;
         }
-        let mut pick = self.pick();
-        if pick.is_none() && prompt && self.rounds < ROUNDS_MAX {
-            self.rounds += 1;
-            pick = self.over(missed).await;
-        }
+        // Once some are tried over, nobody is left who was not tried.
+        let elsewhere = if self.over == 0 { self.pick() } else { None };
+        let pick = match elsewhere {
+            Some(pick) => Some(pick),
+            None => self.go_over(is_paid).await,
+        };
         (self.begun, self.at) = (self.begun + 1, Instant::now());
         pick
     }
 
-    /// One of those that were tried.
-    async fn over(&mut self, missed: Option<Missed>) -> Option<Pick> {
-        match missed {
-            Some(Missed::Sent) => {}
-            Some(Missed::Unreached) if self.take_retry() => self.pause().await,
-            Some(Missed::Unreached | Missed::Busy) | None => return None,
+    /// One of those that failed promptly.
+    async fn go_over(&mut self, is_paid: bool) -> Option<Pick> {
+        if self.over == OVER_MAX || !self.tried.has_prompt() || !(is_paid || self.take_spare_retry()) {
+            return None;
         }
-        self.tried = Tried::default();
+        self.over += 1;
+        if !is_paid {
+            self.pause().await;
+        }
+        if let Some(pick) = self.pick() {
+            return Some(pick);
+        }
+        self.tried.forget_prompt();
         self.pick()
     }
 
-    /// Remembers who was tried.
-    pub(super) fn note(&mut self, pick: &Pick) {
-        self.tried.note(pick);
+    /// Remembers who was tried, and how the attempt failed.
+    pub(super) fn note(&mut self, pick: &Pick, missed: Missed) {
+        self.missed = Some(missed);
+        self.tried.note(pick, missed != Missed::Busy && self.at.elapsed() <= PROMPT);
     }
 
-    /// Takes one of the retries that the service may have, and has earned.
+    /// Whether the last attempt went to who failed before: one request holds no more than one failure against a destination.
+    pub(super) fn is_over(&self) -> bool {
+        self.over > 0
+    }
+
+    /// Takes one of the retries that the service may have, and has earned: for what was sent.
     pub(super) fn take_retry(&mut self) -> bool {
-        let policy = &self.service.traffic;
-        if self.place.is_none() {
-            self.place = self.traffic.permits().take(Kind::Retries, &policy.limits).ok();
+        self.begun < ATTEMPTS_MAX && self.take_place() && {
+            self.traffic.budget().spend(&self.service.traffic.retries, Instant::now().into_std())
         }
-        self.place.is_some() && self.traffic.budget().spend(&policy.retries, Instant::now().into_std())
+    }
+
+    /// The same for what nobody saw, which leaves enough for what was sent.
+    fn take_spare_retry(&mut self) -> bool {
+        self.take_place() && {
+            self.traffic.budget().spend_spare(&self.service.traffic.retries, Instant::now().into_std())
+        }
+    }
+
+    fn take_place(&mut self) -> bool {
+        if self.place.is_none() {
+            self.place = self.traffic.permits().take(Kind::Retries, &self.service.traffic.limits).ok();
+        }
+        self.place.is_some()
     }
 
     fn pick(&self) -> Option<Pick> {
@@ -110,8 +143,8 @@ impl<'a> Attempts<'a> {
     }
 
     async fn pause(&self) {
-        let random = self.balancer.random();
-        tokio::time::sleep(pause(&self.service.traffic.retries, self.begun, random)).await;
+        let over = Instant::now() + pause(&self.service.traffic.retries, self.begun, self.balancer.random());
+        sleep_until(self.deadline.map_or(over, |deadline| deadline.min(over))).await;
     }
 }
 
@@ -132,44 +165,47 @@ mod tests {
     use super::*;
     use crate::balance::tests::{PORT, balancer, service};
 
-    /// Who is tried, by the end of the address, when all attempts fail alike and at once; and how long that takes.
-    async fn tried(service: &Arc<Service>, balancer: &Balancer, missed: Missed) -> (Vec<u8>, Duration) {
-        tried_for(service, balancer, missed, Duration::ZERO).await
-    }
-
-    /// The same where each fails after that time.
-    async fn tried_for(
+    /// Who is tried, by the end of the address, when each fails as is said; and how long that takes.
+    async fn tried(
         service: &Arc<Service>,
         balancer: &Balancer,
-        missed: Missed,
-        fails_after: Duration,
+        deadline: Option<Instant>,
+        fails: impl Fn(u8) -> (Missed, Duration),
     ) -> (Vec<u8>, Duration) {
         let traffic = balancer.traffic(service);
-        let mut attempts = Attempts::new(balancer, &traffic, service, PORT);
-        let (began, mut last, mut tried) = (Instant::now(), None, Vec::new());
-        while let Some(pick) = attempts.next(last).await {
+        let mut attempts = Attempts::new(balancer, &traffic, (service, PORT), deadline);
+        let (began, mut tried) = (Instant::now(), Vec::new());
+        while let Some(pick) = attempts.next().await {
             let DestinationKey::Local(address) = pick.key() else { panic!("an instance") };
             let IpAddr::V4(ip) = address.ip() else { panic!("an address of IPv4") };
-            tried.push(ip.octets()[3]);
-            attempts.note(&pick);
-            sleep(fails_after).await;
-            last = Some(missed);
+            let last = ip.octets()[3];
+            let (missed, after) = fails(last);
+            sleep(after).await;
+            tried.push(last);
+            attempts.note(&pick, missed);
         }
         (tried, began.elapsed())
     }
 
+    const REFUSED: (Missed, Duration) = (Missed::Unreached, Duration::ZERO);
+
     #[tokio::test(start_paused = true)]
     async fn who_refused_is_tried_over_where_there_is_nobody_else() {
         let (only, both, many) = (service(1), service(2), service(9));
-        let (who, took) = tried(&only, &balancer(), Missed::Unreached).await;
-        assert_eq!(who, [1, 1, 1]);
-        assert!(took <= Duration::from_millis(25 + 50 + 2), "{took:?}");
-        let (who, _) = tried(&both, &balancer(), Missed::Unreached).await;
+        let mut pauses = Vec::new();
+        for _ in 0..50 {
+            let (who, took) = tried(&only, &balancer(), None, |_| REFUSED).await;
+            assert_eq!(who, [1, 1, 1]);
+            pauses.push(took);
+        }
+        let longest = pauses.iter().max().expect("some");
+        assert!((Duration::from_millis(30)..Duration::from_millis(78)).contains(longest), "{pauses:?}");
+        let (who, _) = tried(&both, &balancer(), None, |_| REFUSED).await;
         for round in who.chunks(2) {
             assert!(round == [1, 2] || round == [2, 1], "{who:?}");
         }
-        assert_eq!(who.len(), ATTEMPTS_MAX);
-        let (mut who, took) = tried(&many, &balancer(), Missed::Unreached).await;
+        assert_eq!(who.len(), 2 + OVER_MAX);
+        let (mut who, took) = tried(&many, &balancer(), None, |_| REFUSED).await;
         who.sort_unstable();
         who.dedup();
         assert_eq!((who.len(), took), (ATTEMPTS_MAX, Duration::ZERO), "others are tried at once");
@@ -177,29 +213,49 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_is_busy_or_took_long_to_fail_is_not_tried_over() {
-        assert_eq!(tried(&service(1), &balancer(), Missed::Busy).await.0, [1]);
+        let late = PROMPT + Duration::from_millis(1);
+        for fails in [(Missed::Busy, Duration::ZERO), (Missed::Sent, late), (Missed::Unreached, late)] {
+            let (who, _) = tried(&service(1), &balancer(), None, |_| fails).await;
+            assert_eq!(who, [1], "{fails:?}");
+            let mixed = |last| if last == 1 { fails } else { REFUSED };
+            for _ in 0..20 {
+                let (who, took) = tried(&service(2), &balancer(), None, mixed).await;
+                assert_eq!(who.iter().filter(|last| **last == 1).count(), 1, "{fails:?}: {who:?}");
+                assert_eq!(who.len(), 2 + OVER_MAX, "the other one is: {fails:?}: {who:?}");
+                assert!(took < fails.1 + Duration::from_millis(500), "{took:?}");
+            }
+        }
         for missed in [Missed::Sent, Missed::Unreached] {
-            let (who, _) = tried_for(&service(1), &balancer(), missed, PROMPT + Duration::from_millis(1)).await;
-            assert_eq!(who, [1], "{missed:?}");
-            let (who, _) = tried_for(&service(1), &balancer(), missed, PROMPT).await;
-            assert_eq!(who, [1, 1, 1], "{missed:?}");
+            let (who, _) = tried(&service(1), &balancer(), None, |_| (missed, PROMPT)).await;
+            assert_eq!(who, [1, 1, 1]);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn trying_over_is_within_the_budget() {
-        let mut only = Service::clone(&service(1));
-        // Nothing is earned by time.
-        let retries = Retries { per_second: 0, ..only.traffic.retries.clone() };
-        only.traffic = Arc::new(TrafficPolicy { retries, ..TrafficPolicy::clone(&only.traffic) });
-        let (only, balancer) = (Arc::new(only), balancer());
-        let saved = only.traffic.retries.saved_max;
-        let mut over = 0;
-        for _ in 0..saved {
-            over += tried(&only, &balancer, Missed::Unreached).await.0.len() as u64 - 1;
+    async fn no_pause_is_longer_than_there_is_time() {
+        for _ in 0..50 {
+            let deadline = Instant::now() + Duration::from_millis(1);
+            let (_, took) = tried(&service(1), &balancer(), Some(deadline), |_| REFUSED).await;
+            assert!(took <= Duration::from_millis(2), "{took:?}");
         }
-        let earned = saved * only.traffic.retries.per_request_permille / 1_000;
-        assert!((saved..=saved + earned).contains(&over), "{over} of {saved} saved and {earned} earned");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn trying_over_leaves_half_of_the_budget_for_what_was_sent() {
+        let mut both = Service::clone(&service(2));
+        // Nothing is earned by time.
+        let retries = Retries { per_second: 0, ..both.traffic.retries.clone() };
+        both.traffic = Arc::new(TrafficPolicy { retries: retries.clone(), ..TrafficPolicy::clone(&both.traffic) });
+        let (both, balancer) = (Arc::new(both), balancer());
+        let mut over = 0;
+        for _ in 0..retries.saved_max {
+            over += tried(&both, &balancer, None, |_| REFUSED).await.0.len() as u64 - 2;
+        }
+        let (spare, earned) = (retries.saved_max / 2, retries.saved_max * retries.per_request_permille / 1_000);
+        assert!((spare..=spare + earned).contains(&over), "{over} of {spare} and {earned} earned");
+        let traffic = balancer.traffic(&both);
+        let mut attempts = Attempts::new(&balancer, &traffic, (&both, PORT), None);
+        assert!(attempts.take_retry(), "what was sent");
     }
 
     #[test]

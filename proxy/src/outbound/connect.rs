@@ -29,7 +29,7 @@ use crate::metrics::ReasonLabels;
 use crate::plaintext::CONNECT_WITHIN;
 use crate::plane::DataPlane;
 use crate::tcp::{IDLE_MAX, Prefixed, connect, copy_both};
-use crate::tunnel::Lease;
+use crate::tunnel::{DialError, Lease};
 
 /// No destination took the connection.
 #[derive(Debug, thiserror::Error)]
@@ -112,9 +112,9 @@ pub(super) async fn open(plane: &DataPlane, target: &Target, stranger: Option<Ip
     };
     let place = stranger.map(|source| traffic.permits().enter(source, limits)).transpose().map_err(crowded)?;
     let permit = traffic.permits().take(Kind::Connections, limits).map_err(full)?;
-    let mut attempts = Attempts::new(plane.balancer(), &traffic, &target.service, target.port.port);
+    let mut attempts = Attempts::new(plane.balancer(), &traffic, (&target.service, target.port.port), None);
     let mut last = None;
-    while let Some(mut pick) = attempts.next(last.as_ref().map(|(missed, _)| *missed)).await {
+    while let Some(mut pick) = attempts.next().await {
         let pending = traffic.permits().take(Kind::Pending, limits).map_err(full)?;
         let opened = open_at(plane, target, &site, &mut pick).await;
         drop(pending);
@@ -136,13 +136,13 @@ pub(super) async fn open(plane: &DataPlane, target: &Target, stranger: Option<Ip
                     Miss::Busy(reason) | Miss::Denied(reason) => (Missed::Busy, reason),
                 };
                 tracing::debug!(service = %name, destination = ?pick.key(), reason, "not reached");
-                last = Some((missed, reason));
-                attempts.note(&pick);
+                last = Some(reason);
+                attempts.note(&pick, missed);
             }
         }
     }
     Err(match last {
-        Some((_, reason)) => OpenError::Unreachable(name.clone(), reason),
+        Some(reason) => OpenError::Unreachable(name.clone(), reason),
         None => OpenError::Nowhere(name.clone()),
     })
 }
@@ -157,7 +157,9 @@ async fn open_at(plane: &DataPlane, target: &Target, site: &Arc<Site>, pick: &mu
     let mut over = String::new();
     for _ in 0..SESSIONS_PER_ATTEMPT {
         let lease = plane.tunnels().lease(&pick.destination, pick.key(), &target.service.name, site);
-        let lease = lease.await.map_err(|error| unreachable(&error))?;
+        let busy_or_gone =
+            |error: DialError| if error.is_ours() { Miss::Busy(error.to_string()) } else { unreachable(&error) };
+        let lease = lease.await.map_err(busy_or_gone)?;
         pick.ask(Instant::now());
         let mut request = Request::new(Body::empty());
         *request.method_mut() = Method::CONNECT;

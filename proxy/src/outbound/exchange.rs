@@ -13,7 +13,7 @@ use http::uri::Authority;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::ext::Protocol;
 use isthmus_model::catalog::AppProtocol;
-use isthmus_model::name::ClusterName;
+use isthmus_model::name::{ClusterName, ServiceName};
 use isthmus_model::route::{Destination, DestinationKey};
 use isthmus_model::snapshot::Site;
 use tokio::time::{Instant as Deadline, timeout_at};
@@ -123,7 +123,7 @@ enum Unusable {
 
 /// How an attempt ended without an answer.
 struct Failed {
-    sent: bool,
+    missed: Missed,
     /// What to hold against the destination, if it is its fault.
     failure: Option<Failure>,
     reason: String,
@@ -131,33 +131,40 @@ struct Failed {
 
 impl Failed {
     fn dial(error: &DialError) -> Self {
-        let ours = matches!(error, DialError::PoolFull | DialError::Abandoned);
-        let failure = if ours { None } else { Some(Failure::Unreachable) };
-        Self { sent: false, failure, reason: error.to_string() }
+        let (missed, failure) =
+            if error.is_ours() { (Missed::Busy, None) } else { (Missed::Unreached, Some(Failure::Unreachable)) };
+        Self { missed, failure, reason: error.to_string() }
     }
 
     fn overflow(overflow: Overflow) -> Self {
-        Self { sent: false, failure: None, reason: overflow.to_string() }
+        Self { missed: Missed::Busy, failure: None, reason: overflow.to_string() }
     }
 
     /// A response that has not begun in time. A client that has not sent everything may be why.
     fn overdue(body: &Replay) -> Self {
         let failure = matches!(body, Replay::Whole(..)).then_some(Failure::Broken);
-        Self { sent: true, failure, reason: "it did not answer in time".to_owned() }
+        Self { missed: Missed::Sent, failure, reason: "it did not answer in time".to_owned() }
     }
 
     fn session(error: &SendError) -> Self {
-        let sent = matches!(error, SendError::Broken(_));
-        let failure = if sent { Failure::Broken } else { Failure::Unreachable };
-        Self { sent, failure: Some(failure), reason: error.to_string() }
+        let (missed, failure) = match error {
+            SendError::Broken(_) => (Missed::Sent, Failure::Broken),
+            SendError::NotSent(_) | SendError::Refused => (Missed::Unreached, Failure::Unreachable),
+        };
+        Self { missed, failure: Some(failure), reason: error.to_string() }
     }
 
-    fn missed(&self) -> Missed {
-        match self {
-            Self { sent: true, .. } => Missed::Sent,
-            Self { failure: None, .. } => Missed::Busy,
-            Self { failure: Some(_), .. } => Missed::Unreached,
-        }
+    fn application(error: &AppError) -> Self {
+        let (missed, failure) = match error {
+            AppError::Connect(..) => (Missed::Unreached, Some(Failure::Unreachable)),
+            AppError::Crowded(_) => (Missed::Busy, None),
+            AppError::Exchange(_, SendError::Broken(_)) => (Missed::Sent, Some(Failure::Broken)),
+            // It was asked a few times already.
+            AppError::Exchange(_, SendError::NotSent(_) | SendError::Refused) => {
+                (Missed::Busy, Some(Failure::Unreachable))
+            }
+        };
+        Self { missed, failure, reason: error.to_string() }
     }
 }
 
@@ -187,9 +194,13 @@ pub(crate) async fn send(
         Ok(permit) => permit,
         Err(overflow) => return reply::text(StatusCode::SERVICE_UNAVAILABLE, &format!("{name}: {overflow}")).into(),
     };
-    let mut attempts = Attempts::new(plane.balancer(), &traffic, &target.service, target.port.port);
+    let asked = (&target.service, target.port.port);
+    let mut attempts = Attempts::new(plane.balancer(), &traffic, asked, outgoing.deadline);
     let mut last: Option<Failed> = None;
-    while let Some(pick) = attempts.next(last.as_ref().map(Failed::missed)).await {
+    while let Some(pick) = attempts.next().await {
+        if outgoing.is_overdue() {
+            return overdue(name).into();
+        }
         if last.is_some() {
             plane.metrics().retries.get_or_create(&ServiceLabels { service: name.to_string() }).inc();
         }
@@ -201,14 +212,14 @@ pub(crate) async fn send(
             }
             Err(failed) => failed,
         };
-        tracing::debug!(service = %name, %cluster, reason = failed.reason, sent = failed.sent, "attempt failed");
+        tracing::debug!(service = %name, %cluster, reason = failed.reason, missed = ?failed.missed, "attempt failed");
         if outgoing.body.broke() {
             return broken_off(StatusCode::BAD_REQUEST, &failed.reason, version);
         }
         if outgoing.is_overdue() {
-            return reply::text(StatusCode::GATEWAY_TIMEOUT, &format!("{name} did not answer in time")).into();
+            return overdue(name).into();
         }
-        let mut may = || !failed.sent || (outgoing.is_idempotent() && attempts.take_retry());
+        let mut may = || failed.missed != Missed::Sent || (outgoing.is_idempotent() && attempts.take_retry());
         let again = outgoing.body.is_intact() && may();
         last = Some(failed);
         if !again {
@@ -232,15 +243,19 @@ fn broken_off(status: StatusCode, reason: &dyn std::fmt::Display, version: Versi
     response.into()
 }
 
+fn overdue(name: &ServiceName) -> Response<Body> {
+    reply::text(StatusCode::GATEWAY_TIMEOUT, &format!("{name} did not answer in time"))
+}
+
 fn no_answer(target: &Target, last: Option<Failed>) -> Response<Body> {
     let name = &target.service.name;
     match last {
         None => reply::text(StatusCode::SERVICE_UNAVAILABLE, &format!("no instance of {name} is known anywhere")),
-        Some(Failed { sent: false, reason, .. }) => {
-            reply::text(StatusCode::SERVICE_UNAVAILABLE, &format!("{name} cannot be reached: {reason}"))
+        Some(Failed { missed: Missed::Sent, reason, .. }) => {
+            reply::text(StatusCode::BAD_GATEWAY, &format!("{name} did not answer: {reason}"))
         }
         Some(Failed { reason, .. }) => {
-            reply::text(StatusCode::BAD_GATEWAY, &format!("{name} did not answer: {reason}"))
+            reply::text(StatusCode::SERVICE_UNAVAILABLE, &format!("{name} cannot be reached: {reason}"))
         }
     }
 }
@@ -269,15 +284,7 @@ async fn attempt_at(
                     request
                 };
                 let sent = plane.apps().send(address, outgoing.http2, &outgoing.body, attempt).await;
-                sent.map_err(|error| {
-                    let sent = !error.never_sent();
-                    let failure = match error {
-                        AppError::Crowded(_) => None,
-                        _ if sent => Some(Failure::Broken),
-                        _ => Some(Failure::Unreachable),
-                    };
-                    Failed { sent, failure, reason: error.to_string() }
-                })
+                sent.map_err(|error| Failed::application(&error))
             }
             None => through_tunnel(plane, target, site, outgoing, &mut pick).await,
         }
@@ -298,10 +305,10 @@ async fn attempt_at(
             Ok(response.map(|body| body.holding(pick.into_load())))
         }
         Err(failed) => {
-            if let Some(failure) = failed.failure.filter(|_| !outgoing.body.broke()) {
+            if let Some(failure) = failed.failure.filter(|_| !outgoing.body.broke() && !attempts.is_over()) {
                 pick.failed(failure, Instant::now());
             }
-            attempts.note(&pick);
+            attempts.note(&pick, failed.missed);
             Err(failed)
         }
     }
@@ -334,7 +341,7 @@ async fn through_tunnel(
             Ok(mut response) => match take_outcome(response.headers_mut()) {
                 Some((Outcome::SessionOver, reason)) => {
                     lease.retire();
-                    (Failed { sent: false, failure: Some(Failure::Unreachable), reason }, true)
+                    (Failed { missed: Missed::Unreached, failure: Some(Failure::Unreachable), reason }, true)
                 }
                 told => {
                     if outgoing.protocol.is_some() {
@@ -365,9 +372,9 @@ fn told_by_far_side(told: Option<(Outcome, String)>, mut response: Response<Body
             Ok(response)
         }
         Some((Outcome::NotSent | Outcome::SessionOver, reason)) => {
-            Err(Failed { sent: false, failure: Some(Failure::Unreachable), reason })
+            Err(Failed { missed: Missed::Unreached, failure: Some(Failure::Unreachable), reason })
         }
-        Some((Outcome::Busy, reason)) => Err(Failed { sent: false, failure: None, reason }),
-        Some((Outcome::Broken, reason)) => Err(Failed { sent: true, failure: Some(Failure::Broken), reason }),
+        Some((Outcome::Busy, reason)) => Err(Failed { missed: Missed::Busy, failure: None, reason }),
+        Some((Outcome::Broken, reason)) => Err(Failed { missed: Missed::Sent, failure: Some(Failure::Broken), reason }),
     }
 }

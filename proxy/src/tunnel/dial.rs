@@ -67,6 +67,12 @@ pub enum DialError {
 }
 
 impl DialError {
+    /// Whether the destination is not to blame.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Self::PoolFull | Self::Abandoned)
+    }
+
     fn reason(&self) -> Reason {
         match self {
             Self::Connect(..) => Reason::Connect,
