@@ -244,10 +244,8 @@ async fn behind_a_load_balancer_the_client_is_who_it_says() {
     let served = async || curl(east, "www.example.com", "/app/", &[]).await.contains(" 200");
     wait_until(SOON, "a route", served).await;
     for version in ["--http1.1", "--http2"] {
-        let forged = ["-H", "X-Forwarded-For: 1.2.3.4"];
-        let answer =
-            curl(east, "www.example.com", "/app/", &[&[version, "--connect-to", &through], &forged[..]].concat());
-        let answer = answer.await;
+        let args = [version, "--connect-to", &through, "-H", "X-Forwarded-For: 1.2.3.4"];
+        let answer = curl(east, "www.example.com", "/app/", &args).await;
         assert!(answer.contains(" 200") && answer.contains("x-forwarded-for: 192.0.2.7\n"), "{version}: {answer}");
     }
     let wordless = curl(east, "www.example.com", "/app/", &["--interface", &its_address]).await;
