@@ -235,10 +235,12 @@ impl Entry {
         self.pend_within(self.gate.limits.pending_per_source)
     }
 
-    /// The same for one of a load balancer, whose clients are not known yet: it may have all places, but is the first to make room.
+    /// The same for one of a load balancer, whose clients are not known yet: it may have all places, but is the first to make room. Half of its
+    /// connections at most, or nobody could come who would displace one.
     #[must_use]
     pub fn pend_for_many(&self) -> Pending {
-        self.pend_within(self.gate.limits.pending)
+        let limits = &self.gate.limits;
+        self.pend_within(limits.pending.min(limits.per_source / 2))
     }
 
     fn pend_within(&self, per_source: usize) -> Pending {
@@ -414,6 +416,23 @@ mod tests {
         assert_eq!(open.get(), 4);
         assert!(gate.enter(ip(1)).is_ok());
         assert_eq!(counted(&gate).len(), 3, "sources without connections are forgotten");
+    }
+
+    #[test]
+    fn silent_connections_of_a_load_balancer_displace_each_other_and_shut_nobody_out() {
+        for direction in [Direction::Ingress, Direction::EastWest] {
+            let limits = Limits::of(direction);
+            let gate = Gate::new(limits, Gauge::default());
+            let mut held: VecDeque<(Entry, Pending)> = VecDeque::new();
+            for _ in 0..2 * limits.pending {
+                // Who is displaced goes.
+                held.retain(|(_, pending)| !pending.displaced.is_cancelled());
+                let entry = gate.enter(ip(9)).expect("room for the newest");
+                let pending = entry.pend_for_many();
+                held.push_back((entry, pending));
+            }
+            assert!(held.len() > limits.pending_per_source, "it may have more than one client");
+        }
     }
 
     #[test]

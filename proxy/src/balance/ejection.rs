@@ -82,6 +82,12 @@ impl Record {
         }
     }
 
+    /// Whether one request is to tell whether it is well again.
+    #[must_use]
+    pub fn is_on_trial(&self) -> bool {
+        matches!(self.state, State::Trial { .. })
+    }
+
     /// Whether it takes a request now. Starts the trial when an ejection ran out.
     pub fn admit(&mut self, now: Instant) -> bool {
         match self.state {

@@ -101,6 +101,10 @@ impl Target {
         if self.is_marked() { self.lock().ejected_until() } else { None }
     }
 
+    pub(super) fn is_on_trial(&self) -> bool {
+        self.is_marked() && self.lock().is_on_trial()
+    }
+
     pub(super) fn admit(&self, now: Instant) -> bool {
         !self.is_marked() || self.change(|record| record.admit(now))
     }

@@ -126,6 +126,13 @@ impl Pick {
         tracing::warn!(service = %self.traffic.service, destination = ?target.key, ?failure, ?ejected_for, "ejected");
     }
 
+    /// The destination failed a request that it had failed before, which tells no more about it; unless it is on trial.
+    pub fn failed_again(&self, failure: Failure, now: Instant) {
+        if self.load.0.is_on_trial() {
+            self.failed(failure, now);
+        }
+    }
+
     /// Ends the choice; what is returned counts as load until dropped.
     #[must_use]
     pub fn into_load(self) -> Load {

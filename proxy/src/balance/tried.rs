@@ -19,7 +19,7 @@ pub struct Tried {
     destinations: Vec<Destination>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Destination {
     key: DestinationKey,
     proximity: Proximity,
@@ -33,15 +33,24 @@ impl Tried {
         self.destinations.push(Destination { key: pick.key().clone(), proximity: pick.proximity, promptly });
     }
 
-    /// Whether there are any that failed promptly.
+    /// Whether there are any that never failed but promptly.
     #[must_use]
     pub fn has_prompt(&self) -> bool {
-        self.destinations.iter().any(|tried| tried.promptly)
+        self.destinations.iter().any(|tried| self.is_prompt(&tried.key))
     }
 
-    /// From now on, those count as not tried.
-    pub fn forget_prompt(&mut self) {
-        self.destinations.retain(|tried| !tried.promptly);
+    /// From now on, those count as not tried. How many they were.
+    pub fn forget_prompt(&mut self) -> usize {
+        let before = std::mem::take(self);
+        let (prompt, rest): (Vec<_>, Vec<_>) =
+            before.destinations.iter().cloned().partition(|tried| before.is_prompt(&tried.key));
+        self.destinations = rest;
+        let is_first = |at: &usize| prompt[..*at].iter().all(|earlier: &Destination| earlier.key != prompt[*at].key);
+        (0..prompt.len()).filter(is_first).count()
+    }
+
+    fn is_prompt(&self, key: &DestinationKey) -> bool {
+        self.destinations.iter().filter(|tried| tried.key == *key).all(|tried| tried.promptly)
     }
 
     /// Whether a destination failed this request.

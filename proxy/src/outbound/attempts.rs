@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | nobody was reached | elsewhere, at once; where there is nobody else, one of those that failed promptly, after a pause and within the budget |
 //! | it was sent | the same, always after a pause, if its caller takes a retry |
-//! | there was no room | elsewhere, at once |
+//! | there was no room | elsewhere, at once; where there is nobody else, as above |
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use isthmus_model::snapshot::Service;
 use isthmus_model::traffic::Retries;
 use tokio::time::{Instant, sleep_until};
 
+use crate::balance::ejection::Failure;
 use crate::balance::permits::{Kind, Permit};
 use crate::balance::{Balancer, Pick, Traffic, Tried};
 
@@ -42,7 +43,7 @@ pub(super) struct Attempts<'a> {
     traffic: &'a Arc<Traffic>,
     service: &'a Arc<Service>,
     port: u16,
-    /// No pause is longer.
+    /// No pause ends later.
     deadline: Option<Instant>,
     tried: Tried,
     /// How the last one failed.
@@ -52,6 +53,8 @@ pub(super) struct Attempts<'a> {
     begun: usize,
     /// Those of them that went to who failed before.
     over: usize,
+    /// Destinations that failed promptly, and may be tried over.
+    forgotten: usize,
     /// One of the service's places for retries.
     place: Option<Permit>,
 }
@@ -66,18 +69,18 @@ impl<'a> Attempts<'a> {
     ) -> Self {
         let (at, tried) = (Instant::now(), Tried::default());
         traffic.budget().earn(&service.traffic.retries, at.into_std());
-        let (missed, begun, over, place) = (None, 0, 0, None);
-        Self { balancer, traffic, service, port, deadline, tried, missed, at, begun, over, place }
+        let (missed, begun, over, forgotten, place) = (None, 0, 0, 0, None);
+        Self { balancer, traffic, service, port, deadline, tried, missed, at, begun, over, forgotten, place }
     }
 
-    /// Where the first attempt goes, or the next. `None` when there is nobody, or were enough.
+    /// Where the first attempt goes, or the next. `None` when there is nobody, were enough, or is no time left.
     pub(super) async fn next(&mut self) -> Option<Pick> {
-        if self.begun == ATTEMPTS_MAX {
+        if self.is_enough() {
             return None;
         }
         let is_paid = self.missed == Some(Missed::Sent);
         if is_paid {
-            self.pause().await;
+            sleep_until(self.pause_until()?).await;
         }
         // Once some are tried over, nobody is left who was not tried.
         let elsewhere = if self.over == 0 { self.pick() } else { None };
@@ -91,34 +94,44 @@ impl<'a> Attempts<'a> {
 
     /// One of those that failed promptly.
     async fn go_over(&mut self, is_paid: bool) -> Option<Pick> {
-        if self.over == OVER_MAX || !self.tried.has_prompt() || !(is_paid || self.take_spare_retry()) {
+        if self.forgotten < 2 && !self.tried.has_prompt() {
             return None;
         }
-        self.over += 1;
         if !is_paid {
-            self.pause().await;
+            let until = self.pause_until()?;
+            if !self.take_spare_retry() {
+                return None;
+            }
+            sleep_until(until).await;
         }
+        self.over += 1;
         if let Some(pick) = self.pick() {
             return Some(pick);
         }
-        self.tried.forget_prompt();
+        self.forgotten = self.tried.forget_prompt();
         self.pick()
     }
 
-    /// Remembers who was tried, and how the attempt failed.
-    pub(super) fn note(&mut self, pick: &Pick, missed: Missed) {
+    /// Remembers who was tried, how the attempt failed, and what is held against the destination for it. Of a request that failed there
+    /// before, only what ends a trial is.
+    pub(super) fn note(&mut self, pick: &Pick, missed: Missed, failure: Option<Failure>) {
+        let now = Instant::now();
+        match failure {
+            Some(failure) if self.over == 0 => pick.failed(failure, now.into_std()),
+            Some(failure) => pick.failed_again(failure, now.into_std()),
+            None => {}
+        }
         self.missed = Some(missed);
-        self.tried.note(pick, missed != Missed::Busy && self.at.elapsed() <= PROMPT);
+        self.tried.note(pick, missed != Missed::Busy && now - self.at <= PROMPT);
     }
 
-    /// Whether the last attempt went to who failed before: one request holds no more than one failure against a destination.
-    pub(super) fn is_over(&self) -> bool {
-        self.over > 0
+    fn is_enough(&self) -> bool {
+        self.begun == ATTEMPTS_MAX || self.over == OVER_MAX
     }
 
     /// Takes one of the retries that the service may have, and has earned: for what was sent.
     pub(super) fn take_retry(&mut self) -> bool {
-        self.begun < ATTEMPTS_MAX && self.take_place() && {
+        !self.is_enough() && self.take_place() && {
             self.traffic.budget().spend(&self.service.traffic.retries, Instant::now().into_std())
         }
     }
@@ -142,9 +155,10 @@ impl<'a> Attempts<'a> {
         self.traffic.pick(self.service, self.port, &self.tried, random, Instant::now().into_std())
     }
 
-    async fn pause(&self) {
-        let over = Instant::now() + pause(&self.service.traffic.retries, self.begun, self.balancer.random());
-        sleep_until(self.deadline.map_or(over, |deadline| deadline.min(over))).await;
+    /// The end of a pause, if that is before the deadline.
+    fn pause_until(&self) -> Option<Instant> {
+        let until = Instant::now() + pause(&self.service.traffic.retries, self.begun, self.balancer.random());
+        self.deadline.is_none_or(|deadline| until < deadline).then_some(until)
     }
 }
 
@@ -156,6 +170,7 @@ fn pause(retries: &Retries, attempts: usize, random: u64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::net::IpAddr;
 
     use isthmus_model::route::DestinationKey;
@@ -182,7 +197,7 @@ mod tests {
             let (missed, after) = fails(last);
             sleep(after).await;
             tried.push(last);
-            attempts.note(&pick, missed);
+            attempts.note(&pick, missed, None);
         }
         (tried, began.elapsed())
     }
@@ -232,12 +247,46 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_pause_is_longer_than_there_is_time() {
-        for _ in 0..50 {
-            let deadline = Instant::now() + Duration::from_millis(1);
-            let (_, took) = tried(&service(1), &balancer(), Some(deadline), |_| REFUSED).await;
-            assert!(took <= Duration::from_millis(2), "{took:?}");
+    async fn who_failed_promptly_is_tried_over_though_another_is_slow_by_then() {
+        let late = (Missed::Unreached, PROMPT + Duration::from_millis(1));
+        for again in [late, (Missed::Busy, Duration::ZERO)] {
+            let asked = Cell::new(0);
+            let fails = |_| {
+                asked.set(asked.get() + 1);
+                if asked.get() == 3 { again } else { REFUSED }
+            };
+            let (who, _) = tried(&service(2), &balancer(), None, fails).await;
+            let [_, _, first_over, second_over] = who[..] else { panic!("{who:?}") };
+            assert_ne!(first_over, second_over, "{again:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_no_time_left_for_a_pause_is_over_at_once() {
+        let mut all = 0;
+        for _ in 0..50 {
+            let deadline = Instant::now() + Duration::from_millis(20);
+            let (who, took) = tried(&service(1), &balancer(), Some(deadline), |_| REFUSED).await;
+            assert!(took < Duration::from_millis(20), "{took:?}");
+            all += who.len();
+        }
+        assert!((51..150).contains(&all), "{all}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_sent_takes_no_retry_that_does_not_come() {
+        let (only, balancer) = (service(1), balancer());
+        let traffic = balancer.traffic(&only);
+        let mut attempts = Attempts::new(&balancer, &traffic, (&only, PORT), None);
+        let mut retries = 0;
+        while let Some(pick) = attempts.next().await {
+            attempts.note(&pick, Missed::Sent, Some(Failure::Broken));
+            if !attempts.take_retry() {
+                break;
+            }
+            retries += 1;
+        }
+        assert_eq!((attempts.begun, retries), (1 + OVER_MAX, OVER_MAX));
     }
 
     #[tokio::test(start_paused = true)]

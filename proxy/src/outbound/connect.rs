@@ -128,16 +128,13 @@ pub(super) async fn open(plane: &DataPlane, target: &Target, stranger: Option<Ip
                 return Err(OpenError::Denied(name.clone(), reason));
             }
             Err(miss @ (Miss::Unreachable(_) | Miss::Busy(_))) => {
-                let (missed, reason) = match miss {
-                    Miss::Unreachable(reason) => {
-                        pick.failed(Failure::Unreachable, Instant::now());
-                        (Missed::Unreached, reason)
-                    }
-                    Miss::Busy(reason) | Miss::Denied(reason) => (Missed::Busy, reason),
+                let (missed, failure, reason) = match miss {
+                    Miss::Unreachable(reason) => (Missed::Unreached, Some(Failure::Unreachable), reason),
+                    Miss::Busy(reason) | Miss::Denied(reason) => (Missed::Busy, None, reason),
                 };
                 tracing::debug!(service = %name, destination = ?pick.key(), reason, "not reached");
                 last = Some(reason);
-                attempts.note(&pick, missed);
+                attempts.note(&pick, missed, failure);
             }
         }
     }

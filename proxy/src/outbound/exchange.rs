@@ -13,7 +13,7 @@ use http::uri::Authority;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::ext::Protocol;
 use isthmus_model::catalog::AppProtocol;
-use isthmus_model::name::{ClusterName, ServiceName};
+use isthmus_model::name::ClusterName;
 use isthmus_model::route::{Destination, DestinationKey};
 use isthmus_model::snapshot::Site;
 use tokio::time::{Instant as Deadline, timeout_at};
@@ -154,14 +154,14 @@ impl Failed {
         Self { missed, failure: Some(failure), reason: error.to_string() }
     }
 
-    fn application(error: &AppError) -> Self {
+    fn application(error: &AppError, http2: bool) -> Self {
         let (missed, failure) = match error {
             AppError::Connect(..) => (Missed::Unreached, Some(Failure::Unreachable)),
             AppError::Crowded(_) => (Missed::Busy, None),
             AppError::Exchange(_, SendError::Broken(_)) => (Missed::Sent, Some(Failure::Broken)),
-            // It was asked a few times already.
+            // By HTTP/2, it was asked a few times already.
             AppError::Exchange(_, SendError::NotSent(_) | SendError::Refused) => {
-                (Missed::Busy, Some(Failure::Unreachable))
+                (if http2 { Missed::Busy } else { Missed::Unreached }, Some(Failure::Unreachable))
             }
         };
         Self { missed, failure, reason: error.to_string() }
@@ -198,9 +198,6 @@ pub(crate) async fn send(
     let mut attempts = Attempts::new(plane.balancer(), &traffic, asked, outgoing.deadline);
     let mut last: Option<Failed> = None;
     while let Some(pick) = attempts.next().await {
-        if outgoing.is_overdue() {
-            return overdue(name).into();
-        }
         if last.is_some() {
             plane.metrics().retries.get_or_create(&ServiceLabels { service: name.to_string() }).inc();
         }
@@ -217,11 +214,12 @@ pub(crate) async fn send(
             return broken_off(StatusCode::BAD_REQUEST, &failed.reason, version);
         }
         if outgoing.is_overdue() {
-            return overdue(name).into();
+            return reply::text(StatusCode::GATEWAY_TIMEOUT, &format!("{name} did not answer in time")).into();
         }
         let mut may = || failed.missed != Missed::Sent || (outgoing.is_idempotent() && attempts.take_retry());
         let again = outgoing.body.is_intact() && may();
-        last = Some(failed);
+        // What was sent once is told as that.
+        last = last.filter(|last| last.missed == Missed::Sent).or(Some(failed));
         if !again {
             break;
         }
@@ -241,10 +239,6 @@ fn broken_off(status: StatusCode, reason: &dyn std::fmt::Display, version: Versi
     let mut response = reply::text(status, &format!("the request broke off: {reason}"));
     reply::close_after(&mut response, version);
     response.into()
-}
-
-fn overdue(name: &ServiceName) -> Response<Body> {
-    reply::text(StatusCode::GATEWAY_TIMEOUT, &format!("{name} did not answer in time"))
 }
 
 fn no_answer(target: &Target, last: Option<Failed>) -> Response<Body> {
@@ -284,7 +278,7 @@ async fn attempt_at(
                     request
                 };
                 let sent = plane.apps().send(address, outgoing.http2, &outgoing.body, attempt).await;
-                sent.map_err(|error| Failed::application(&error))
+                sent.map_err(|error| Failed::application(&error, outgoing.http2))
             }
             None => through_tunnel(plane, target, site, outgoing, &mut pick).await,
         }
@@ -305,10 +299,8 @@ async fn attempt_at(
             Ok(response.map(|body| body.holding(pick.into_load())))
         }
         Err(failed) => {
-            if let Some(failure) = failed.failure.filter(|_| !outgoing.body.broke() && !attempts.is_over()) {
-                pick.failed(failure, Instant::now());
-            }
-            attempts.note(&pick, failed.missed);
+            let failure = failed.failure.filter(|_| !outgoing.body.broke());
+            attempts.note(&pick, failed.missed, failure);
             Err(failed)
         }
     }
