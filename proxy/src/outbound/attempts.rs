@@ -267,7 +267,8 @@ mod tests {
         for _ in 0..50 {
             let deadline = Instant::now() + Duration::from_millis(20);
             let (who, took) = tried(&service(1), &balancer(), Some(deadline), |_| REFUSED).await;
-            assert!(took < Duration::from_millis(20), "{took:?}");
+            // Timers wake at whole milliseconds.
+            assert!(took <= Duration::from_millis(20), "{took:?}");
             all += who.len();
         }
         assert!((51..150).contains(&all), "{all}");
