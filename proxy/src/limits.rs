@@ -344,14 +344,7 @@ impl Pending {
         stop: &CancellationToken,
         metrics: &Metrics,
     ) -> Option<T> {
-        tokio::select! {
-            read = reading => Some(read),
-            () = self.displaced() => {
-                metrics.handshake_failed(Reason::Displaced);
-                None
-            }
-            () = stop.cancelled() => None,
-        }
+        self.unless(reading, stop, || metrics.handshake_failed(Reason::Displaced)).await
     }
 
     /// What comes of `waiting`, after which the connection is no longer pending. None when it has to make room, which is
@@ -362,13 +355,25 @@ impl Pending {
         drain: &CancellationToken,
         metrics: &Metrics,
     ) -> Option<T> {
+        let count = || {
+            metrics.refused.get_or_create(&ReasonLabels { reason: Reason::Displaced }).inc();
+        };
+        self.unless(waiting, drain, count).await
+    }
+
+    async fn unless<T>(
+        &self,
+        waiting: impl Future<Output = T>,
+        stop: &CancellationToken,
+        count: impl FnOnce(),
+    ) -> Option<T> {
         tokio::select! {
             came = waiting => Some(came),
             () = self.displaced() => {
-                metrics.refused.get_or_create(&ReasonLabels { reason: Reason::Displaced }).inc();
+                count();
                 None
             }
-            () = drain.cancelled() => None,
+            () = stop.cancelled() => None,
         }
     }
 }

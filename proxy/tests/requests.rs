@@ -227,6 +227,7 @@ async fn stumbling_app(broken: usize) -> (std::net::SocketAddr, Arc<AtomicUsize>
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_only_instance_that_stumbles_is_asked_again_what_may_be_asked_twice() {
+    let labels = metrics::ServiceLabels { service: "shop/reviews".to_owned() };
     let federation = Federation::found(&["us-east"]);
     for (method, broken, expected, asked) in [("GET", 2, "200", 3), ("GET", 3, "502", 3), ("POST", 1, "502", 1)] {
         let (app, seen) = stumbling_app(broken).await;
@@ -236,12 +237,29 @@ async fn an_only_instance_that_stumbles_is_asked_again_what_may_be_asked_twice()
         assert_eq!(status(&response), expected, "{method} {broken}: {response}");
         assert_eq!(seen.load(Ordering::SeqCst), asked, "{method} {broken}");
     }
+    // Two such failures eject; but one request is held against each of them once.
+    let (apps, seen): (Vec<_>, Vec<_>) = [stumbling_app(2).await, stumbling_app(2).await].into_iter().unzip();
+    let both = apps.into_iter().map(|app| endpoint("shop/legacy", app, app, None)).collect();
+    let east = federation.outbound("us-east", reviews(both, vec![])).await;
+    assert_eq!(status(&get(east.address, "/").await), "502");
+    assert_eq!(seen.iter().map(|seen| seen.load(Ordering::SeqCst)).sum::<usize>(), 4);
+    assert_eq!(east.plane.metrics().ejections.get_or_create(&labels).get(), 0);
+    // It saw the request, and then was gone: what is told is the former.
+    let listener = TcpListener::bind(federation::ANY_PORT).await.expect("bound");
+    let app = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("accepted");
+        drop(listener);
+        read_head(&mut stream).await;
+    });
+    let east = federation.outbound("us-east", reviews(vec![endpoint("shop/legacy", app, app, None)], vec![])).await;
+    let response = get(east.address, "/").await;
+    assert_eq!(status(&response), "502", "{response}");
     // Nobody saw it: that is so for every method.
     let dead = dead().await;
     let east = federation.outbound("us-east", reviews(vec![endpoint("shop/legacy", dead, dead, None)], vec![])).await;
     let response = request(east.address, "POST", "/", "", "").await;
     assert_eq!(status(&response), "503", "{response}");
-    let labels = metrics::ServiceLabels { service: "shop/reviews".to_owned() };
     assert_eq!(east.plane.metrics().retries.get_or_create(&labels).get(), 2);
 }
 

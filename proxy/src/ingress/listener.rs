@@ -23,7 +23,7 @@ use crate::tcp::{Prefixed, Stream, give_up_unread};
 
 /// How long a client may leave unread what it was sent: as long as nginx's `send_timeout`.
 const UNREAD_MAX: Duration = Duration::from_secs(60);
-/// How long a load balancer's header may take. It is sent with the connection.
+/// How long a load balancer's header may take. It should be sent with the connection, and not with the client's first bytes.
 const HEADER_WITHIN: Duration = Duration::from_secs(5);
 
 /// How a listener speaks HTTP.
